@@ -1,0 +1,111 @@
+"""Where everything lives and which servers are used: typed, read once, from the environment (``EVERGREEN_*``)."""
+
+from __future__ import annotations
+
+import os
+from functools import cached_property
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field, field_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+# The one place that switches off what the libraries would send home.
+NO_TELEMETRY = {
+    "DO_NOT_TRACK": "1",
+    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "GX_ANALYTICS_ENABLED": "false",
+    "FEAST_USAGE": "False",
+}
+
+
+class Settings(BaseSettings):
+    """The settings of one home; every default is embedded (SQLite, DuckDB, files) and needs no server.
+
+    ``home`` is made absolute, so that child processes started elsewhere mean the same place.
+    """
+
+    model_config = SettingsConfigDict(env_prefix="EVERGREEN_", frozen=True, extra="forbid")
+
+    profile: Literal["local"] = "local"
+    home: Path = Field(default=Path(".evergreen"), description="folder that holds everything of one installation")
+    model_packages: tuple[str, ...] = Field(
+        default=("flows.models",), description="packages in which models are looked up by name, first hit wins"
+    )
+    trusted_types: tuple[str, ...] = Field(
+        default=(), description="class paths of a team's own estimators that may be loaded from a model file"
+    )
+    ledger_url: str = Field(default="", description="SQLAlchemy URL; default: SQLite in the home")
+    mlflow_tracking_uri: str = Field(default="", description="MLflow tracking and registry; default: SQLite in the home")
+    service_host: str = "127.0.0.1"
+    service_port: int = Field(default=8300, ge=0, le=65535)
+    follow_seconds: float = Field(default=0.5, gt=0, description="how often the service looks at the ledger")
+    http_timeout_seconds: float = Field(default=60.0, gt=0)
+
+    @field_validator("home")
+    @classmethod
+    def _absolute(cls, home: Path) -> Path:
+        return home.expanduser().resolve()
+
+    @cached_property
+    def ledger(self) -> str:
+        """SQLAlchemy URL of the ledger."""
+        return self.ledger_url or f"sqlite:///{self.home / 'ledger.db'}"
+
+    @cached_property
+    def tracking_uri(self) -> str:
+        """MLflow tracking and registry URI."""
+        return self.mlflow_tracking_uri or f"sqlite:///{self.home / 'mlflow.db'}"
+
+    @property
+    def artifacts(self) -> Path:
+        """Folder of MLflow's artifacts."""
+        return self.home / "artifacts"
+
+    @property
+    def prefect_home(self) -> Path:
+        """Prefect's own folder: database, results, logs."""
+        return self.home / "prefect"
+
+    @property
+    def docs(self) -> Path:
+        """Data Docs: a page per partition and an index."""
+        return self.home / "docs"
+
+    @property
+    def cache(self) -> Path:
+        """The service's copies of the models that it has served."""
+        return self.home / "cache"
+
+    def lake(self, model: str) -> Path:
+        """Landed partitions of a model."""
+        return self.home / "lake" / model
+
+    def features(self, model: str) -> Path:
+        """Feature tables of a model: a folder of parquet files for each feature view."""
+        return self.home / "features" / model
+
+    def predictions(self, model: str) -> Path:
+        """The prediction log of a model."""
+        return self.home / "predictions" / model
+
+    def environment(self) -> dict[str, str]:
+        """Return what this process and its children need in their environment to work on this home, telemetry off."""
+        return NO_TELEMETRY | {
+            "EVERGREEN_HOME": str(self.home),
+            "PREFECT_HOME": str(self.prefect_home),
+            "PREFECT_RESULTS_LOCAL_STORAGE_PATH": str(self.prefect_home / "storage"),
+            "MLFLOW_TRACKING_URI": self.tracking_uri,
+        }
+
+    def activate(self) -> Settings:
+        """Make the home and put ``environment()`` into this process; call before Prefect, MLflow or Feast is imported."""
+        self.home.mkdir(parents=True, exist_ok=True)
+        os.environ.update(self.environment())
+        return self
+
+
+def load(home: Path | str | None = None) -> Settings:
+    """Read the settings of ``home`` (or ``EVERGREEN_HOME``, or ``.evergreen``) and activate them."""
+    return (Settings() if home is None else Settings(home=Path(home))).activate()

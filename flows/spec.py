@@ -1,0 +1,195 @@
+"""What a team says of a model, as frozen data: everything in ``flows`` works on a ``ModelSpec`` and knows no model by name."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import re
+from collections.abc import Callable
+from datetime import timedelta
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+from flows.errors import ContractError, UsageError
+from flows.settings import Settings
+
+NAME = re.compile(r"[a-z][a-z0-9_]{0,39}")
+
+
+class Frozen(BaseModel):
+    """A value parsed once: frozen, unknown keys refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class RequestField(Frozen):
+    """One field of a prediction request, with the bounds that the service enforces."""
+
+    name: str
+    type: Literal["int", "float", "string", "timestamp"]
+    description: str
+    example: Any
+    minimum: float | None = None
+    maximum: float | None = None
+
+
+class Source(Frozen):
+    """The raw table: its columns in order, and how time is told in it.
+
+    ``columns`` maps each column to its DuckDB type. ``ignored`` columns may be present and are dropped on landing.
+    ``time_zone`` is the IANA zone that a time without one means.
+    """
+
+    columns: dict[str, str]
+    ignored: tuple[str, ...] = ()
+    event_time: str
+    time_zone: str
+    min_rows: int = Field(default=100, ge=1, description="a period with fewer rows in a batch is no partition of its own")
+
+
+class Label(Frozen):
+    """What is predicted, and which rows count: those with ``low <= label <= high``."""
+
+    name: str
+    unit: str = ""
+    low: float | None = None
+    high: float | None = None
+    delay: timedelta = Field(default=timedelta(0), description="from the event that fixes the label until it is in the lake")
+
+
+class Metric(Frozen):
+    """The figure that decides, with its direction."""
+
+    name: Literal["rmse", "mae", "log_loss", "brier", "accuracy"]
+    greater_is_better: bool = False
+
+
+class Gates(Frozen):
+    """Thresholds of model validation; each is one gate, none is optional."""
+
+    baseline_ratio: float = Field(default=0.9, gt=0, description="error at most this share of the naive baseline's")
+    champion_tolerance: float = Field(
+        default=0.0, ge=0, description="error may exceed the champion's by this share at most, at the interval's lower end"
+    )
+    slice_tolerance: float = Field(default=0.10, ge=0, description="no slice's error may exceed the champion's by more")
+    slice_min_rows: int = Field(default=100, ge=1)
+    prediction_tolerance: float = Field(default=1e-9, ge=0, description="relative; serialized against fitted")
+    latency_ms: float = Field(default=20.0, gt=0, description="median of one row in the serving process")
+    confidence: float = Field(default=0.95, gt=0.5, lt=1)
+
+
+class Triggers(Frozen):
+    """When monitoring asks for a retraining."""
+
+    performance_ratio: float = Field(default=1.10, gt=1, description="error over the champion's own test error")
+    drift_effect: float = Field(default=0.2, gt=0, description="Jensen-Shannon distance from which a feature has drifted")
+    drift_features: int = Field(default=1, ge=1, description="how many features must have drifted")
+    min_labels: int = Field(default=500, ge=1)
+    cool_down: timedelta = timedelta(0)
+
+
+class Training(Frozen):
+    """The training window and the part of it that judges."""
+
+    window: timedelta = timedelta(days=35)
+    judge: timedelta = timedelta(days=2)
+    min_rows: int = Field(default=1000, ge=10)
+    trials: int = Field(default=0, ge=0, description="optuna trials inside the training window; 0 uses params as they are")
+    seed: int = 0
+    threads: int = Field(default=2, ge=1)
+
+
+class ModelSpec(Frozen):
+    """All that Evergreen knows of a model.
+
+    Dotted paths (``module:attribute``) name the researcher's code: ``rows`` turns the raw table into event rows,
+    ``expectations`` returns the Great Expectations suite, ``feature_tables`` the ibis expressions by view, ``estimator``
+    the factory ``build(params) -> estimator`` and ``search_space`` its optional ``suggest(trial) -> params``.
+    """
+
+    name: str
+    description: str
+    owner: str
+    task: Literal["regression", "binary", "multiclass"]
+    source: Source
+    label: Label
+    key: tuple[str, ...] = Field(description="columns that together name one row; a prediction and its label meet on them")
+    request: tuple[RequestField, ...]
+    entities: dict[str, tuple[str, ...]] = Field(description="feature view -> its join keys, all of them request fields")
+    feature_service: str
+    rows: str
+    expectations: str
+    feature_tables: str
+    estimator: str
+    search_space: str | None = None
+    params: dict[str, Any] = Field(default_factory=dict)
+    metric: Metric
+    slices: tuple[str, ...] = Field(default=(), description="feature columns by whose values the error is reported")
+    tick: timedelta = Field(default=timedelta(days=1), description="how often feature values are computed")
+    history: timedelta = Field(default=timedelta(days=28), description="longest window that a feature looks back")
+    training: Training = Training()
+    gates: Gates = Gates()
+    triggers: Triggers = Triggers()
+    partition_by: Literal["day", "week", "month"] = "day"
+    promotion: Literal["automatic", "manual"] = "automatic"
+
+    @field_validator("name")
+    @classmethod
+    def _plain_name(cls, name: str) -> str:
+        if not NAME.fullmatch(name):
+            raise ValueError(f"model name {name!r} must match {NAME.pattern}: it becomes a folder, a table and a page")
+        return name
+
+
+def resolve(path: str) -> Any:
+    """Import what a dotted path (``package.module:attribute``) names.
+
+    Raises ContractError if the module or the attribute is not there.
+    """
+    module, _, attribute = path.partition(":")
+    if not attribute:
+        raise ContractError(f"{path!r} is not a dotted path; write it as package.module:attribute")
+    try:
+        return getattr(importlib.import_module(module), attribute)
+    except (ImportError, AttributeError) as error:
+        raise ContractError(f"{path} cannot be imported ({error}); correct the path or install its package") from error
+
+
+def resolve_callable(path: str) -> Callable[..., Any]:
+    """Import a function by its dotted path; raises ContractError if it cannot be called."""
+    found = resolve(path)
+    if not callable(found):
+        raise ContractError(f"{path} is not a function; name a function there")
+    return found  # type: ignore[no-any-return]
+
+
+def load_model(name: str, settings: Settings) -> ModelSpec:
+    """Return the spec of a model by its name, looked up in the packages of the settings.
+
+    Raises UsageError for a name that is not one, or that no package has.
+    """
+    if not NAME.fullmatch(name):
+        raise UsageError(f"model name {name!r} is not allowed; use lower-case letters, digits and underscores")
+    for package in settings.model_packages:
+        if importlib.util.find_spec(package) and importlib.util.find_spec(f"{package}.{name}"):
+            spec = resolve(f"{package}.{name}.spec:spec")
+            if not isinstance(spec, ModelSpec) or spec.name != name:
+                raise ContractError(f"{package}.{name}.spec:spec must be a ModelSpec named {name!r}")
+            return spec
+    raise UsageError(
+        f"no model {name!r} in {', '.join(settings.model_packages)}; known are: {', '.join(known_models(settings))}"
+    )
+
+
+def known_models(settings: Settings) -> list[str]:
+    """Return the names of all models in the packages of the settings."""
+    import pkgutil
+
+    names: set[str] = set()
+    for package in settings.model_packages:
+        found = importlib.util.find_spec(package)
+        for entry in pkgutil.iter_modules(found.submodule_search_locations if found else None):
+            if entry.ispkg:
+                names.add(entry.name)
+    return sorted(names)
