@@ -5,7 +5,7 @@ The only ledger code. Every function takes an engine and is one transaction; wha
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -241,8 +241,13 @@ def find_partition(engine: Engine, model: str, key: str, digest: str) -> Partiti
     return Partition.model_validate(dict(row)) if row else None
 
 
-def add_partition(engine: Engine, *, model: str, key: str, digest: str, source: str, uri: str, rows: int) -> Partition:
-    """Record a landed partition as the next revision of its key; the same bytes again return the earlier record."""
+def add_partition(
+    engine: Engine, *, model: str, key: str, digest: str, source: str, uri: str, rows: int, reasons: Sequence[str] = ()
+) -> Partition:
+    """Record a landed partition as the next revision of its key; the same bytes again return the earlier record.
+
+    ``reasons`` are what reading already found against it.
+    """
     with write(engine) as connection:
         known = connection.execute(
             sa.select(partitions).where(
@@ -257,7 +262,7 @@ def add_partition(engine: Engine, *, model: str, key: str, digest: str, source: 
             )
             values = {
                 "model": model, "key": key, "revision": (last or 0) + 1, "digest": digest, "source": source,
-                "status": "landed", "uri": uri, "rows": rows, "landed_at": now(),
+                "status": "landed", "uri": uri, "rows": rows, "reasons": list(reasons), "landed_at": now(),
             }  # fmt: skip
             identity = connection.execute(partitions.insert().values(values)).inserted_primary_key
             assert identity is not None
@@ -265,27 +270,28 @@ def add_partition(engine: Engine, *, model: str, key: str, digest: str, source: 
     return Partition.model_validate(dict(known))
 
 
-def decide_partition(engine: Engine, partition_id: int, status: Literal["accepted", "quarantined"], **values: Any) -> Partition:
-    """Accept or quarantine a landed partition; accepting a revision replaces the accepted one before it, atomically."""
+def decide_partition(
+    engine: Engine, partition_id: int, status: Literal["accepted", "quarantined"], **values: Any
+) -> Partition:
+    """Accept or quarantine a landed partition; accepting a revision replaces the accepted one before it, atomically.
+
+    A revision that is decided late, after a newer one was accepted, does not come back: it is ``replaced`` at once.
+    """
+    own = partitions.c
     with write(engine) as connection:
-        row = connection.execute(sa.select(partitions).where(partitions.c.id == partition_id)).mappings().one()
+        row = connection.execute(sa.select(partitions).where(own.id == partition_id)).mappings().one()
+        accepted = sa.and_(own.model == row["model"], own.key == row["key"], own.status == "accepted")
+        decided: str = status
         if status == "accepted":
-            connection.execute(
-                partitions.update()
-                .where(
-                    partitions.c.model == row["model"],
-                    partitions.c.key == row["key"],
-                    partitions.c.status == "accepted",
-                    partitions.c.id != partition_id,
-                )
-                .values(status="replaced")
-            )
+            newest = connection.scalar(sa.select(sa.func.max(own.revision)).where(accepted))
+            if newest is not None and newest > row["revision"]:
+                decided = "replaced"
+            else:
+                connection.execute(partitions.update().where(accepted, own.id != partition_id).values(status="replaced"))
         connection.execute(
-            partitions.update()
-            .where(partitions.c.id == partition_id)
-            .values(status=status, decided_at=now(), **values)
+            partitions.update().where(own.id == partition_id).values(status=decided, decided_at=now(), **values)
         )
-        row = connection.execute(sa.select(partitions).where(partitions.c.id == partition_id)).mappings().one()
+        row = connection.execute(sa.select(partitions).where(own.id == partition_id)).mappings().one()
     return Partition.model_validate(dict(row))
 
 

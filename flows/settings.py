@@ -18,6 +18,8 @@ NO_TELEMETRY = {
     "GX_ANALYTICS_ENABLED": "false",
     "FEAST_USAGE": "False",
 }
+# Threads of OpenMP that wait by spinning starve whatever runs beside a training, the service above all.
+POLITE = {"OMP_WAIT_POLICY": "PASSIVE"}
 
 
 class Settings(BaseSettings):
@@ -59,6 +61,11 @@ class Settings(BaseSettings):
         return self.mlflow_tracking_uri or f"sqlite:///{self.home / 'mlflow.db'}"
 
     @property
+    def mlflow_exists(self) -> bool:
+        """Whether MLflow's database is there, or is a server's affair."""
+        return bool(self.mlflow_tracking_uri) or (self.home / "mlflow.db").exists()
+
+    @property
     def artifacts(self) -> Path:
         """Folder of MLflow's artifacts."""
         return self.home / "artifacts"
@@ -92,7 +99,7 @@ class Settings(BaseSettings):
 
     def environment(self) -> dict[str, str]:
         """Return what this process and its children need in their environment to work on this home, telemetry off."""
-        return NO_TELEMETRY | {
+        return NO_TELEMETRY | POLITE | {
             "EVERGREEN_HOME": str(self.home),
             "PREFECT_HOME": str(self.prefect_home),
             "PREFECT_RESULTS_LOCAL_STORAGE_PATH": str(self.prefect_home / "storage"),

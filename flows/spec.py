@@ -38,14 +38,22 @@ class Source(Frozen):
     """The raw table: its columns in order, and how time is told in it.
 
     ``columns`` maps each column to its DuckDB type. ``ignored`` columns may be present and are dropped on landing.
-    ``time_zone`` is the IANA zone that a time without one means.
+    ``layouts`` are other orders of columns that are known to come; any other order is refused. ``time_zone`` is the
+    IANA zone that a time without one means.
     """
 
     columns: dict[str, str]
     ignored: tuple[str, ...] = ()
+    layouts: tuple[tuple[str, ...], ...] = ()
     event_time: str
     time_zone: str
     min_rows: int = Field(default=100, ge=1, description="a period with fewer rows in a batch is no partition of its own")
+    tolerated: float = Field(
+        default=0.05, ge=0, lt=1, description="share of rows without an event time, with infinite values or with a repeated key"
+    )
+    row_factor: float = Field(
+        default=10.0, gt=1, description="a partition with so many times the usual rows, or so many times fewer, is refused"
+    )
 
 
 class Label(Frozen):
@@ -82,11 +90,24 @@ class Gates(Frozen):
 class Triggers(Frozen):
     """When monitoring asks for a retraining."""
 
-    performance_ratio: float = Field(default=1.10, gt=1, description="error over the champion's own test error")
+    performance_ratio: float = Field(
+        default=1.10, gt=1, description="error over what the champion's own test leads one to expect, at the interval's lower end"
+    )
     drift_effect: float = Field(default=0.2, gt=0, description="Jensen-Shannon distance from which a feature has drifted")
     drift_features: int = Field(default=1, ge=1, description="how many features must have drifted")
+    drift_columns: tuple[str, ...] = Field(
+        default=(),
+        description="features, prediction and label that may ask for a retraining; empty for all. Name those that "
+        "stay put by themselves: an average over the past wanders with every day that it takes in",
+    )
+    missing_rise: float = Field(
+        default=0.2, gt=0, le=1, description="a feature missing in so much more of the rows than at training is a data problem"
+    )
+    window_days: int = Field(default=7, ge=1, description="the newest days of events that performance is measured on")
+    drift_days: int = Field(default=2, ge=1, description="the newest whole days of them that drift is measured on")
     min_labels: int = Field(default=500, ge=1)
-    cool_down: timedelta = timedelta(0)
+    max_age: timedelta | None = Field(default=None, description="age of the training data from which the champion is stale")
+    cool_down: timedelta = Field(default=timedelta(0), description="least time from one training to the next")
 
 
 class Training(Frozen):
@@ -117,6 +138,7 @@ class ModelSpec(Frozen):
     key: tuple[str, ...] = Field(description="columns that together name one row; a prediction and its label meet on them")
     request: tuple[RequestField, ...]
     entities: dict[str, tuple[str, ...]] = Field(description="feature view -> its join keys, all of them request fields")
+    definitions: str = Field(description="module with the model's Feast definitions")
     feature_service: str
     rows: str
     expectations: str

@@ -10,12 +10,14 @@ COLUMNS = {
     "PULocationID": "BIGINT",
     "DOLocationID": "BIGINT",
 }
-# The rest of the public monthly files, not used here.
-IGNORED = (
-    "VendorID", "store_and_fwd_flag", "RatecodeID", "passenger_count", "fare_amount", "extra", "mta_tax", "tip_amount",
-    "tolls_amount", "ehail_fee", "improvement_surcharge", "total_amount", "payment_type", "trip_type",
-    "congestion_surcharge", "cbd_congestion_fee",
+# The public monthly files: these columns, in this order, among others that are not used here.
+PUBLIC = (
+    "VendorID", "lpep_pickup_datetime", "lpep_dropoff_datetime", "store_and_fwd_flag", "RatecodeID", "PULocationID",
+    "DOLocationID", "passenger_count", "trip_distance", "fare_amount", "extra", "mta_tax", "tip_amount", "tolls_amount",
+    "ehail_fee", "improvement_surcharge", "total_amount", "payment_type", "trip_type", "congestion_surcharge",
+    "cbd_congestion_fee",
 )  # fmt: skip
+IGNORED = tuple(name for name in PUBLIC if name not in COLUMNS)
 
 
 def trips(raw: ir.Table) -> ir.Table:

@@ -2,7 +2,7 @@
 
 from datetime import timedelta
 
-from flows.models.taxi.source import COLUMNS, IGNORED
+from flows.models.taxi.source import COLUMNS, IGNORED, PUBLIC
 from flows.spec import Gates, Label, Metric, ModelSpec, RequestField, Source, Training, Triggers
 
 spec = ModelSpec(
@@ -11,7 +11,8 @@ spec = ModelSpec(
     owner="mobility@evergreen.example",
     task="regression",
     source=Source(
-        columns=COLUMNS, ignored=IGNORED, event_time="lpep_pickup_datetime", time_zone="America/New_York", min_rows=100
+        columns=COLUMNS, ignored=IGNORED, layouts=(PUBLIC,), event_time="lpep_pickup_datetime",
+        time_zone="America/New_York", min_rows=100,
     ),
     # The model answers for trips of 1 to 60 minutes; a trip is in the lake within the hour after its end.
     label=Label(name="minutes", unit="min", low=1, high=60, delay=timedelta(hours=1)),
@@ -36,6 +37,7 @@ spec = ModelSpec(
         "dropoff_zone": ("DOLocationID",),
         "route": ("PULocationID", "DOLocationID"),
     },
+    definitions="feature_repo.taxi",
     feature_service="taxi_duration_v1",
     rows="flows.models.taxi.source:trips",
     expectations="flows.models.taxi.expectations:suite",
@@ -48,5 +50,9 @@ spec = ModelSpec(
     history=timedelta(days=28),
     training=Training(window=timedelta(days=35), judge=timedelta(days=2)),
     gates=Gates(baseline_ratio=0.8, champion_tolerance=0.0, slice_tolerance=0.10),
-    triggers=Triggers(performance_ratio=1.10, drift_effect=0.15, min_labels=1000),
+    triggers=Triggers(
+        performance_ratio=1.10, drift_effect=0.10, min_labels=1000,
+        # The zones' averages over the past wander by themselves; these do not.
+        drift_columns=("distance_miles", "hour", "prediction", "label"),
+    ),
 )  # fmt: skip

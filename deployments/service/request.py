@@ -1,0 +1,148 @@
+"""The typed request, built from the fields that a model's spec names: what does not fit is told by field."""
+
+from __future__ import annotations
+
+import re
+from datetime import datetime
+from typing import Annotated, Any
+from zoneinfo import ZoneInfo
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Discriminator,
+    Field,
+    Tag,
+    TypeAdapter,
+    ValidationError,
+    create_model,
+)
+
+from flows.spec import ModelSpec, RequestField
+
+MAX_ROWS = 1000
+MAX_BODY_BYTES = 2**20
+MAX_TEXT = 1000  # characters of a string field
+MAX_TOLD = 20  # problems listed in one answer
+TIME = re.compile(r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d(:\d\d(\.\d{1,6})?)?(Z|[+-]\d\d:?\d\d)?", re.ASCII)
+YEARS = (1971, 2199)  # outside of them times overflow somewhere on the way to UTC nanoseconds
+INT64 = 2**63
+
+
+class BadRequestError(Exception):
+    """A request that does not fit; ``details`` lists place, message and kind of at most 20 problems."""
+
+    def __init__(self, details: list[dict[str, Any]]) -> None:
+        super().__init__(f"{len(details)} problems")
+        self.details = details
+
+
+class RequestParser:
+    """Turns a request body into rows, and describes itself for OpenAPI.
+
+    A body is ``{"rows": [{...}, ...]}`` with 1 to 1000 rows, or one row alone.
+    """
+
+    def __init__(self, spec: ModelSpec) -> None:
+        row: Any = _row_model(spec)
+        rows: Any = (list[row], Field(min_length=1, max_length=MAX_ROWS))
+        many: Any = create_model("Rows", __config__=ConfigDict(extra="forbid"), rows=rows)
+        body: Any = Annotated[Annotated[many, Tag("many")] | Annotated[row, Tag("one")], Discriminator(_kind)]
+        self._row: type[BaseModel] = row
+        self._body: TypeAdapter[BaseModel] = TypeAdapter(body)
+        self._fields = spec.request
+        self._example = {field.name: field.example for field in spec.request}
+
+    def parse(self, body: bytes) -> list[dict[str, Any]]:
+        """Return the rows of a body, values by field name, times local to the source and without zone.
+
+        Raises BadRequestError for anything that does not fit.
+        """
+        try:
+            parsed: Any = self._body.validate_json(body)
+        except ValidationError as error:
+            raise BadRequestError(_details(error)) from None
+        rows = [parsed] if isinstance(parsed, self._row) else parsed.rows
+        return [self._values(row) for row in rows]
+
+    def example(self) -> list[dict[str, Any]]:
+        """Return the spec's example as a parsed row."""
+        return [self._values(self._row.model_validate(self._example))]
+
+    def _values(self, row: BaseModel) -> dict[str, Any]:
+        return {field.name: getattr(row, f"field_{number}") for number, field in enumerate(self._fields)}
+
+    def openapi(self) -> dict[str, Any]:
+        """Return the request body's description for OpenAPI."""
+        row = self._row.model_json_schema()
+        many = {
+            "title": "Rows", "type": "object", "required": ["rows"], "additionalProperties": False,
+            "properties": {"rows": {"type": "array", "items": row, "minItems": 1, "maxItems": MAX_ROWS}},
+        }  # fmt: skip
+        examples = {
+            "rows": {"summary": "Several rows", "value": {"rows": [self._example]}},
+            "row": {"summary": "One row", "value": self._example},
+        }
+        content = {"application/json": {"schema": {"anyOf": [many, row]}, "examples": examples}}
+        return {"requestBody": {"required": True, "content": content}}
+
+
+def _kind(body: Any) -> str:
+    return "many" if isinstance(body, dict) and "rows" in body else "one"
+
+
+def _row_model(spec: ModelSpec) -> type[BaseModel]:
+    """Return the pydantic model of a row; its own field names are neutral, so that a column can be called anything."""
+    zone = ZoneInfo(spec.source.time_zone)
+    fields: dict[str, Any] = {
+        f"field_{number}": (_type_of(field, zone), _bounds(field)) for number, field in enumerate(spec.request)
+    }
+    return create_model("Row", __config__=ConfigDict(extra="forbid", strict=True, allow_inf_nan=False), **fields)
+
+
+def _type_of(field: RequestField, zone: ZoneInfo) -> Any:
+    if field.type == "timestamp":
+        return Annotated[str, AfterValidator(lambda text: _local(text, zone))]
+    return {"int": int, "float": float, "string": str}[field.type]
+
+
+def _bounds(field: RequestField) -> Any:
+    common: dict[str, Any] = {"alias": field.name, "title": field.name, "description": field.description}
+    common["examples"] = [field.example]
+    low, high = field.minimum, field.maximum
+    if field.type == "int":
+        low = max(-INT64, int(low)) if low is not None else -INT64
+        high = min(INT64 - 1, int(high)) if high is not None else INT64 - 1
+        return Field(ge=low, le=high, **common)
+    if field.type == "float":
+        return Field(ge=low, le=high, **common)
+    if field.type == "timestamp":
+        common["json_schema_extra"] = {"format": "date-time"}
+    return Field(max_length=MAX_TEXT, **common)
+
+
+def _local(text: str, zone: ZoneInfo) -> datetime:
+    """Return a time as the source tells it: local and without zone, with ``fold`` for the hour that comes twice."""
+    if not TIME.fullmatch(text):
+        raise ValueError("must be a time such as 2022-01-25T08:30:00, or with a zone, 2022-01-25T08:30:00-05:00")
+    moment = datetime.fromisoformat(text)
+    if not YEARS[0] <= moment.year <= YEARS[1]:
+        raise ValueError(f"must lie in the years {YEARS[0]} to {YEARS[1]}")
+    return moment if moment.tzinfo is None else moment.astimezone(zone).replace(tzinfo=None)
+
+
+def _details(error: ValidationError) -> list[dict[str, Any]]:
+    """Return problems in FastAPI's own form, without echoing the input."""
+    return [
+        {
+            "loc": ["body", *(_short(part) for part in problem["loc"][1:] if part != "[key]")],
+            "msg": problem["msg"].removeprefix("Value error, ")[:200],
+            "type": problem["type"],
+        }
+        for problem in error.errors(include_url=False, include_input=False, include_context=False)[:MAX_TOLD]
+    ]
+
+
+def _short(part: int | str) -> int | str:
+    return part[:80] if isinstance(part, str) else part

@@ -1,0 +1,176 @@
+"""The SQL of the point-in-time join: DuckDB's ASOF join, once for each feature view.
+
+All times are compared as UTC microseconds; a time without zone is UTC. Where several rows of a view have the same join
+keys and the same event time, one counts: the newest created, and among equals the one written last, that is the later
+file of the folder (by path), then the later row of the file. A row created at an unknown time counts as oldest.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+
+ENTITIES = "entities"  # the name under which the entity rows are registered
+EVENT_TIMESTAMP = "event_timestamp"
+LAST_WRITTEN_FIRST = "file_index DESC, file_row_number DESC"
+
+
+Span = tuple[datetime, datetime]  # from and to, both included
+
+
+@dataclass(frozen=True)
+class Source:
+    """Parquet files that make one table, and its columns of event time and of creation."""
+
+    files: tuple[str, ...]
+    time: str
+    created: str | None
+
+
+@dataclass(frozen=True)
+class View:
+    """What the join needs of a feature view.
+
+    ``keys`` pairs a column of the source with a column of the entity rows, ``features`` a column of the source with the
+    name that it gets in the result. ``ttl`` None: values never expire.
+    """
+
+    source: Source
+    keys: tuple[tuple[str, str], ...]
+    features: tuple[tuple[str, str], ...]
+    ttl: timedelta | None
+
+
+def quoted(name: str) -> str:
+    """Return a name as an SQL identifier."""
+    return '"' + name.replace('"', '""') + '"'
+
+
+def text(value: str) -> str:
+    """Return a string as an SQL literal."""
+    return "'" + value.replace("'", "''") + "'"
+
+
+def instant(moment: datetime) -> str:
+    """Return a moment as an SQL literal; without zone it is UTC."""
+    aware = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+    return f"TIMESTAMPTZ {text(aware.astimezone(UTC).isoformat())}"
+
+
+def utc(column: str) -> str:
+    """Return a time column (SQL) as TIMESTAMP WITH TIME ZONE; the session's zone is UTC."""
+    return f"CAST({column} AS TIMESTAMPTZ)"
+
+
+def join(
+    columns: Sequence[str], event_timestamp: str, views: Sequence[View], span: Span | None, known_at_the_time: bool
+) -> str:  # fmt: skip
+    """Return the query that gives each of the ``entities`` the feature values of its time.
+
+    ``columns`` are those of the entity rows; ``span`` is their oldest and newest time, by which the files are pruned.
+    With ``known_at_the_time`` only rows count that had been created by then. Every entity row comes back once, in no
+    particular order, with its time in UTC.
+    """
+    moment = utc(f"e.{quoted(event_timestamp)}")
+    chosen = [f"{moment if name == event_timestamp else f'e.{quoted(name)}'} AS {quoted(name)}" for name in columns]
+    tables, joins = [], []
+    for number, view in enumerate(views):
+        alias = f"view_{number}"
+        rows = _known if known_at_the_time and view.source.created else _newest
+        tables.append(f"{alias} AS ({rows(view, span)})")
+        on = [f"e.{quoted(entity)} = {alias}.key_{i}" for i, (_, entity) in enumerate(view.keys)]
+        joins.append(f"ASOF LEFT JOIN {alias} ON {' AND '.join([*on, f'epoch_us({moment}) >= {alias}.seen'])}")
+        for i, (_, name) in enumerate(view.features):
+            value = f"{alias}.value_{i}"
+            if view.ttl:
+                value = f"CASE WHEN epoch_us({moment}) - {alias}.time <= {_micros(view.ttl)} THEN {value} END"
+            chosen.append(f"{value} AS {quoted(name)}")
+    with_tables = f"WITH {', '.join(tables)} " if tables else ""
+    return f"{with_tables}SELECT {', '.join(chosen)} FROM {ENTITIES} AS e {' '.join(joins)}"
+
+
+def occurrences(views: Sequence[View], span: Span) -> str:
+    """Return the query for every key and event time that the views have in a span: entity rows where there is no frame.
+
+    Of views with other keys, the keys that a view does not have are null.
+    """
+    parts = []
+    for view in views:
+        keys = [f"{quoted(column)} AS {quoted(entity)}" for column, entity in view.keys]
+        moment = f"{utc(quoted(view.source.time))} AS {quoted(EVENT_TIMESTAMP)}"
+        parts.append(f"SELECT {', '.join([moment, *keys])} {_rows(view.source, *span)}")
+    return f"SELECT DISTINCT * FROM ({' UNION ALL BY NAME '.join(parts)})"
+
+
+def between(source: Source, columns: Sequence[str], start: datetime | None, end: datetime | None) -> str:
+    """Return the query for all rows from start to end (None: open), times in UTC; no columns means all."""
+    times = {source.time, source.created}
+    chosen = [f"{utc(quoted(name))} AS {quoted(name)}" if name in times else quoted(name) for name in columns]
+    return f"SELECT {', '.join(chosen) or '*'} {_rows(source, start, end)}"
+
+
+def latest(source: Source, keys: Sequence[str], columns: Sequence[str], start: datetime, end: datetime) -> str:
+    """Return the query for the row of each key that counts at ``end``, of those from ``start`` to ``end``."""
+    created = f"{utc(quoted(source.created))} DESC NULLS LAST, " if source.created else ""
+    order = f"{utc(quoted(source.time))} DESC, {created}{LAST_WRITTEN_FIRST}"
+    return f"{between(source, columns, start, end)} QUALIFY {_first(map(quoted, keys), order)}"
+
+
+def _newest(view: View, span: Span | None) -> str:
+    """Return the query for the row that counts of each key and event time, seen from its event time on."""
+    keys, values = _names(view)
+    order = f"{'created DESC NULLS LAST, ' if view.source.created else ''}{LAST_WRITTEN_FIRST}"
+    first = _first([*keys, "time"], order)
+    return f"SELECT {', '.join([*keys, *values])}, time, time AS seen {_renamed(view, span)} QUALIFY {first}"
+
+
+def _known(view: View, span: Span | None) -> str:
+    """Return the query for the rows that were ever the best known of their key, seen from when they became it.
+
+    A row is there from ``seen``, the later of its event and its creation. Ranked by what counts (event time, creation,
+    order of writing), it becomes the best known only if no row that was there before outranks it; all others can go.
+    """
+    keys, values = _names(view)
+    chosen = ", ".join([*keys, *values, "time", "seen"])
+    partition = f"PARTITION BY {', '.join(keys)} " if keys else ""
+    rank = f"row_number() OVER ({partition}ORDER BY time, created, file_index, file_row_number)"
+    ranked = (
+        f"SELECT *, greatest(time, created) AS seen, {rank} AS rank {_renamed(view, span)} WHERE created IS NOT NULL"
+    )
+    best = f"max(rank) OVER ({partition}ORDER BY seen, rank DESC ROWS UNBOUNDED PRECEDING)"
+    return f"SELECT {chosen} FROM ({ranked}) QUALIFY rank = {best}"
+
+
+def _names(view: View) -> tuple[list[str], list[str]]:
+    return [f"key_{i}" for i in range(len(view.keys))], [f"value_{i}" for i in range(len(view.features))]
+
+
+def _renamed(view: View, span: Span | None) -> str:
+    """Return the FROM for the rows of a view that a span of entity times can see, under names that cannot clash."""
+    keys, values = _names(view)
+    columns = [f"{quoted(column)} AS {name}" for (column, _), name in zip(view.keys, keys, strict=True)]
+    columns += [f"{quoted(column)} AS {name}" for (column, _), name in zip(view.features, values, strict=True)]
+    columns += [f"epoch_us({utc(quoted(view.source.time))}) AS time"]
+    if view.source.created:
+        columns += [f"epoch_us({utc(quoted(view.source.created))}) AS created"]
+    start, end = (span[0] - view.ttl if view.ttl else None, span[1]) if span else (None, None)
+    return f"FROM (SELECT {', '.join(columns)}, file_index, file_row_number {_rows(view.source, start, end)})"
+
+
+def _first(keys: Iterable[str], order: str) -> str:
+    partition = ", ".join(keys)
+    return f"row_number() OVER ({f'PARTITION BY {partition} ' if partition else ''}ORDER BY {order}) = 1"
+
+
+def _rows(source: Source, start: datetime | None, end: datetime | None) -> str:
+    """Return FROM and WHERE for the rows of the files from start to end, columns matched by name."""
+    moment = utc(quoted(source.time))
+    bounds = [f"{moment} >= {instant(start)}"] if start else []
+    bounds += [f"{moment} <= {instant(end)}"] if end else []
+    files = f"read_parquet([{', '.join(map(text, source.files))}], union_by_name = true)"
+    return f"FROM {files} WHERE {' AND '.join([f'{quoted(source.time)} IS NOT NULL', *bounds])}"
+
+
+def _micros(span: timedelta) -> int:
+    return span // timedelta(microseconds=1)

@@ -1,0 +1,100 @@
+"""Feast retrieval jobs that run in DuckDB and answer in Arrow."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+
+import duckdb
+import pandas as pd
+import pyarrow as pa
+from feast import OnDemandFeatureView
+from feast.errors import SavedDatasetLocationAlreadyExists
+from feast.infra.offline_stores.offline_store import RetrievalJob, RetrievalMetadata
+from feast.saved_dataset import SavedDatasetStorage
+
+from feature_repo import asof, parquet_files
+
+
+def connect() -> duckdb.DuckDBPyConnection:
+    """Open a DuckDB in memory in which a time without zone is UTC."""
+    connection = duckdb.connect()
+    connection.execute("SET TimeZone = 'UTC'")
+    connection.execute("SET preserve_insertion_order = false")
+    # DuckDB takes an Arrow table for a tiny one and would compare each of its rows with each feature row.
+    connection.execute("SET asof_loop_join_threshold = 0")
+    return connection
+
+
+def run(query: str) -> pa.Table:
+    """Return the result of a query of its own."""
+    with connect() as connection:
+        return connection.execute(query).to_arrow_table()
+
+
+class AsofRetrievalJob(RetrievalJob):
+    """A query and the entity rows that it joins; each ``to_arrow`` or ``to_df`` runs it in a DuckDB of its own."""
+
+    def __init__(
+        self,
+        query: str,
+        entities: pa.Table | None = None,
+        root: Path | None = None,
+        full_feature_names: bool = False,
+        on_demand_feature_views: list[OnDemandFeatureView] | None = None,
+        metadata: RetrievalMetadata | None = None,
+    ) -> None:
+        self._query = query
+        self._entities = entities
+        self._root = root
+        self._full_feature_names = full_feature_names
+        self._on_demand_feature_views = on_demand_feature_views or []
+        self._metadata = metadata
+
+    @property
+    def full_feature_names(self) -> bool:
+        """Tell whether features are named ``view__feature``."""
+        return self._full_feature_names
+
+    @property
+    def on_demand_feature_views(self) -> list[OnDemandFeatureView]:
+        """Return the on-demand views that Feast applies to the result."""
+        return self._on_demand_feature_views
+
+    @property
+    def metadata(self) -> RetrievalMetadata | None:
+        """Return what was asked for; None for the ``pull_`` methods."""
+        return self._metadata
+
+    def to_sql(self) -> str:
+        """Return the query; it reads the entity rows from a table named ``entities``."""
+        return self._query
+
+    def persist(
+        self, storage: SavedDatasetStorage, allow_overwrite: bool = False, timeout: int | None = None
+    ) -> None:  # fmt: skip
+        """Write the result, on-demand features included, to the file or folder of ``storage``.
+
+        Raises SavedDatasetLocationAlreadyExists if there is something, unless ``allow_overwrite``.
+        """
+        path = parquet_files.path_of(storage.to_data_source(), self._root)
+        if path.exists() and not allow_overwrite:
+            raise SavedDatasetLocationAlreadyExists(location=str(path))
+        parquet_files.overwrite(self.to_arrow(timeout=timeout), path)
+
+    def _to_arrow_internal(self, timeout: int | None = None) -> pa.Table:
+        with connect() as connection:
+            if self._entities is not None:
+                connection.register(asof.ENTITIES, self._entities)
+            alarm = threading.Timer(timeout, connection.interrupt) if timeout else None
+            if alarm:
+                alarm.start()
+            try:
+                return connection.execute(self._query).to_arrow_table()
+            finally:
+                if alarm:
+                    alarm.cancel()
+
+    def _to_df_internal(self, timeout: int | None = None) -> pd.DataFrame:
+        frame: pd.DataFrame = self._to_arrow_internal(timeout).to_pandas()
+        return frame

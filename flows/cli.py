@@ -1,0 +1,287 @@
+"""The ``evergreen`` command: reads the words of a call, runs a flow or a step, and shows what came of it."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+
+from flows.errors import EvergreenError, UsageError
+
+app = typer.Typer(
+    name="evergreen", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
+    help="Keeps a tabular model trained, checked, deployed and served by itself.",
+)  # fmt: skip
+
+Model = Annotated[str, typer.Option(help="Name of the model, a folder in flows/models.")]
+Home = Annotated[Path | None, typer.Option(help="Folder that holds everything; default: EVERGREEN_HOME, or .evergreen.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
+Why = Annotated[str, typer.Option(help="The reason, kept in the ledger.")]
+
+
+@app.command()
+def demo(
+    home: Home = None,
+    json_file: Annotated[Path | None, typer.Option("--json", help="Also write the outcome to this file.")] = None,
+) -> None:
+    """Run the main job on simulated taxi trips: land, train, serve, drift, retrain, refuse, roll back."""
+    from flows.demo import run_demo
+
+    raise typer.Exit(run_demo(home, json_file))
+
+
+@app.command()
+def ingest(
+    source: Annotated[str, typer.Argument(help="Parquet or CSV file, folder, glob, or http(s) or s3 URL.")],
+    partition_by: Annotated[str | None, typer.Option(help="day, week or month; default: what the model says.")] = None,
+    model: Model = "taxi",
+    home: Home = None,
+    as_json: AsJson = False,
+) -> None:
+    """Land raw rows, judge them, accept or quarantine them."""
+
+    def call() -> Any:
+        from flows.ingest import ingest as flow
+
+        return flow(source=source, model=model, partition_by=partition_by)
+
+    from flows.show import show_ingested
+
+    _report(_run(home, model, call), as_json, show_ingested)
+
+
+@app.command()
+def featurize(model: Model = "taxi", home: Home = None, as_json: AsJson = False) -> None:
+    """Bring feature tables and online store up to date with the accepted partitions."""
+
+    def call() -> Any:
+        from flows.featurize import featurize as flow
+
+        return flow(model=model)
+
+    from flows.show import show_featurized
+
+    _report(_run(home, model, call), as_json, show_featurized)
+
+
+@app.command()
+def train(
+    reason: Annotated[str, typer.Option(help="Why, kept in the lineage.")] = "on demand",
+    force: Annotated[bool, typer.Option("--force", help="Train even if the same was trained before.")] = False,
+    judge_days: Annotated[int | None, typer.Option(min=1, help="How many of the newest days judge.")] = None,
+    estimator: Annotated[str | None, typer.Option(help="Another estimator factory, as package.module:build.")] = None,
+    trials: Annotated[int | None, typer.Option(min=0, help="Tuning trials inside the training window.")] = None,
+    model: Model = "taxi",
+    home: Home = None,
+    as_json: AsJson = False,
+) -> None:
+    """Train, evaluate and judge; register what passes every gate, and promote it if the model says so."""
+
+    def call() -> Any:
+        from flows.train import train as flow
+
+        return flow(
+            model=model, reason=reason, force=force, judge_days=judge_days, estimator=estimator, trials=trials
+        )  # fmt: skip
+
+    from flows.show import show_trained
+
+    outcome = _run(home, model, call)
+    _report(outcome, as_json, show_trained)
+    if outcome["failed"]:
+        raise typer.Exit(1)
+
+
+@app.command()
+def promote(
+    version: Annotated[int | None, typer.Argument(help="Default: the newest challenger.")] = None,
+    why: Why = "",
+    model: Model = "taxi",
+    home: Home = None,
+    as_json: AsJson = False,
+) -> None:
+    """Make a version the champion."""
+
+    def call() -> Any:
+        from flows.promote import promote as flow
+
+        return flow(model=model, version=version, why=why)
+
+    from flows.show import show_promoted
+
+    _report(_run(home, model, call), as_json, show_promoted)
+
+
+@app.command()
+def rollback(why: Why = "", model: Model = "taxi", home: Home = None, as_json: AsJson = False) -> None:
+    """Make the version that served before the champion the champion again."""
+
+    def call() -> Any:
+        from flows.promote import rollback as flow
+
+        return flow(model=model, why=why)
+
+    from flows.show import show_promoted
+
+    _report(_run(home, model, call), as_json, show_promoted)
+
+
+@app.command()
+def monitor(
+    days: Annotated[int | None, typer.Option(min=1, help="The newest days of events to look at.")] = None,
+    retrain: Annotated[bool, typer.Option(help="Train at once if that is the decision.")] = True,
+    model: Model = "taxi",
+    home: Home = None,
+    as_json: AsJson = False,
+) -> None:
+    """Judge the champion on late labels, measure drift, decide on a retraining."""
+
+    def call() -> Any:
+        from flows.monitor import monitor as flow
+
+        return flow(model=model, days=days, retrain=retrain)
+
+    from flows.show import show_monitored
+
+    _report(_run(home, model, call), as_json, show_monitored)
+
+
+@app.command()
+def score(
+    source: Annotated[str, typer.Argument(metavar="IN", help="Parquet or CSV file of requests.")],
+    target: Annotated[str, typer.Argument(metavar="OUT", help="Parquet or CSV file to write.")],
+    model: Model = "taxi",
+    home: Home = None,
+    as_json: AsJson = False,
+) -> None:
+    """Predict a whole file with the champion."""
+
+    def call() -> Any:
+        from flows.score import score as flow
+
+        return flow(source=source, target=target, model=model)
+
+    from flows.show import show_scored
+
+    _report(_run(home, model, call), as_json, show_scored)
+
+
+@app.command()
+def serve(
+    host: Annotated[str | None, typer.Option(help="Default: 127.0.0.1.")] = None,
+    port: Annotated[int | None, typer.Option(min=0, max=65535, help="Default: 8300; 0 takes a free one.")] = None,
+    model: Model = "taxi",
+    home: Home = None,
+) -> None:
+    """Serve predictions over HTTP, following the ledger, until Ctrl-C."""
+    from flows.steps.serving import command
+
+    settings = _open(home, model)
+    arguments = command(settings, model, host, port)
+    os.execve(sys.executable, arguments, os.environ | settings.environment())  # noqa: S606
+
+
+@app.command()
+def status(model: Model = "taxi", home: Home = None, as_json: AsJson = False) -> None:
+    """Say what serves, what waits, what was landed and what ran last."""
+    from flows import ledger
+    from flows.show import show_status
+    from flows.spec import load_model
+    from flows.steps.status import status as look
+
+    settings = _open(home, model)
+    _report(look(settings, load_model(model, settings), ledger.connect(settings)), as_json, show_status)
+
+
+@app.command()
+def partitions(
+    state: Annotated[
+        Literal["accepted", "quarantined", "landed", "replaced"] | None, typer.Option("--status", help="Only these.")
+    ] = None,
+    model: Model = "taxi",
+    home: Home = None,
+    as_json: AsJson = False,
+) -> None:
+    """List the landed partitions and their verdicts."""
+    from flows import ledger
+    from flows.show import show_partitions
+    from flows.steps.status import partition
+
+    settings = _open(home, model)
+    found = [partition(one) for one in ledger.list_partitions(ledger.connect(settings), model, state)]
+    _report(found, as_json, show_partitions)
+
+
+@app.command()
+def versions(model: Model = "taxi", home: Home = None, as_json: AsJson = False) -> None:
+    """List the registered versions of a model."""
+    from flows import ledger
+    from flows.show import show_versions
+    from flows.spec import load_model
+    from flows.steps.status import versions as look
+
+    settings = _open(home, model)
+    found = look(settings, load_model(model, settings), ledger.connect(settings)) if settings.mlflow_exists else []
+    _report(found, as_json, show_versions)
+
+
+def _open(home: Path | None, model: str) -> Any:
+    """Read the settings and make sure that the model is one, before anything is started or written."""
+    from flows.settings import Settings
+    from flows.spec import load_model
+
+    settings = Settings() if home is None else Settings(home=home)
+    load_model(model, settings)
+    if settings.home.exists() and not settings.home.is_dir():
+        raise UsageError(f"{settings.home} is a file; name a folder with --home")
+    return settings.activate()
+
+
+def _run(home: Path | None, model: str, call: Callable[[], Any]) -> Any:
+    """Run a flow on the Prefect server of the home, or on one that lives as long as it."""
+    settings = _open(home, model)
+    from flows.show import quiet_libraries
+    from flows.steps.prefect_server import prefect_server
+
+    quiet_libraries()
+    with prefect_server(settings):
+        try:
+            return call()
+        finally:
+            from flows.runs import settle
+
+            settle()
+
+
+def _report(outcome: Any, as_json: bool, show: Callable[[Any], None]) -> None:
+    if as_json:
+        import json
+
+        print(json.dumps(outcome, indent=1, default=str))  # noqa: T201
+    else:
+        show(outcome)
+
+
+def main() -> None:
+    """Run the command; a known error is one line on stderr and its exit status, never a traceback."""
+    from pydantic import ValidationError
+
+    try:
+        app(standalone_mode=True)
+    except EvergreenError as error:
+        _fail(" ".join(str(error).split()), error.exit_status)
+    except ValidationError as error:
+        problem = error.errors()[0]
+        place = ".".join(map(str, problem["loc"]))
+        _fail(f"setting EVERGREEN_{place.upper()}: {problem['msg']}; correct it in the environment", 2)
+    except KeyboardInterrupt:
+        _fail("interrupted; nothing was left half done, the same command goes on", 130)
+
+
+def _fail(line: str, status: int) -> None:
+    print(f"evergreen: {line}", file=sys.stderr)  # noqa: T201
+    raise SystemExit(status)

@@ -1,0 +1,109 @@
+"""Monitor: predictions meet their late labels, the champion is judged, drift measured, and a retraining decided on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from prefect import flow
+from prefect.artifacts import create_markdown_artifact
+from prefect.events import emit_event
+from sqlalchemy.engine import Engine
+
+from flows import events, ledger
+from flows.errors import RefusedError
+from flows.runs import recorded, stage
+from flows.settings import load
+from flows.spec import ModelSpec, load_model
+from flows.steps import decision, drift, labels, performance, reference, report
+
+read_predictions = stage(labels.read_newest, name="read-predictions", retries=2)
+join_labels = stage(labels.join_labels, retries=2)
+assess = stage(performance.assess)
+compare = stage(drift.compare, name="compare-distributions")
+write_report = stage(report.write_report)
+
+
+@flow(name="monitor")
+def monitor(model: str = "taxi", days: int | None = None, retrain: bool = True) -> dict[str, Any]:
+    """Judge the champion on the newest ``days`` of events; train anew if that is the decision and ``retrain`` is set.
+
+    The clock is that of the events: the newest prediction's event time ends the window, its length is
+    ``spec.triggers.window_days`` by default, and it begins no earlier than what the champion was fitted on ends. Drift
+    is measured on the newest of them, ``spec.triggers.drift_days``, so that a sudden one is not diluted.
+    Raises RefusedError without a champion.
+    """
+    settings = load()
+    spec = load_model(model, settings)
+    engine = ledger.connect(settings)
+    with recorded(engine, model, "monitor") as run:
+        champion = find_champion(engine, spec)
+        known = reference.read(spec, champion)
+        window = days or spec.triggers.window_days
+        predictions = read_predictions(settings, spec, champion.version, known.drift.end, window)
+        joined = join_labels(spec, predictions, accepted_uris(engine, spec))
+        found = assess(spec, joined, known.expected)
+        rows = labels.whole_days(joined, spec.triggers.drift_days)
+        moved = compare(known.drift, rows, spec.triggers, labels.labelled(rows))
+        findings = conclude(engine, spec, champion, known, found, moved)
+        page = write_report(spec, findings, settings.docs / model)
+        publish(findings, page)
+        run.summary = report.summary(findings, page)
+    return run.summary | {"training": start_training(findings) if findings.decision.retrain and retrain else None}
+
+
+def find_champion(engine: Engine, spec: ModelSpec) -> ledger.Promotion:
+    """Return the promotion in force; raises RefusedError if there is none."""
+    champion = ledger.champion(engine, spec.name)
+    if champion is None:
+        raise RefusedError(f"{spec.name}: no champion to monitor; run `evergreen train --model {spec.name}` first")
+    return champion
+
+
+def accepted_uris(engine: Engine, spec: ModelSpec) -> list[str]:
+    """Return the files of the accepted partitions."""
+    return [one.accepted_uri for one in ledger.list_partitions(engine, spec.name, "accepted") if one.accepted_uri]
+
+
+def conclude(
+    engine: Engine,
+    spec: ModelSpec,
+    champion: ledger.Promotion,
+    known: reference.Reference,
+    found: performance.Performance,
+    moved: list[drift.FeatureDrift],
+) -> report.Findings:
+    """Put what was measured beside what the ledger holds, and decide."""
+    now = ledger.now()
+    partitions, runs = ledger.list_partitions(engine, spec.name), ledger.last_runs(engine, spec.name, limit=1000)
+    facts = decision.gather(spec.triggers, found, moved, champion, known.drift.end, partitions, runs, now)
+    return report.Findings(
+        model=spec.name, version=champion.version, champion_since=champion.at, at=now, facts=facts,
+        decision=decision.decide(facts, spec.triggers),
+    )  # fmt: skip
+
+
+def publish(findings: report.Findings, page: Path) -> None:
+    """Show the findings in Prefect, and tell by event what has moved."""
+    create_markdown_artifact(
+        key=f"monitor-{findings.model.replace('_', '-')}",
+        markdown=f"{report.markdown(findings)}\n\nReport: `{page}`",
+        description=f"{findings.model} version {findings.version}",
+    )
+    resource = events.resource(findings.model)
+    common = {"model": findings.model, "version": findings.version, "report": str(page)}
+    columns = [one.feature for one in findings.facts.drift if one.drifted]
+    found = findings.facts.performance
+    if columns:
+        emit_event(events.DATA_DRIFTED, resource=resource, payload={**common, "columns": columns})
+    if found and found.degraded:
+        figures = {"error": found.error, "ratio": found.ratio}
+        emit_event(events.MODEL_DEGRADED, resource=resource, payload={**common, **figures})
+
+
+def start_training(findings: report.Findings) -> dict[str, Any]:
+    """Run the training flow with the reasons."""
+    from flows.train import train
+
+    result: dict[str, Any] = train(model=findings.model, reason="; ".join(findings.decision.reasons))
+    return result

@@ -1,0 +1,70 @@
+"""Promote and roll back: one row in the ledger each, which the MLflow alias and the service follow."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from prefect import flow, get_run_logger
+from prefect.events import emit_event
+
+from flows import events, ledger
+from flows.errors import UnavailableError
+from flows.ledger import Promotion
+from flows.runs import person, recorded, stage
+from flows.settings import Settings, load
+from flows.spec import load_model
+from flows.steps import promotion, registry
+
+choose = stage(promotion.choose, name="choose")
+check = stage(promotion.check, name="check")
+record = stage(promotion.promote, name="record")
+record_rollback = stage(promotion.roll_back, name="record-rollback")
+
+
+@flow(name="promote")
+def promote(model: str = "taxi", version: int | None = None, why: str = "", who: str = "") -> dict[str, Any]:
+    """Make a version the champion: the named one, or the newest challenger.
+
+    Raises RefusedError for a version that may not serve, ConflictError if another promotion came first; the champion
+    is then as it was.
+    """
+    home = load()
+    spec = load_model(model, home)
+    engine = ledger.connect(home)
+    with recorded(engine, model, "promote", why) as run:
+        expected = ledger.champion(engine, model)
+        chosen = choose(home, spec, engine, version)
+        evidence = check(home, chosen)
+        made = record(spec, engine, chosen, evidence, expected, who or person(), why or f"passed {_gates(evidence)}")
+        run.summary = announce(home, made)
+    return run.summary
+
+
+@flow(name="rollback")
+def rollback(model: str = "taxi", why: str = "", who: str = "") -> dict[str, Any]:
+    """Make the version that served before the champion the champion again; raises RefusedError if there is none."""
+    home = load()
+    spec = load_model(model, home)
+    engine = ledger.connect(home)
+    with recorded(engine, model, "rollback", why) as run:
+        made = record_rollback(home, spec, engine, who or person(), why or "rolled back by hand")
+        run.summary = announce(home, made)
+    return run.summary
+
+
+def announce(home: Settings, made: Promotion) -> dict[str, Any]:
+    """Let alias and event follow the ledger's row; the row stands if they cannot."""
+    try:
+        registry.follow(home, made.model, made.version)
+    except UnavailableError as error:
+        get_run_logger().warning(str(error))
+    summary = {
+        "model": made.model, "version": made.version, "previous_version": made.previous_version, "kind": made.kind,
+        "sequence": made.sequence, "why": made.why, "who": made.who,
+    }  # fmt: skip
+    emit_event(events.MODEL_PROMOTED, resource=events.resource(made.model), payload=summary)
+    return summary
+
+
+def _gates(evidence: dict[str, Any]) -> str:
+    return f"all {len(evidence['gates'])} gates"

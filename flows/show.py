@@ -1,0 +1,165 @@
+"""What the command line shows a person: tables and lines from the plain data that flows and steps return."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+console = Console(highlight=False, soft_wrap=False)
+GOOD, BAD, QUIET = "green", "red", "dim"
+MARKS = {
+    "accepted": GOOD, "completed": GOOD, "champion": GOOD, "quarantined": BAD, "failed": BAD, "replaced": QUIET,
+    "served before": QUIET,
+}  # fmt: skip
+
+
+def quiet_libraries() -> None:
+    """Keep the libraries' logs and warnings off the terminal; Prefect's own go to its server all the same."""
+    import logging
+    import warnings
+
+    warnings.simplefilter("ignore")
+    os.environ.setdefault("PYTHONWARNINGS", "ignore")
+    os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
+    os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
+    logging.captureWarnings(False)
+
+
+def table(columns: Sequence[str], rows: Iterable[Sequence[object]], title: str | None = None) -> Table:
+    """Return a table; a cell is shown as it is, never as markup, and coloured if it names a known state."""
+    drawn = Table(*columns, title=title, title_justify="left", title_style="bold", header_style="bold", box=None, pad_edge=False)
+    for row in rows:
+        drawn.add_row(*(Text("-" if cell is None else str(cell), style=MARKS.get(str(cell), "")) for cell in row))
+    return drawn
+
+
+def line(text: str, style: str = "") -> None:
+    """Print one line."""
+    console.print(Text(text, style=style))
+
+
+def show_ingested(found: list[dict[str, Any]]) -> None:
+    """Show what became of the partitions of a source."""
+    _partitions(found)
+    counts = [sum(one["status"] == status for one in found) for status in ("accepted", "quarantined")]
+    line(f"{counts[0]} accepted, {counts[1]} quarantined, {sum(one['rejected_rows'] for one in found)} rows rejected")
+
+
+def show_partitions(found: list[dict[str, Any]]) -> None:
+    """Show landed partitions, with the page of the first that was refused."""
+    if not found:
+        line("nothing has landed yet; run `evergreen ingest SOURCE`")
+        return
+    _partitions(found)
+    pages = [one["docs_uri"] for one in found if one.get("docs_uri")]
+    if pages:
+        line(f"Each partition has a page, the newest: {pages[-1]}", QUIET)
+
+
+def _partitions(found: list[dict[str, Any]]) -> None:
+    console.print(
+        table(
+            ["partition", "revision", "status", "rows", "accepted", "rejected", "reasons"],
+            [
+                (p["key"], p["revision"], p["status"], p["rows"], p["accepted_rows"], p["rejected_rows"], "; ".join(p["reasons"]))
+                for p in found
+            ],
+        )
+    )
+
+
+def show_featurized(found: dict[str, Any]) -> None:
+    """Show how much was computed."""
+    rows = ", ".join(f"{view} {count}" for view, count in found["rows"].items()) or "none"
+    line(f"{found['partitions']} new partitions, {found['ticks']} ticks computed; rows written: {rows}")
+
+
+def show_trained(found: dict[str, Any]) -> None:
+    """Show the verdict of a training."""
+    if found.get("unchanged"):
+        line(f"version {found['version']} was made of exactly this data and code; --force trains all the same")
+        return
+    line(f"error {found['error']:.4g} on {found['judge_rows']} newest rows, {found['train_error']:.4g} on {found['train_rows']} trained on")
+    line(f"naive {found['baseline_error']:.4g}", QUIET)
+    if found["champion_error"] is not None:
+        line(f"champion, version {found['champion_version']}: {found['champion_error']:.4g} on the same rows", QUIET)
+    if found["failed"]:
+        line(f"refused by: {', '.join(found['failed'])}; the champion stays (MLflow run {found['run_id']})", BAD)
+    else:
+        line(f"version {found['version']} passed every gate{' and is the champion' if found['promoted'] else ''}", GOOD)
+
+
+def show_promoted(found: dict[str, Any]) -> None:
+    """Show a transition of the champion."""
+    before = f", version {found['previous_version']} before" if found["previous_version"] else ""
+    line(f"version {found['version']} is the champion of {found['model']}{before}: {found['why']}", GOOD)
+
+
+def show_monitored(found: dict[str, Any]) -> None:
+    """Show what monitoring found and decided."""
+    line(found["verdict"], BAD if found["reasons"] else GOOD)
+    for label, style in (("reasons", ""), ("held", QUIET), ("data_problems", BAD)):
+        for text in found[label]:
+            line(f"  {text}", style)
+    line(f"report: {found['report']}", QUIET)
+    if found["training"]:
+        show_trained(found["training"])
+
+
+def show_scored(found: dict[str, Any]) -> None:
+    """Show where the predictions are."""
+    line(f"{found['rows']} rows predicted by version {found['version']}: {found['target']}", GOOD)
+
+
+def show_versions(found: list[dict[str, Any]]) -> None:
+    """Show registered versions."""
+    if not found:
+        line("no version yet; run `evergreen train`")
+        return
+    console.print(
+        table(
+            ["version", "state", "made", "metrics", "reason", "run"],
+            [(v["version"], v["state"], _time(v["created_at"]), _metrics(v["metrics"]), v["reason"], v["run_id"][:8]) for v in found],
+        )
+    )
+
+
+def show_status(found: dict[str, Any]) -> None:
+    """Show the state of a model on one screen."""
+    line(f"{found['model']}: {found['description']}", "bold")
+    now, waiting, landed, service = found["champion"], found["challenger"], found["partitions"], found["service"]
+    rows: list[tuple[object, object]] = [
+        ("champion", f"version {now['version']} since {_time(now['since'])}: {now['why']}" if now else "none"),
+        ("metrics", _metrics(now["metrics"]) if now else None),
+        ("challenger", f"version {waiting['version']}" if waiting else "none"),
+        ("MLflow alias", found["alias"]),
+        ("partitions", f"{landed['accepted']} accepted ({landed['first']} to {landed['last']}), {landed['quarantined']} quarantined"),
+        ("rows", f"{landed['rows']} accepted, {landed['rejected_rows']} rejected"),
+        ("service", f"{service['url']} answers with version {service['version']}" if service else "not running"),
+    ]
+    console.print(table(["", ""], rows))
+    if found["last_runs"]:
+        console.print()
+        runs = [(r["flow"], r["state"], _time(r["started_at"]), _seconds(r["seconds"]), r["reason"] or _outcome(r)) for r in found["last_runs"]]
+        console.print(table(["last runs", "state", "started", "seconds", "why"], runs))
+
+
+def _outcome(run: dict[str, Any]) -> str:
+    return f"refused by {', '.join(run['refused_by'])}" if run["refused_by"] else run["error"] or ""
+
+
+def _time(text: str) -> str:
+    return text[:19].replace("T", " ") + " UTC"
+
+
+def _seconds(value: float | None) -> str:
+    return "-" if value is None else f"{value:.1f}"
+
+
+def _metrics(found: dict[str, float]) -> str:
+    return ", ".join(f"{name} {value:.3g}" for name, value in found.items()) or "-"

@@ -1,0 +1,44 @@
+"""The champion as a challenger meets it: its opened bundle, its version, and the request it is published with."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from sqlalchemy.engine import Engine
+
+from flows import ledger
+from flows.errors import EvergreenError, RefusedError
+from flows.settings import Settings
+from flows.spec import ModelSpec
+from flows.steps.bundle import Bundle, load_bundle
+
+
+@dataclass(frozen=True)
+class Champion:
+    """The reigning champion; all None where there is none yet."""
+
+    version: int | None = None
+    bundle: Bundle | None = None
+
+    @property
+    def request_schema(self) -> dict[str, str] | None:
+        """The type of each field of a prediction request."""
+        return {field.name: field.type for field in self.bundle.manifest.request} if self.bundle else None
+
+
+def load(settings: Settings, spec: ModelSpec, engine: Engine) -> Champion:
+    """Open the champion of the ledger.
+
+    Raises RefusedError if it cannot be opened: a challenger that was compared with nothing must not replace it.
+    """
+    promotion = ledger.champion(engine, spec.name)
+    if promotion is None:
+        return Champion()
+    try:
+        opened = load_bundle(Path(promotion.model_uri), promotion.digest, settings.trusted_types)
+    except EvergreenError as error:
+        raise RefusedError(
+            f"{spec.name}: the champion, version {promotion.version}, cannot be compared with: {error}"
+        ) from error
+    return Champion(promotion.version, opened)

@@ -1,0 +1,165 @@
+"""How good a challenger is, on the part that judges: figures, slices, importance, beside baseline and champion."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from flows.spec import Frozen, ModelSpec
+from flows.steps import metrics
+from flows.steps.training_set import TrainingSet, matrix, read_part
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from flows.steps.bundle import Bundle
+    from flows.steps.metrics import Floats
+
+IMPORTANCE_ROWS = 1000
+SLICE_VALUES = 12  # a column with more values is cut into quarters
+
+
+class Slice(Frozen):
+    """The error on the rows of one slice; ``champion`` is None where there is none."""
+
+    column: str
+    value: str
+    rows: int
+    error: float
+    baseline: float
+    champion: float | None
+
+
+class Evaluation(Frozen):
+    """What is known of a challenger after judging; errors are smaller-is-better, in the unit of the metric."""
+
+    error: float
+    train_error: float
+    baseline_error: float
+    champion_version: int | None
+    champion_error: float | None
+    interval: tuple[float, float]
+    against_champion: tuple[float, float] | None
+    judge_rows: int
+    train_rows: int
+    metrics: dict[str, float]
+    train_metrics: dict[str, float]
+    slices: tuple[Slice, ...]
+    importance: dict[str, float]
+
+
+def evaluate(
+    spec: ModelSpec,
+    estimator: Any,
+    data: TrainingSet,
+    champion: Bundle | None,
+    champion_version: int | None,
+    pictures: Path,
+) -> Evaluation:
+    """Judge a fitted estimator on the judging part and draw its pictures into a folder.
+
+    The champion is scored on the same rows. The baseline is what one would say without a model: the mean of the
+    training labels, or the class frequencies.
+    """
+    train, judge = read_part(data, "train"), read_part(data, "judge")
+    train_inputs, inputs = matrix(train, data.features), matrix(judge, data.features)
+    train_labels, labels = train["label"].to_numpy(), judge["label"].to_numpy()
+    classes = getattr(estimator, "classes_", None)
+
+    predicted = metrics.predict(estimator, spec.task, inputs)
+    train_predicted = metrics.predict(estimator, spec.task, train_inputs)
+    ours = metrics.row_losses(spec.metric, labels, predicted, classes)
+    baseline = metrics.row_losses(spec.metric, labels, _naive(spec, train_labels, len(labels), classes), classes)
+    theirs = None
+    if champion is not None:
+        rows = matrix(judge, tuple(champion.manifest.feature_names))
+        theirs = metrics.row_losses(spec.metric, labels, champion.scores(rows), champion.manifest.classes)
+
+    hours = judge["event_timestamp"].to_numpy().astype("datetime64[h]").astype(np.int64)
+    confidence, seed = spec.gates.confidence, spec.training.seed
+    evaluation = Evaluation(
+        error=metrics.error(spec.metric, ours),
+        train_error=metrics.error(
+            spec.metric, metrics.row_losses(spec.metric, train_labels, train_predicted, classes)
+        ),
+        baseline_error=metrics.error(spec.metric, baseline),
+        champion_version=champion_version if champion else None,
+        champion_error=metrics.error(spec.metric, theirs) if theirs is not None else None,
+        interval=metrics.block_interval(spec.metric, ours, None, hours, confidence, seed),
+        against_champion=(
+            metrics.block_interval(spec.metric, ours, theirs, hours, confidence, seed) if theirs is not None else None
+        ),
+        judge_rows=len(labels),
+        train_rows=len(train_labels),
+        metrics=metrics.further_metrics(spec, labels, predicted, classes),
+        train_metrics=metrics.further_metrics(spec, train_labels, train_predicted, classes),
+        slices=tuple(_slices(spec, inputs, ours, baseline, theirs)),
+        importance=_importance(spec, estimator, inputs, labels, classes),
+    )
+    from flows.steps.pictures import draw_evaluation
+
+    draw_evaluation(spec, evaluation, labels, predicted, classes, pictures)
+    return evaluation
+
+
+def _naive(spec: ModelSpec, train_labels: Floats, rows: int, classes: Any) -> Floats:
+    if spec.task == "regression":
+        middle = np.median(train_labels) if spec.metric.name == "mae" else np.mean(train_labels)
+        return np.full(rows, float(middle))
+    shares = np.array([(train_labels == name).mean() for name in classes])
+    return np.tile(shares, (rows, 1))
+
+
+def _slices(
+    spec: ModelSpec, inputs: pd.DataFrame, ours: Floats, baseline: Floats, theirs: Floats | None
+) -> list[Slice]:
+    import pandas as pd
+
+    found = []
+    for column in spec.slices:
+        values = inputs[column]
+        if values.nunique() > SLICE_VALUES:
+            values = pd.qcut(values, 4, duplicates="drop").astype(str)
+        for value in sorted(values.dropna().unique()):
+            rows = (values == value).to_numpy()
+            if rows.sum() >= spec.gates.slice_min_rows:
+                found.append(
+                    Slice(
+                        column=column,
+                        value=f"{value:g}" if isinstance(value, float) else str(value),
+                        rows=int(rows.sum()),
+                        error=metrics.error(spec.metric, ours[rows]),
+                        baseline=metrics.error(spec.metric, baseline[rows]),
+                        champion=metrics.error(spec.metric, theirs[rows]) if theirs is not None else None,
+                    )
+                )
+    return found
+
+
+def _importance(
+    spec: ModelSpec, estimator: Any, inputs: pd.DataFrame, labels: Floats, classes: Any
+) -> dict[str, float]:
+    """Permutation importance: how much the error grows when a column is shuffled (Breiman, Machine Learning 45, 2001).
+
+    On at most 1,000 rows, three shuffles a column; all shuffled copies of a column are predicted in one call.
+    """
+    rng = np.random.default_rng(spec.training.seed)
+    chosen = rng.choice(len(labels), min(IMPORTANCE_ROWS, len(labels)), replace=False)
+    sample, truth = inputs.iloc[chosen], labels[chosen]
+
+    def error(frame: pd.DataFrame, repeats: int) -> float:
+        predicted = metrics.predict(estimator, spec.task, frame)
+        return metrics.error(spec.metric, metrics.row_losses(spec.metric, np.tile(truth, repeats), predicted, classes))
+
+    import pandas as pd
+
+    plain = error(sample, 1)
+    repeated = pd.concat([sample] * 3, ignore_index=True)
+    found = {}
+    for column in sample.columns:
+        shuffled = repeated.copy()
+        shuffled[column] = np.concatenate([rng.permutation(sample[column].to_numpy()) for _ in range(3)])
+        found[str(column)] = error(shuffled, 3) - plain
+    return dict(sorted(found.items(), key=lambda item: -item[1]))

@@ -1,0 +1,139 @@
+"""Event rows: the raw rows with what a model's ``rows`` function adds, and their times in UTC."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import timedelta
+from functools import lru_cache
+from typing import TYPE_CHECKING
+
+from flows.errors import ContractError
+from flows.spec import ModelSpec, resolve_callable
+from flows.steps.periods import utc_sql
+from flows.steps.sql import identifier, identifiers
+
+if TYPE_CHECKING:
+    from duckdb import DuckDBPyConnection
+
+RAW = "raw"
+EVENTS = "events"
+ROW = "evergreen_row"  # number of the row in the raw file, from 0
+DAY = "evergreen_day"  # local day of the row's event time
+LABEL_TIME = "label_time"
+ADDED = ("event_timestamp", "label_timestamp", "label")
+ZONED = "TIMESTAMP WITH TIME ZONE"
+
+
+@lru_cache(maxsize=64)
+def _compiled(path: str, columns: tuple[tuple[str, str], ...]) -> tuple[str, dict[str, str]]:
+    """Return the model's event rows as SQL over ``raw``, and their columns, name -> DuckDB type.
+
+    Raises ContractError if the function fails, or drops a column.
+    """
+    import duckdb
+    import ibis
+
+    function = resolve_callable(path)
+    nothing = ", ".join(f"CAST(NULL AS {kind}) AS {identifier(name)}" for name, kind in (*columns, (ROW, "BIGINT")))
+    with duckdb.connect() as connection:
+        connection.execute(f"CREATE TABLE {RAW} AS SELECT {nothing} LIMIT 0")
+        schema = ibis.Schema.from_pyarrow(connection.execute(f"SELECT * FROM {RAW}").to_arrow_table().schema)
+        try:
+            sql = str(ibis.to_sql(function(ibis.table(schema, name=RAW)), dialect="duckdb"))
+            found = {str(row[0]): str(row[1]) for row in connection.execute(f"DESCRIBE {sql}").fetchall()}
+        except Exception as error:  # the researcher's code may raise anything
+            first = (str(error).splitlines() or [""])[0]
+            raise ContractError(f"{path} fails on a table of the contract ({type(error).__name__}: {first}); correct it") from error
+    lost = [name for name, _ in (*columns, (ROW, "BIGINT")) if name not in found]
+    if lost:
+        raise ContractError(f"{path} drops {', '.join(lost)}; let it add columns with mutate and keep all others")
+    return sql, found
+
+
+def compiled(spec: ModelSpec) -> tuple[str, dict[str, str]]:
+    """Return a model's event rows as SQL over a table ``raw``, and their columns, name -> DuckDB type.
+
+    Raises ContractError if the function fails, drops a column, or does not give event time, label and ``label_time``.
+    """
+    sql, columns = _compiled(spec.rows, tuple(spec.source.columns.items()))
+    for name in (spec.source.event_time, spec.label.name, LABEL_TIME):
+        if name not in columns:
+            raise ContractError(f"{spec.rows} must return a column {name!r}; it returns {', '.join(columns)}")
+    for name in (spec.source.event_time, LABEL_TIME):
+        if not is_time(columns[name]):
+            raise ContractError(f"{spec.rows} returns {name!r} as {columns[name]}; it must be a time")
+    return sql, columns
+
+
+def is_time(kind: str) -> bool:
+    """Say whether a DuckDB type tells a moment."""
+    return kind == "DATE" or kind.startswith("TIMESTAMP")
+
+
+def dated_sql(spec: ModelSpec, table: str, columns: Mapping[str, str]) -> str:
+    """Return the query of a raw table's rows, each with its local day (null if not known) as ``evergreen_day``.
+
+    ``columns`` are those of the table. The event time may be one of them, or one that the model's rows add.
+    """
+    name, query, found = spec.source.event_time, f"SELECT * FROM {RAW}", columns
+    if name not in spec.source.columns and set(spec.source.columns) <= set(columns):
+        query, found = compiled(spec)
+    known = name in found and is_time(found[name])
+    day = f"CAST({local_sql(spec, name, found[name])} AS DATE)" if known else "CAST(NULL AS DATE)"
+    return f"""WITH {RAW} AS (SELECT *, CAST(NULL AS BIGINT) AS {ROW} FROM {table})
+        SELECT {identifiers(columns)}, {day} AS {DAY} FROM ({query})"""
+
+
+def local_sql(spec: ModelSpec, name: str, kind: str) -> str:
+    """Return SQL for a time column of any type as local time without zone."""
+    if kind == ZONED:
+        return f"timezone('{spec.source.time_zone}', {identifier(name)})"
+    return f"CAST({identifier(name)} AS TIMESTAMP)"
+
+
+def create_events(connection: DuckDBPyConnection, spec: ModelSpec, uri: str) -> int:
+    """Create the table ``events`` from a landed file whose columns keep the contract; return its number of rows.
+
+    Columns: the row's number in the file and those of the model's rows. NaN counts as missing and becomes null.
+    """
+    sql, _ = compiled(spec)
+    raw = ", ".join(_without_nan(name, wanted) for name, wanted in spec.source.columns.items())
+    connection.execute(
+        f"""CREATE OR REPLACE TABLE {EVENTS} AS
+        WITH {RAW} AS (SELECT {raw}, file_row_number AS {ROW} FROM read_parquet($uri, file_row_number = true))
+        SELECT {ROW}, * EXCLUDE ({ROW}) FROM ({sql})""",
+        {"uri": uri},
+    )
+    return int((connection.execute(f"SELECT count(*) FROM {EVENTS}").fetchone() or (0,))[0])
+
+
+def added_sql(connection: DuckDBPyConnection, spec: ModelSpec) -> dict[str, str]:
+    """Return SQL for what is added to the rows of ``events``: event and label time in UTC, and the label."""
+    label = identifier(spec.label.name)
+    return {
+        "event_timestamp": _utc(connection, spec, spec.source.event_time, timedelta(0)),
+        "label_timestamp": _utc(connection, spec, LABEL_TIME, spec.label.delay),
+        "label": f"CAST({label} AS DOUBLE)" if spec.task == "regression" else label,
+    }
+
+
+def _utc(connection: DuckDBPyConnection, spec: ModelSpec, name: str, plus: timedelta) -> str:
+    """Return SQL for a time column of ``events`` in UTC, ``plus`` later."""
+    kind = compiled(spec)[1][name]
+    if kind == ZONED:
+        return f"{identifier(name)} + INTERVAL {plus.total_seconds():.0f} SECOND" if plus else identifier(name)
+    time = local_sql(spec, name, kind)
+    bounds = connection.execute(f"SELECT min({time}), max({time}) FROM {EVENTS} WHERE isfinite({time})").fetchone()
+    return utc_sql(time, spec.source.time_zone, bounds or (), plus)
+
+
+def event_columns(spec: ModelSpec) -> dict[str, str]:
+    """Return the columns of the model's rows without our own, name -> DuckDB type."""
+    return {name: kind for name, kind in compiled(spec)[1].items() if name not in (ROW, *ADDED)}
+
+
+def _without_nan(name: str, kind: str) -> str:
+    column = identifier(name)
+    if kind in ("DOUBLE", "FLOAT"):
+        return f"CASE WHEN isnan({column}) THEN NULL ELSE CAST({column} AS {kind}) END AS {column}"
+    return f"CAST({column} AS {kind}) AS {column}"

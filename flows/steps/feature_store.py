@@ -1,0 +1,206 @@
+"""Feast: the only code that opens a feature store, applies definitions, fills the online store and reads features."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import importlib
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+from zoneinfo import ZoneInfo
+
+from filelock import FileLock
+
+from flows.errors import ContractError, RefusedError
+from flows.settings import Settings
+from flows.spec import Frozen, ModelSpec
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+    from feast import FeatureService, FeatureStore
+
+PROJECT = "evergreen"
+ROW = "__row"  # the order in which rows were asked for
+
+
+class OnlineRows(Frozen):
+    """Features of some requests: a list of values a feature, None where missing, and the views that know nothing of a row."""
+
+    columns: dict[str, list[Any]]
+    unknown: list[list[str]]
+
+
+def open_store(settings: Settings) -> FeatureStore:
+    """Open the feature store of a home: SQL registry, our DuckDB offline store, SQLite online store."""
+    from feast import FeatureStore, RepoConfig
+
+    folder = settings.home / "feast"
+    folder.mkdir(parents=True, exist_ok=True)
+    config = RepoConfig(
+        project=PROJECT,
+        provider="local",
+        # One row an object: Feast's file registry loses views when two apply at once.
+        registry={"registry_type": "sql", "path": f"sqlite:///{folder / 'registry.db'}", "cache_ttl_seconds": 60},
+        offline_store={
+            "type": "feature_repo.offline_store.DuckDBAsofOfflineStore", "root": str(settings.home)
+        },
+        online_store={
+            "type": "feature_repo.online_store.NewestSqliteOnlineStore", "path": str(folder / "online.db")
+        },
+        materialization={"pull_latest_features": True},
+        entity_key_serialization_version=3,
+        repo_path=settings.home,
+    )  # fmt: skip
+    with FileLock(folder / "registry.lock", timeout=120):  # its tables are made on first sight
+        return FeatureStore(config=config)
+
+
+def apply_definitions(settings: Settings, spec: ModelSpec) -> str:
+    """Register a model's Feast definitions and return their hash.
+
+    Raises ContractError if the module named by ``spec.definitions`` lacks the model's feature service.
+    """
+    from feast import Entity, FeatureService, FeatureView, OnDemandFeatureView
+
+    try:
+        module = importlib.import_module(spec.definitions)
+    except ImportError as error:
+        raise ContractError(f"{spec.definitions} cannot be imported ({error}); correct spec.definitions") from error
+    kinds = (Entity, FeatureView, OnDemandFeatureView, FeatureService)
+    found: list[Any] = [value for value in vars(module).values() if isinstance(value, kinds)]
+    if not any(isinstance(value, FeatureService) and value.name == spec.feature_service for value in found):
+        raise ContractError(f"{spec.definitions} defines no FeatureService named {spec.feature_service!r}; add it")
+    store = open_store(settings)
+    with FileLock(settings.home / "feast" / "registry.lock", timeout=120):
+        store.apply(found)
+    return definition_hash(store, spec)
+
+
+def feature_service(store: FeatureStore, spec: ModelSpec, cached: bool = False) -> FeatureService:
+    """Return the model's feature service as registered, or as it was up to a minute ago if ``cached``.
+
+    Raises RefusedError if it never was.
+    """
+    from feast.errors import FeatureServiceNotFoundException
+
+    try:
+        return store.get_feature_service(spec.feature_service, allow_cache=cached)
+    except FeatureServiceNotFoundException as error:
+        raise RefusedError(
+            f"feature service {spec.feature_service!r} is not registered; run `evergreen featurize --model {spec.name}`"
+        ) from error
+
+
+def feature_names(store: FeatureStore, spec: ModelSpec) -> list[str]:
+    """Return the names of the service's features, in the order of the definitions."""
+    return [
+        field.name
+        for projection in feature_service(store, spec).feature_view_projections
+        for field in projection.features
+    ]
+
+
+def definition_hash(store: FeatureStore, spec: ModelSpec) -> str:
+    """Return the sha256 of all that the feature service is made of: views, fields, sources, on-demand code."""
+    service = feature_service(store, spec)
+    digest = hashlib.sha256()
+    for projection in service.feature_view_projections:
+        view: Any = _view(store, projection.name)
+        proto = view.to_proto()
+        proto.ClearField("meta")  # times of apply and of materialization
+        digest.update(proto.SerializeToString(deterministic=True))
+        digest.update(repr([(field.name, str(field.dtype)) for field in projection.features]).encode())
+    return digest.hexdigest()
+
+
+def materialize(settings: Settings, spec: ModelSpec, start: datetime, end: datetime) -> None:
+    """Write the newest feature values of [start, end] to the online store; an older value never replaces a newer one.
+
+    Raises RefusedError for a time in the future: Feast would remember it and skip everything up to it later.
+    """
+    if end > datetime.now(UTC):
+        raise RefusedError(f"cannot materialize up to {end:%Y-%m-%d %H:%M} UTC, which is in the future; use an earlier end")
+    store = open_store(settings)
+    with quiet():
+        store.materialize(start_date=start, end_date=end, feature_views=list(spec.entities))
+
+
+def historical(store: FeatureStore, spec: ModelSpec, rows: pa.Table) -> pa.Table:
+    """Join features to rows as they were known at each row's ``event_timestamp``; same rows, same order, features added.
+
+    ``rows`` has the join keys, the request fields and ``event_timestamp`` (aware).
+    """
+    import numpy as np
+    import pyarrow as pa
+
+    service = feature_service(store, spec)
+    names = feature_names(store, spec)
+    clash = sorted({*names} & {*rows.column_names})
+    if clash:
+        raise ContractError(f"{spec.name}: columns {', '.join(clash)} are in the rows and in the feature service; rename")
+    inputs = list(dict.fromkeys([*(field.name for field in spec.request), "event_timestamp"]))
+    asked = rows.select(inputs).append_column(ROW, pa.array(np.arange(rows.num_rows)))
+    with quiet():
+        joined = store.get_historical_features(entity_df=asked.to_pandas(), features=service).to_arrow()
+    order = np.argsort(joined[ROW].to_numpy(), kind="stable")
+    joined = joined.select(names).take(order)
+    for name in names:
+        rows = rows.append_column(name, joined[name])
+    return rows
+
+
+def read_online(
+    store: FeatureStore, spec: ModelSpec, names: Sequence[str], rows: Sequence[Mapping[str, Any]]
+) -> OnlineRows:
+    """Read the features of some requests from the online store, as training would have seen them.
+
+    The event time in a row is local to the source and without zone. A value that is older at that time than its view's
+    TTL, or newer than that time, is missing: Feast itself would hand it out. A row for which a view has no valid value
+    names that view in ``unknown``.
+    """
+    service = feature_service(store, spec, cached=True)
+    response = store.get_online_features(
+        features=service, entity_rows=[dict(row) for row in rows]
+    ).to_dict(include_event_timestamps=True)
+    zone = ZoneInfo(spec.source.time_zone)
+    moments = [row[spec.source.event_time].replace(tzinfo=zone).timestamp() for row in rows]
+    columns = {name: response[name] for name in names}
+    unknown: list[list[str]] = [[] for _ in rows]
+    for view, fields in _stored_fields(service, spec).items():
+        ttl = store.get_feature_view(view, allow_registry_cache=True).ttl
+        longest = ttl.total_seconds() if ttl else float("inf")
+        # All features of a view and key are written together, so that one time speaks for all.
+        written = response[f"{fields[0]}__ts"]
+        for index, (moment, time) in enumerate(zip(moments, written, strict=True)):
+            nothing = all(response[name][index] is None for name in fields)
+            if nothing or not 0 <= moment - time <= longest:
+                unknown[index].append(view)
+                for name in fields:
+                    if name in columns:
+                        columns[name][index] = None
+    return OnlineRows(columns=columns, unknown=unknown)
+
+
+def _stored_fields(service: FeatureService, spec: ModelSpec) -> dict[str, list[str]]:
+    return {
+        projection.name: [field.name for field in projection.features]
+        for projection in service.feature_view_projections
+        if projection.name in spec.entities
+    }
+
+
+def _view(store: FeatureStore, name: str) -> Any:
+    views = {view.name: view for view in store.list_all_feature_views()}
+    return views[name]
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Keep Feast's progress prints and warnings off the terminal."""
+    import warnings
+
+    with warnings.catch_warnings(), open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere):  # noqa: PTH123
+        warnings.simplefilter("ignore")
+        yield

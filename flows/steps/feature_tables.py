@@ -1,0 +1,116 @@
+"""The feature tables: which ticks are to be computed, and their values written as parquet."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Sequence
+from datetime import UTC, datetime, time, timedelta
+from pathlib import Path
+from zoneinfo import ZoneInfo
+
+from flows.ledger import Partition
+from flows.settings import Settings
+from flows.spec import Frozen, ModelSpec, resolve
+from flows.steps.files import replacing
+from flows.steps.sql import identifier, identifiers, literal
+
+
+class FeaturePlan(Frozen):
+    """What is to be computed: the ticks (UTC), from the accepted rows in ``uris``, for the partitions in ``new``."""
+
+    ticks: tuple[datetime, ...]
+    uris: tuple[str, ...]
+    new: tuple[int, ...]
+
+
+def plan(spec: ModelSpec, accepted: Sequence[Partition], now: datetime | None = None) -> FeaturePlan:
+    """Plan the ticks that the accepted partitions not yet featurized make new, or change.
+
+    A partition changes every tick from its first event until ``spec.history`` after its last one. No tick lies after
+    the newest data or in the future: its value would promise to know what has not happened yet.
+    """
+    known = [p for p in accepted if p.first_event and p.last_event]
+    new = [p for p in known if p.featurized_at is None]
+    if not new:
+        return FeaturePlan(ticks=(), uris=(), new=())
+    first = min(p.first_event for p in known if p.first_event)
+    end = next_tick(spec, max(p.last_event for p in known if p.last_event))
+    done = [p.last_event for p in known if p.featurized_at is not None and p.last_event]
+    computed_until = next_tick(spec, max(done)) if done else first
+    affected = [(p.first_event, p.last_event + spec.history) for p in new if p.first_event and p.last_event]
+    ticks = tuple(
+        tick
+        for tick in ticks_between(spec, first, min(end, now or datetime.now(UTC)))
+        if tick > computed_until or any(low < tick <= high + spec.tick for low, high in affected)
+    )
+    low, high = (ticks[0] - spec.history, ticks[-1]) if ticks else (first, first)
+    read = [p for p in known if p.accepted_uri and p.last_event and p.first_event and p.last_event >= low and p.first_event < high]
+    return FeaturePlan(ticks=ticks, uris=tuple(p.accepted_uri for p in read if p.accepted_uri), new=tuple(p.id for p in new))
+
+
+def next_tick(spec: ModelSpec, moment: datetime) -> datetime:
+    """Return the first tick after a moment: local midnight and every ``spec.tick`` from there, as UTC."""
+    zone = ZoneInfo(spec.source.time_zone)
+    midnight = datetime.combine(moment.astimezone(zone).date(), time(), zone)
+    tick = midnight.astimezone(UTC)
+    while tick <= moment:
+        # A day is a calendar day, which daylight saving makes 23 or 25 hours long.
+        midnight = midnight + spec.tick
+        tick = midnight.astimezone(UTC)
+    return tick
+
+
+def ticks_between(spec: ModelSpec, start: datetime, end: datetime) -> list[datetime]:
+    """Return all ticks in (start, end], UTC."""
+    found = []
+    tick = next_tick(spec, start)
+    while tick <= end:
+        found.append(tick)
+        tick = next_tick(spec, tick)
+    return found
+
+
+def compute(settings: Settings, spec: ModelSpec, planned: FeaturePlan) -> dict[str, int]:
+    """Compute the planned ticks of every feature view, add them to its table, and return the rows written by view.
+
+    A tick that is computed again gets a new row with a later ``created_timestamp``; a key that it no longer knows gets a
+    row of nulls, so that what was corrected away does not live on.
+    """
+    import ibis
+
+    written: dict[str, int] = {}
+    if not planned.ticks:
+        return written
+    created = datetime.now(UTC)
+    connection = ibis.duckdb.connect()
+    connection.raw_sql("SET TimeZone = 'UTC'")
+    rows = connection.read_parquet(list(planned.uris), table_name="rows", union_by_name=True)
+    ticks = connection.create_table("ticks", ibis.memtable({"tick": list(planned.ticks)}, schema=TICKS))
+    for view, expression in resolve(spec.feature_tables).items():
+        # The name sorts by time of writing and is never used twice.
+        name = f"{created:%Y%m%dT%H%M%S%f}-{uuid.uuid4().hex[:8]}.parquet"
+        folder = settings.features(spec.name) / view
+        sql = ibis.to_sql(expression(rows, ticks), dialect="duckdb")
+        keys = spec.entities[view]
+        with replacing(folder / name) as path:
+            connection.raw_sql(_copy_statement(sql, keys, created, sorted(folder.glob("*.parquet")), path))
+        written[view] = int(connection.read_parquet(folder / name).count().execute())
+    return written
+
+
+TICKS = {"tick": "timestamp('UTC', 6)"}
+
+
+def _copy_statement(sql: str, keys: Sequence[str], created: datetime, earlier: list[Path], target: Path) -> str:
+    """Return the SQL that writes new rows, and nulls for keys of the same ticks that are in earlier files only."""
+    stamp = f"TIMESTAMPTZ '{created.isoformat()}' AS created_timestamp"
+    fresh = f"SELECT *, {stamp} FROM ({sql})"
+    if earlier:
+        files = ", ".join(map(literal, earlier))
+        gone = (
+            f"SELECT DISTINCT {identifiers(keys)}, event_timestamp, {stamp} "
+            f"FROM read_parquet([{files}], union_by_name = true) WHERE event_timestamp IN (SELECT tick FROM ticks)"
+        )
+        on = ", ".join([*map(identifier, keys), "event_timestamp"])
+        fresh = f"WITH fresh AS ({fresh}) FROM fresh UNION ALL BY NAME (SELECT * FROM ({gone}) ANTI JOIN fresh USING ({on}))"
+    return f"COPY ({fresh}) TO {literal(target)} (FORMAT parquet, COMPRESSION zstd)"

@@ -1,0 +1,73 @@
+"""Fitting the researcher's estimator, and tuning it inside the training window."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from flows.errors import ContractError
+from flows.spec import ModelSpec, resolve_callable
+from flows.steps import metrics
+from flows.steps.training_set import TrainingSet, matrix, read_part
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import pyarrow as pa
+
+VALIDATION_SHARE = 0.2  # of the training rows, the newest, on which tuning compares
+
+
+def make_estimator(path: str, params: dict[str, Any]) -> Any:
+    """Build an unfitted estimator with the researcher's factory.
+
+    Raises ContractError if the factory does not return something with ``fit`` and ``predict``.
+    """
+    estimator = resolve_callable(path)(params)
+    for method in ("fit", "predict", "get_params"):
+        if not callable(getattr(estimator, method, None)):
+            raise ContractError(
+                f"{path} returned {type(estimator).__name__}, which has no {method}(); return a scikit-learn estimator"
+            )
+    return estimator
+
+
+def fit(spec: ModelSpec, data: TrainingSet, params: dict[str, Any], estimator_path: str | None = None) -> Any:
+    """Fit the estimator on the training part, with the spec's number of threads, and return it."""
+    rows = read_part(data, "train")
+    return _fit(spec, estimator_path or spec.estimator, params, matrix(rows, data.features), rows["label"])
+
+
+def tune(spec: ModelSpec, data: TrainingSet, trials: int) -> dict[str, Any]:
+    """Return the best parameters of some optuna trials, judged on the newest fifth of the training part.
+
+    The part that judges the model is never seen here. Same seed, same trials, same result.
+    """
+    import optuna
+
+    if spec.search_space is None:
+        raise ContractError(f"{spec.name}: tuning needs spec.search_space, a suggest(trial) -> params")
+    suggest = resolve_callable(spec.search_space)
+    rows = read_part(data, "train")
+    split = int(rows.num_rows * (1.0 - VALIDATION_SHARE))
+    inputs, labels = matrix(rows, data.features), rows["label"].to_numpy()
+
+    def objective(trial: optuna.Trial) -> float:
+        params = {**spec.params, **suggest(trial)}
+        estimator = _fit(spec, spec.estimator, params, inputs[:split], rows["label"][:split])
+        predicted = metrics.predict(estimator, spec.task, inputs[split:])
+        classes = getattr(estimator, "classes_", None)
+        return metrics.error(spec.metric, metrics.row_losses(spec.metric, labels[split:], predicted, classes))
+
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    study = optuna.create_study(sampler=optuna.samplers.TPESampler(seed=spec.training.seed))
+    study.enqueue_trial(spec.params)  # never worse than what the spec says
+    study.optimize(objective, n_trials=trials)
+    return {**spec.params, **study.best_params}
+
+
+def _fit(
+    spec: ModelSpec, path: str, params: dict[str, Any], inputs: pd.DataFrame, label: pa.ChunkedArray
+) -> Any:
+    from threadpoolctl import threadpool_limits
+
+    with threadpool_limits(limits=spec.training.threads):
+        return make_estimator(path, params).fit(inputs, label.to_numpy())

@@ -1,0 +1,154 @@
+"""The gates of model validation: each a number, a threshold and a reason. They fail closed."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Literal
+
+from flows.spec import Frozen, ModelSpec
+
+if TYPE_CHECKING:
+    from flows.steps.evaluation import Evaluation
+    from flows.steps.probe import Probe
+
+
+class Verdict(Frozen):
+    """One gate's verdict: passed if ``number`` is at most (or at least) ``threshold``."""
+
+    gate: str
+    passed: bool
+    number: float
+    threshold: float
+    direction: Literal["at most", "at least"] = "at most"
+    reason: str
+
+
+def judge(gate: str, number: float, threshold: float, reason: str) -> Verdict:
+    """Return the verdict of a number that must be at most its threshold; not a number never passes."""
+    return Verdict(
+        gate=gate, passed=not math.isnan(number) and number <= threshold, number=number, threshold=threshold,
+        reason=reason,
+    )  # fmt: skip
+
+
+def judge_all(
+    spec: ModelSpec, evaluation: Evaluation, probe: Probe, published: Mapping[str, str] | None
+) -> list[Verdict]:
+    """Return the verdict of every gate, in the order of the list below; a challenger needs all of them.
+
+    ``published`` is the champion's request schema (field -> type), None without a champion.
+    """
+    return [
+        _beats_baseline(spec, evaluation),
+        _not_worse_than_champion(spec, evaluation),
+        _no_slice_regresses(spec, evaluation),
+        _loads(probe),
+        _predicts_the_same(spec, probe),
+        _fits_the_api(spec, probe, published),
+        _latency(spec, probe),
+    ]
+
+
+def failed(verdicts: list[Verdict]) -> list[str]:
+    """Return the names of the gates that did not pass."""
+    return [verdict.gate for verdict in verdicts if not verdict.passed]
+
+
+def evidence(evaluation: Evaluation, verdicts: list[Verdict], champion: int | None) -> dict[str, Any]:
+    """Return what a promotion is based on, as JSON values: figures, slices, gates, and which of them failed."""
+    return {
+        **evaluation.model_dump(mode="json"),
+        "champion": champion,
+        "gates": [verdict.model_dump(mode="json") for verdict in verdicts],
+        "failed": failed(verdicts),
+    }
+
+
+def figures(evaluation: Evaluation, verdicts: list[Verdict]) -> dict[str, float]:
+    """Return every number that a run is compared by, finite ones only: MLflow's databases take no others."""
+    found = {
+        **{f"test_{name}": value for name, value in evaluation.metrics.items()},
+        **{f"train_{name}": value for name, value in evaluation.train_metrics.items()},
+        "baseline_error": evaluation.baseline_error,
+        **{f"gate_{verdict.gate.replace(' ', '_')}": verdict.number for verdict in verdicts},
+        **{f"slice_{part.column}_{part.value}": part.error for part in evaluation.slices},
+    }
+    if evaluation.champion_error is not None:
+        found["champion_error"] = evaluation.champion_error
+    return {re.sub(r"[^\w./ -]", "_", name): value for name, value in found.items() if math.isfinite(value)}
+
+
+def brief(evaluation: Evaluation) -> dict[str, Any]:
+    """Return the few figures that a person asks for first."""
+    names = {"error", "train_error", "baseline_error", "champion_version", "champion_error", "judge_rows", "train_rows"}
+    return evaluation.model_dump(mode="json", include=names)
+
+
+def markdown(verdicts: list[Verdict]) -> str:
+    """Return the verdicts as a Markdown table."""
+    lines = [
+        f"| {'passed' if v.passed else '**refused**'} | {v.gate} | {v.number:.4g} | {v.direction} {v.threshold:.4g} | {v.reason} |"
+        for v in verdicts
+    ]
+    return "\n".join(["| verdict | gate | number | threshold | what |", "| --- | --- | --- | --- | --- |", *lines])
+
+
+def _beats_baseline(spec: ModelSpec, evaluation: Evaluation) -> Verdict:
+    ratio = evaluation.error / evaluation.baseline_error if evaluation.baseline_error else math.nan
+    text = f"{spec.metric.name} {evaluation.error:.4g}, naive {evaluation.baseline_error:.4g}"
+    return judge("baseline", ratio, spec.gates.baseline_ratio, text)
+
+
+def _not_worse_than_champion(spec: ModelSpec, evaluation: Evaluation) -> Verdict:
+    """Refuse if the whole interval of the difference lies above what is tolerated: worse beyond chance."""
+    if evaluation.against_champion is None or evaluation.champion_error is None:
+        return judge("champion", 0.0, 0.0, "no champion yet")
+    low, high = evaluation.against_champion
+    difference = evaluation.error - evaluation.champion_error
+    text = (
+        f"{spec.metric.name} {evaluation.error:.4g}, version {evaluation.champion_version} {evaluation.champion_error:.4g}: "
+        f"difference {difference:+.3g}, {spec.gates.confidence:.0%} interval {low:+.3g} to {high:+.3g}"
+    )
+    return judge("champion", low, spec.gates.champion_tolerance * evaluation.champion_error, text)
+
+
+def _no_slice_regresses(spec: ModelSpec, evaluation: Evaluation) -> Verdict:
+    """Compare each slice with the champion, or with the baseline where there is no champion."""
+    tolerated = 1.0 + spec.gates.slice_tolerance
+    if not evaluation.slices:
+        missing = bool(spec.slices)
+        text = f"no slice has {spec.gates.slice_min_rows} rows" if missing else "the spec names no slices"
+        return judge("slices", math.nan if missing else 0.0, tolerated, text)
+    ratios = {
+        f"{part.column} = {part.value}": part.error / (part.champion if part.champion is not None else part.baseline)
+        for part in evaluation.slices
+    }
+    worst = max(ratios, key=lambda name: ratios[name])
+    against = "champion" if evaluation.champion_error is not None else "naive"
+    return judge("slices", ratios[worst], tolerated, f"worst of {len(ratios)}: {worst}, error over the {against}'s")
+
+
+def _loads(probe: Probe) -> Verdict:
+    return judge("loads", 0.0 if probe.loaded else 1.0, 0.0, probe.reason or "opened in a fresh process, types trusted")
+
+
+def _predicts_the_same(spec: ModelSpec, probe: Probe) -> Verdict:
+    difference = math.nan if probe.difference is None else probe.difference
+    text = f"{probe.rows} golden rows, serialized against fitted, relative" if probe.loaded else "it did not load"
+    return judge("same predictions", difference, spec.gates.prediction_tolerance, text)
+
+
+def _fits_the_api(spec: ModelSpec, probe: Probe, published: Mapping[str, str] | None) -> Verdict:
+    """A client of the champion must be able to go on: no field new, gone or of another type."""
+    fields = {field.name: field.type for field in spec.request}
+    changed = {name for name in {*fields, *(published or {})} if published and fields.get(name) != published.get(name)}
+    number = math.nan if not probe.loaded else float(len(changed))
+    text = f"changed fields: {', '.join(sorted(changed))}" if changed else f"{len(fields)} request fields, as published"
+    return judge("api", number, 0.0, text)
+
+
+def _latency(spec: ModelSpec, probe: Probe) -> Verdict:
+    latency = math.nan if probe.latency_ms is None else probe.latency_ms
+    return judge("latency", latency, spec.gates.latency_ms, "ms, median of one row in a fresh process")

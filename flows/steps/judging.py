@@ -1,0 +1,281 @@
+"""The decision on a landed partition: contract, suite, split of bad rows, statistics, page, ledger."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from datetime import datetime
+from hashlib import sha256
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from sqlalchemy.engine import Engine
+
+from flows import ledger
+from flows.errors import BrokenCheckError, UnavailableError
+from flows.ledger import Partition
+from flows.settings import Settings
+from flows.spec import Frozen, ModelSpec
+from flows.steps import docs
+from flows.steps.contract import schema_problems
+from flows.steps.event_rows import EVENTS, LABEL_TIME, ROW, added_sql, create_events, event_columns
+from flows.steps.landing import PARQUET_OPTIONS, writing
+from flows.steps.periods import parse_key
+from flows.steps.presence import check_rows
+from flows.steps.reading import connect, describe
+from flows.steps.sql import identifiers
+from flows.steps.statistics import describe_rows
+from flows.steps.validation import REJECTS, Check, Judgement, load_suite, run_suite
+
+if TYPE_CHECKING:
+    from duckdb import DuckDBPyConnection
+
+    from flows.steps.gx_duckdb import TableJudge
+
+REFUSED = "refused"  # table: raw rows that may not be used, with their reasons
+SAMPLE = 20  # rejected rows shown on the page
+MIN_PEERS = 3  # so many periods of one batch tell what is usual, where nothing was accepted before
+
+
+class Decision(Frozen):
+    """What was decided on a partition, and on what grounds."""
+
+    status: Literal["accepted", "quarantined"]
+    checks: tuple[Check, ...] = ()
+    reasons: tuple[str, ...] = ()
+    results: tuple[dict[str, Any], ...] = ()
+    statistics: dict[str, Any] = {}
+    accepted_rows: int = 0
+    accepted_uri: str | None = None
+    rejected_uri: str | None = None
+    sample: tuple[dict[str, str], ...] = ()
+    first_event: datetime | None = None
+    last_event: datetime | None = None
+
+
+class Bench:
+    """What judges the partitions of one model, made once for many: a database in memory, with Great Expectations on it."""
+
+    def __init__(
+        self, connection: DuckDBPyConnection, spec: ModelSpec, settings: Settings, engine: Engine, peers: list[Partition]
+    ) -> None:
+        self.connection, self.spec, self.settings, self.engine = connection, spec, settings, engine
+        self.expectations = load_suite(spec)
+        self.rules = rules_digest(spec, self.expectations)
+        self.usual = usual_rows(ledger.list_partitions(engine, spec.name, "accepted"), peers)
+        self._judge: TableJudge | None = None
+
+    @property
+    def judge(self) -> TableJudge:
+        """Great Expectations on the table ``events``, which must be there."""
+        if self._judge is None:
+            from flows.steps.gx_duckdb import TableJudge
+
+            self._judge = TableJudge(self.connection, EVENTS)
+        return self._judge
+
+
+@contextmanager
+def bench(spec: ModelSpec, settings: Settings, engine: Engine, peers: list[Partition]) -> Iterator[Bench]:
+    """Yield what ``decide`` needs; ``peers`` are the partitions that came together."""
+    with connect(settings.home) as connection:
+        yield Bench(connection, spec, settings, engine, peers)
+
+
+def rules_digest(spec: ModelSpec, expectations: list[Any]) -> str:
+    """Return the sha256 of all that a partition is judged by; another one asks for another judgement."""
+    rules = [item.configuration.to_json_dict() for item in expectations]
+    text = json.dumps([spec.source.model_dump(mode="json"), spec.key, rules], sort_keys=True, default=str)
+    return sha256(text.encode()).hexdigest()
+
+
+def usual_rows(accepted: list[Partition], peers: list[Partition]) -> dict[str, list[int]]:
+    """Return the row counts to measure a partition by, for each kind of period: of the accepted ones, else of its peers."""
+    usual: dict[str, list[int]] = {}
+    for kind in ("day", "week", "month"):
+        before, beside = (
+            [p.rows for p in group if (period := parse_key(p.key)) and period.kind == kind] for group in (accepted, peers)
+        )
+        usual[kind] = before or (beside if len(beside) >= MIN_PEERS else [])
+    return usual
+
+
+def is_open(partition: Partition, bench: Bench) -> bool:
+    """Say whether a partition waits for a decision: it has none, or was refused by other rules than today's."""
+    return partition.status == "landed" or (
+        partition.status == "quarantined" and partition.validation.get("rules") != bench.rules
+    )
+
+
+def decide(bench: Bench, partition: Partition) -> Partition:
+    """Judge a landed partition, write what comes of it and record the decision; return the partition as it is now.
+
+    Raises BrokenCheckError if a check could not be evaluated: the partition stays as it is, for a later run to judge.
+    """
+    import duckdb
+
+    try:
+        decision = judge(bench, partition)
+    except BrokenCheckError as error:
+        raise BrokenCheckError(f"{partition.model} {partition.key} r{partition.revision}: {error}") from error
+    except duckdb.IOException as error:
+        raise UnavailableError(
+            f"{partition.uri} cannot be read ({str(error).splitlines()[0]}); bring it back or free some space, then ingest again"
+        ) from error
+    except duckdb.Error as error:
+        raise BrokenCheckError(
+            f"{partition.model} {partition.key} r{partition.revision} could not be judged "
+            f"({str(error).splitlines()[0]}); correct {bench.spec.rows} or the suite, then ingest again"
+        ) from error
+    page = docs.write_page(bench.settings, bench.spec, partition, decision.model_dump())
+    return ledger.decide_partition(
+        bench.engine,
+        partition.id,
+        decision.status,
+        accepted_uri=decision.accepted_uri,
+        rejected_uri=decision.rejected_uri,
+        docs_uri=str(page),
+        accepted_rows=decision.accepted_rows,
+        rejected_rows=partition.rows - decision.accepted_rows,
+        reasons=list(decision.reasons),
+        statistics=decision.statistics,
+        validation={"rules": bench.rules, "checks": [check.model_dump() for check in decision.checks]},
+        first_event=decision.first_event,
+        last_event=decision.last_event,
+    )
+
+
+def judge(bench: Bench, partition: Partition) -> Decision:
+    """Judge a landed file and write its accepted and its rejected rows."""
+    if not partition.uri.endswith(".parquet"):
+        readable = _failed("the file can be read", partition.reasons)
+        return Decision(status="quarantined", reasons=tuple(partition.reasons), checks=readable)
+    columns = describe(bench.connection, "SELECT * FROM read_parquet($uri)", {"uri": partition.uri})
+    problems = schema_problems(bench.spec.source, columns)
+    if not partition.rows:
+        problems.append("there are no rows")
+    if problems:
+        return Decision(status="quarantined", reasons=tuple(problems), checks=_failed("columns as in the contract", problems))
+    return _judge_rows(bench, partition)
+
+
+def _failed(rule: str, problems: Sequence[str]) -> tuple[Check, ...]:
+    return tuple(Check(source="contract", rule=rule, observed=problem, verdict="failed") for problem in problems)
+
+
+def _judge_rows(bench: Bench, partition: Partition) -> Decision:
+    """Judge rows whose columns are those of the contract."""
+    connection, spec = bench.connection, bench.spec
+    period = parse_key(partition.key)
+    rows = create_events(connection, spec, partition.uri)
+    if rows != partition.rows:
+        raise BrokenCheckError(f"{spec.rows} made {rows} rows of {partition.rows}; it must keep each row, then ingest again")
+    connection.execute(f"CREATE OR REPLACE TABLE {REJECTS} ({ROW} BIGINT, reason VARCHAR)")
+    found = check_rows(connection, spec, period, rows, bench.usual[period.kind] if period else [])
+    as_columns = Check(source="contract", rule="columns as in the contract", observed="all are", verdict="passed")
+    judgement = Judgement(checks=(as_columns, *found.checks), reasons=found.reasons)
+    if not judgement.reasons:
+        suite = run_suite(connection, bench.judge, bench.expectations)
+        judgement = Judgement(checks=judgement.checks + suite.checks, reasons=suite.reasons, results=suite.results)
+    _collect_refused(connection, partition.uri)
+    if not judgement.reasons:
+        connection.execute(f"DELETE FROM {EVENTS} WHERE {ROW} IN (SELECT {ROW} FROM {REFUSED})")
+    added = added_sql(connection, spec)
+    left, first, last = connection.execute(
+        f"SELECT count(*), min({added['event_timestamp']}), max({added['event_timestamp']}) FROM {EVENTS}"
+    ).fetchone() or (0, None, None)
+    reasons = judgement.reasons or (() if left else ("no row is left",))
+    common: dict[str, Any] = {
+        "checks": judgement.checks,
+        "results": judgement.results,
+        "statistics": describe_rows(connection, _profiled(spec), spec.label.name),
+        "sample": _sample(connection),
+        "rejected_uri": _write_rejected(bench, partition),
+    }
+    if reasons:
+        return Decision(status="quarantined", reasons=reasons, **common)
+    counted = connection.execute(f"SELECT reason, count(*) FROM {REJECTS} GROUP BY reason ORDER BY 2 DESC, 1").fetchall()
+    return Decision(
+        status="accepted",
+        reasons=tuple(f"{count:,} rows: {reason}" for reason, count in counted),
+        accepted_rows=left,
+        accepted_uri=_write_accepted(bench, partition, added),
+        first_event=first,
+        last_event=last,
+        **common,
+    )
+
+
+def _collect_refused(connection: DuckDBPyConnection, uri: str) -> None:
+    """Create the table of the raw rows that may not be used, in order, with their reasons."""
+    connection.execute(
+        f"""CREATE OR REPLACE TABLE {REFUSED} AS
+        SELECT landed.* EXCLUDE (file_row_number), why.reason, why.{ROW}
+        FROM read_parquet($uri, file_row_number = true) AS landed
+        JOIN (SELECT {ROW}, string_agg(DISTINCT reason, '; ' ORDER BY reason) AS reason FROM {REJECTS} GROUP BY {ROW}) AS why
+          ON landed.file_row_number = why.{ROW}
+        ORDER BY why.{ROW}""",
+        {"uri": uri},
+    )
+
+
+def _profiled(spec: ModelSpec) -> dict[str, str]:
+    """Return the columns that statistics are made of: those of the rows, the label among them."""
+    return {name: kind for name, kind in event_columns(spec).items() if name != LABEL_TIME}
+
+
+def _path(bench: Bench, partition: Partition, folder: str) -> Path:
+    return bench.settings.lake(bench.spec.name) / folder / f"{partition.key}-r{partition.revision}.parquet"
+
+
+def _write_accepted(bench: Bench, partition: Partition, added: dict[str, str]) -> str:
+    """Write the event rows that may be used."""
+    path = _path(bench, partition, "accepted")
+    more = ", ".join(f"{sql} AS {name}" for name, sql in added.items())
+    with writing(path) as temporary:
+        bench.connection.execute(
+            f"COPY (SELECT {identifiers(event_columns(bench.spec))}, {more} FROM {EVENTS}) TO $target {PARQUET_OPTIONS}",
+            {"target": str(temporary)},
+        )
+    return str(path)
+
+
+def _write_rejected(bench: Bench, partition: Partition) -> str | None:
+    """Write the raw rows that may not be used, with the reasons, if there are any."""
+    if not (bench.connection.execute(f"SELECT count(*) FROM {REFUSED}").fetchone() or (0,))[0]:
+        return None
+    path = _path(bench, partition, "rejected")
+    with writing(path) as temporary:
+        bench.connection.execute(
+            f"COPY (SELECT * EXCLUDE ({ROW}) FROM {REFUSED}) TO $target {PARQUET_OPTIONS}", {"target": str(temporary)}
+        )
+    return str(path)
+
+
+def _sample(connection: DuckDBPyConnection) -> tuple[dict[str, str], ...]:
+    """Return some refused rows as text: a few of each kind of reason, so that a frequent one hides no other."""
+    result = connection.execute(
+        f"""SELECT * EXCLUDE ({ROW}) FROM {REFUSED}
+        QUALIFY row_number() OVER (PARTITION BY reason ORDER BY {ROW}) <= 5 ORDER BY reason, {ROW} LIMIT {SAMPLE}"""
+    )
+    names = [column[0] for column in result.description or ()]
+    return tuple(dict(zip(names, map(str, row), strict=True)) for row in result.fetchall())
+
+
+def summary(partition: Partition) -> dict[str, Any]:
+    """Return what is said of a partition to people and in events."""
+    names = ("key", "revision", "status", "rows", "accepted_rows", "rejected_rows", "reasons")
+    return {name: getattr(partition, name) for name in names}
+
+
+def counts(partitions: list[Partition]) -> dict[str, Any]:
+    """Return how many partitions have each status, and their rows."""
+    statuses = Counter(partition.status for partition in partitions)
+    return {
+        "partitions": len(partitions),
+        **statuses,
+        "accepted_rows": sum(partition.accepted_rows for partition in partitions),
+        "rejected_rows": sum(partition.rejected_rows for partition in partitions),
+    }

@@ -1,0 +1,99 @@
+"""Error figures as means of row losses, so that slices, days and bootstrap blocks add up without a second pass."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from flows.spec import Metric, ModelSpec
+
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike, NDArray
+
+    Floats = NDArray[np.float64]
+
+RESAMPLES = 2000
+
+
+def predict(estimator: Any, spec_task: str, inputs: Any) -> Floats:
+    """Return what the metric needs: values (n,) for regression, class probabilities (n, classes) otherwise."""
+    raw = estimator.predict(inputs) if spec_task == "regression" else estimator.predict_proba(inputs)
+    return np.asarray(raw, dtype=np.float64)
+
+
+def row_losses(metric: Metric, labels: ArrayLike, predicted: Floats, classes: ArrayLike | None = None) -> Floats:
+    """Return the loss of each row, shape (n,); a prediction that is not finite has an infinite loss."""
+    y = np.asarray(labels)
+    if metric.name == "rmse":
+        losses = np.square(predicted - y)
+    elif metric.name == "mae":
+        losses = np.abs(predicted - y)
+    else:
+        hit = y[:, None] == np.asarray(classes)[None, :]
+        if metric.name == "log_loss":
+            chosen = np.where(hit, predicted, 0.0).sum(axis=1)
+            losses = -np.log(np.clip(chosen, 1e-15, 1.0))
+        elif metric.name == "brier":
+            losses = np.square(predicted - hit).sum(axis=1) / 2.0
+        else:  # accuracy, as the share of misses, so that smaller is better inside
+            losses = 1.0 - np.take_along_axis(hit, predicted.argmax(axis=1)[:, None], axis=1)[:, 0]
+    return np.where(np.isfinite(losses), losses, np.inf)
+
+
+def error(metric: Metric, losses: Floats) -> float:
+    """Return the error of some rows, smaller is better: the root of the mean for rmse, else the mean."""
+    mean = float(np.mean(losses)) if len(losses) else float("nan")
+    return mean**0.5 if metric.name == "rmse" else mean
+
+
+def shown(metric: Metric, value: float) -> float:
+    """Return an error as the metric is told to people: accuracy counts hits, everything else is the error itself."""
+    return 1.0 - value if metric.name == "accuracy" else value
+
+
+def block_interval(
+    metric: Metric, ours: Floats, theirs: Floats | None, hours: NDArray[np.int64], confidence: float, seed: int
+) -> tuple[float, float]:
+    """Return the bootstrap interval of our error, or of ours minus theirs on the same rows.
+
+    Rows of one hour stay together: errors of neighbouring rows are alike, and resampling single rows would promise
+    too narrow an interval (block bootstrap: Carlstein, Annals of Statistics 14, 1986; paired as in Efron and
+    Tibshirani, An Introduction to the Bootstrap, 1993).
+    """
+    _, block = np.unique(hours, return_inverse=True)
+    blocks = int(block.max()) + 1
+    counts = np.bincount(block, minlength=blocks).astype(np.float64)
+    weights = np.random.default_rng(seed).multinomial(blocks, np.full(blocks, 1.0 / blocks), size=RESAMPLES)
+    rows = weights @ counts
+
+    def errors(losses: Floats) -> Floats:
+        means = (weights @ np.bincount(block, weights=losses, minlength=blocks)) / rows
+        return np.sqrt(means) if metric.name == "rmse" else means
+
+    figures = errors(ours) if theirs is None else errors(ours) - errors(theirs)
+    tail = (1.0 - confidence) / 2.0
+    low, high = np.quantile(figures, [tail, 1.0 - tail])
+    return float(low), float(high)
+
+
+def further_metrics(spec: ModelSpec, labels: ArrayLike, predicted: Floats, classes: ArrayLike | None) -> dict[str, float]:
+    """Return the usual figures of the task beside the deciding one, from scikit-learn."""
+    from sklearn import metrics
+
+    if spec.task == "regression":
+        return {
+            "rmse": float(metrics.root_mean_squared_error(labels, predicted)),
+            "mae": float(metrics.mean_absolute_error(labels, predicted)),
+            "median_absolute_error": float(metrics.median_absolute_error(labels, predicted)),
+            "r2": float(metrics.r2_score(labels, predicted)),
+        }
+    chosen = np.asarray(classes)[predicted.argmax(axis=1)]
+    figures = {
+        "log_loss": float(metrics.log_loss(labels, predicted, labels=classes)),
+        "accuracy": float(metrics.accuracy_score(labels, chosen)),
+        "balanced_accuracy": float(metrics.balanced_accuracy_score(labels, chosen)),
+    }
+    if spec.task == "binary" and len(np.unique(np.asarray(labels))) == 2:
+        figures["roc_auc"] = float(metrics.roc_auc_score(labels, predicted[:, 1]))
+    return figures

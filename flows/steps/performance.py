@@ -1,0 +1,214 @@
+"""How the champion does on what has become known since: the error by day and slice, against the one to expect."""
+
+from __future__ import annotations
+
+from datetime import date, datetime
+from typing import TYPE_CHECKING, Any
+from zoneinfo import ZoneInfo
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from flows.spec import Frozen, Metric, ModelSpec
+from flows.steps import metrics
+from flows.steps.labels import HOUR, STATE, labelled, microseconds
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from flows.steps.metrics import Floats
+
+STRATA = 10  # bins of the predictions within which errors are alike
+SLICE_VALUES = 12  # a column with more values is cut into quarters
+
+
+class Expected(Frozen):
+    """The champion's mean row loss on its judging part, by bins of what it predicted.
+
+    Errors differ between short and long trips, Sundays and Mondays; a few judging days have their own mix of them. The
+    loss to expect of other days is the mean over their mix (post-stratification: Holt and Smith, J. R. Statist. Soc. A
+    142, 1979). Numbers have the bins' inner ``edges``, classes ``categories``, after which a last bin is for others.
+    """
+
+    error: float
+    rows: int
+    edges: tuple[float, ...] = ()
+    categories: tuple[str, ...] | None = None
+    losses: tuple[float, ...]
+
+
+class Part(Frozen):
+    """The error on some rows: a day or a slice."""
+
+    name: str
+    rows: int
+    error: float
+    expected: float
+    low: float
+    high: float
+
+
+class Performance(Frozen):
+    """How the champion did; errors smaller is better, in the unit of the metric, NaN without labelled rows.
+
+    ``expected`` is the error that its own test leads one to expect of these rows, ``ratio`` is error over expected.
+    """
+
+    metric: str
+    first_event: datetime | None
+    last_event: datetime | None
+    predictions: int
+    labelled: int
+    waiting: int
+    outside: int
+    error: float
+    interval: tuple[float, float]
+    reference_error: float
+    expected: float
+    ratio: float
+    ratio_interval: tuple[float, float]
+    days: tuple[Part, ...]
+    slices: tuple[Part, ...]
+    degraded: bool
+
+
+def monitored(spec: ModelSpec) -> Metric:
+    """Return the metric that logged predictions allow: the spec's for numbers, the share of misses for classes."""
+    return spec.metric if spec.task == "regression" else Metric(name="accuracy", greater_is_better=True)
+
+
+def losses_of(spec: ModelSpec, labels: pa.ChunkedArray, predictions: pa.ChunkedArray) -> Floats:
+    """Return the loss of each prediction, shape (n,)."""
+    if spec.task == "regression":
+        predicted = np.asarray(predictions.cast(pa.float64()).to_numpy(), dtype=np.float64)
+        return metrics.row_losses(spec.metric, labels.cast(pa.float64()).to_numpy(), predicted)
+    # Classes are logged as text: 1 and 1.0 are one class, true and false are what Arrow calls them too.
+    kind = pa.string() if pa.types.is_string(labels.type) or pa.types.is_boolean(labels.type) else pa.float64()
+    missed = pc.fill_null(pc.not_equal(labels.cast(kind), predictions.cast(kind)), True)
+    return np.asarray(missed.to_numpy(), dtype=np.float64)
+
+
+def expect(spec: ModelSpec, labels: pa.ChunkedArray, predictions: pa.ChunkedArray) -> Expected:
+    """Return what the judging part tells of the errors to come; takes its labels and the champion's predictions."""
+    losses = losses_of(spec, labels, predictions)
+    edges: tuple[float, ...] = ()
+    categories = None
+    if spec.task == "regression":
+        values = predictions.cast(pa.float64()).to_numpy()
+        points = np.unique(np.quantile(values, np.linspace(0, 1, STRATA + 1)[1:-1], method="inverted_cdf"))
+        edges = tuple(points[points > values.min()].tolist())  # each bin holds a value
+    else:
+        categories = tuple(sorted(value for value in pc.unique(predictions.cast(pa.string())).to_pylist() if value))
+    whole = plain(metrics.error(monitored(spec), losses), monitored(spec), len(losses))
+    bins, width = _strata(edges, categories, predictions)
+    counts = np.bincount(bins, minlength=width)
+    sums = np.bincount(bins, weights=losses, minlength=width)
+    means = np.where(counts > 0, sums / np.maximum(counts, 1), whole.losses[0])
+    return whole.model_copy(update={"edges": edges, "categories": categories, "losses": tuple(means.tolist())})
+
+
+def plain(error: float, metric: Metric, rows: int = 0) -> Expected:
+    """Return the expectation that knows only the error as a whole."""
+    return Expected(error=error, rows=rows, losses=(error**2 if metric.name == "rmse" else error,))
+
+
+def assess(spec: ModelSpec, joined: pa.Table, expected: Expected) -> Performance:
+    """Return the error of one version's joined predictions beside the one to expect, by day and by slice.
+
+    Degraded means: the whole interval of their ratio lies above ``spec.triggers.performance_ratio``, on at least
+    ``min_labels`` rows. A prediction that is not a number has an infinite loss and degrades.
+    """
+    rows, metric = labelled(joined), monitored(spec)
+    counts = {str(entry["values"]): entry["counts"] for entry in pc.value_counts(joined[STATE]).to_pylist()}
+    losses = losses_of(spec, rows["label"], rows["prediction"])
+    bins, _ = _strata(expected.edges, expected.categories, rows["prediction"])
+    due = np.asarray(expected.losses)[bins]
+    hours = microseconds(rows) // HOUR
+
+    def part(name: str, chosen: Any) -> Part:
+        low, high = _interval(spec, metric, losses[chosen], hours[chosen])
+        return Part(
+            name=name, rows=len(losses[chosen]), error=metrics.error(metric, losses[chosen]),
+            expected=metrics.error(metric, due[chosen]), low=low, high=high,
+        )  # fmt: skip
+
+    whole = part("all", np.ones(len(losses), dtype=bool))
+    low, high = _ratio_interval(spec, metric, losses, due, hours)
+    times = pc.min_max(joined["event_timestamp"]).as_py()
+    enough = len(losses) >= spec.triggers.min_labels
+    return Performance(
+        metric="share of misses" if metric.name == "accuracy" else metric.name, first_event=times["min"],
+        last_event=times["max"], predictions=joined.num_rows, labelled=len(losses), waiting=counts.get("waiting", 0),
+        outside=counts.get("outside", 0), error=whole.error,
+        interval=(whole.low, whole.high), reference_error=expected.error, expected=whole.expected,
+        ratio=whole.error / whole.expected if whole.expected else float("nan"), ratio_interval=(low, high),
+        days=tuple(part(f"{day:%Y-%m-%d}", chosen) for day, chosen in _by_day(spec, rows)),
+        slices=tuple(part(name, chosen) for name, chosen in _by_slice(spec, rows)),
+        degraded=bool(enough and low > spec.triggers.performance_ratio),
+    )  # fmt: skip
+
+
+def _interval(spec: ModelSpec, metric: Metric, losses: Floats, hours: NDArray[np.int64]) -> tuple[float, float]:
+    if not len(losses):
+        return float("nan"), float("nan")
+    if not np.isfinite(losses).all():
+        return float("inf"), float("inf")
+    return metrics.block_interval(metric, losses, None, hours, spec.gates.confidence, spec.training.seed)
+
+
+def _ratio_interval(
+    spec: ModelSpec, metric: Metric, losses: Floats, due: Floats, hours: NDArray[np.int64]
+) -> tuple[float, float]:
+    """Return the block-bootstrap interval of error over expected error, both on the same resampled hours."""
+    if not len(losses):
+        return float("nan"), float("nan")
+    if not np.isfinite(losses).all():
+        return float("inf"), float("inf")
+    _, block = np.unique(hours, return_inverse=True)
+    blocks = int(block.max()) + 1
+    weights = np.random.default_rng(spec.training.seed).multinomial(
+        blocks, np.full(blocks, 1.0 / blocks), size=metrics.RESAMPLES
+    )
+    with np.errstate(divide="ignore", invalid="ignore"):
+        ratios = (weights @ np.bincount(block, weights=losses)) / (weights @ np.bincount(block, weights=due))
+    ratios = np.sqrt(ratios) if metric.name == "rmse" else ratios
+    tail = (1.0 - spec.gates.confidence) / 2.0
+    low, high = np.quantile(ratios, [tail, 1.0 - tail])
+    return float(low), float(high)
+
+
+def _strata(
+    edges: tuple[float, ...], categories: tuple[str, ...] | None, predictions: pa.ChunkedArray
+) -> tuple[NDArray[np.int64], int]:
+    """Return the bin of each prediction and how many bins there are."""
+    if categories is None:
+        values = np.asarray(predictions.cast(pa.float64()).to_numpy(), dtype=np.float64)
+        return np.searchsorted(edges, values, side="right").astype(np.int64), len(edges) + 1
+    position = pc.index_in(predictions.cast(pa.string()), value_set=pa.array(categories, pa.string()))
+    return np.asarray(pc.fill_null(position, len(categories)).to_numpy(), dtype=np.int64), len(categories) + 1
+
+
+def _by_day(spec: ModelSpec, rows: pa.Table) -> list[tuple[date, Any]]:
+    """Return the local days and which rows are theirs."""
+    local = rows["event_timestamp"].cast(pa.timestamp("us", ZoneInfo(spec.source.time_zone).key))
+    days = np.array(pc.strftime(local, format="%Y-%m-%d").to_pylist(), dtype=str)
+    return [(date.fromisoformat(str(day)), days == day) for day in np.unique(days)]
+
+
+def _by_slice(spec: ModelSpec, rows: pa.Table) -> list[tuple[str, Any]]:
+    """Return the names of the slices of ``slice_min_rows`` rows or more, and which rows are theirs."""
+    import pandas as pd
+
+    found = []
+    for column in spec.slices:
+        if column not in rows.column_names:
+            continue
+        values = rows[column].to_pandas()
+        if values.nunique() > SLICE_VALUES:
+            values = pd.qcut(values, 4, duplicates="drop").astype(str)
+        for value in sorted(values.dropna().unique()):
+            chosen = (values == value).to_numpy()
+            if chosen.sum() >= spec.gates.slice_min_rows:
+                found.append((f"{column} = {value:g}" if isinstance(value, float) else f"{column} = {value}", chosen))
+    return found

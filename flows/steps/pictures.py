@@ -1,0 +1,77 @@
+"""The pictures of a model: residuals, calibration, importance, slices; PNG files that MLflow and the reports show."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from flows.spec import ModelSpec
+
+if TYPE_CHECKING:
+    from flows.steps.evaluation import Evaluation
+    from flows.steps.metrics import Floats
+
+INK, ACCENT, QUIET = "#22332b", "#2f7d5b", "#b9c7bf"
+
+
+def figure(rows: int, columns: int, width: float, height: float) -> tuple[Any, Any]:
+    """Return a figure and its axes, drawn without a screen, in the house's look."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    drawing = Figure(figsize=(width, height), layout="constrained")
+    FigureCanvasAgg(drawing)
+    axes = drawing.subplots(rows, columns, squeeze=False)
+    for axis in axes.flat:
+        axis.spines[["top", "right"]].set_visible(False)
+        axis.tick_params(colors=INK, labelsize=8)
+    return drawing, axes
+
+
+def draw_evaluation(
+    spec: ModelSpec, evaluation: Evaluation, labels: Floats, predicted: Floats, classes: Any, folder: Path
+) -> None:
+    """Draw ``judging.png`` (residuals and calibration) and ``features.png`` (importance and slices) into a folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    drawing, ((left, right),) = figure(1, 2, 9, 3.6)
+    unit = f" ({spec.label.unit})" if spec.label.unit else ""
+    if spec.task == "regression":
+        residuals = predicted - labels
+        low, high = np.quantile(residuals, [0.005, 0.995])
+        left.hist(residuals, bins=60, range=(low, max(high, low + 1e-9)), color=ACCENT)
+        left.axvline(0, color=INK, linewidth=1)
+        left.set_title("Residuals: predicted minus true" + unit, fontsize=9, color=INK)
+        # Calibration: in each twentieth of the predictions, is the mean truth the mean prediction?
+        order = np.array_split(np.argsort(predicted, kind="stable"), min(20, len(predicted)))
+        x, y = [predicted[part].mean() for part in order], [labels[part].mean() for part in order]
+        right.set_title("Calibration: mean truth by mean prediction" + unit, fontsize=9, color=INK)
+    else:
+        chance = predicted[:, -1]
+        hit = (labels == np.asarray(classes)[-1]).astype(float)
+        left.hist([chance[hit == 0], chance[hit == 1]], bins=30, color=[QUIET, ACCENT], label=["others", str(classes[-1])])
+        left.legend(fontsize=8, frameon=False)
+        left.set_title(f"Probability of {classes[-1]}", fontsize=9, color=INK)
+        order = np.array_split(np.argsort(chance, kind="stable"), min(10, len(chance)))
+        x, y = [chance[part].mean() for part in order], [hit[part].mean() for part in order]
+        right.set_title("Calibration: share of hits by mean probability", fontsize=9, color=INK)
+    ends = [min(*x, *y), max(*x, *y)]
+    right.plot(ends, ends, color=QUIET, linewidth=1)
+    right.plot(x, y, "o-", color=ACCENT, markersize=3, linewidth=1)
+    drawing.savefig(folder / "judging.png", dpi=110)
+
+    drawing, ((left, right),) = figure(1, 2, 9, 0.22 * max(len(evaluation.importance), 8) + 1.2)
+    names = list(evaluation.importance)[::-1]
+    left.barh(names, [evaluation.importance[name] for name in names], color=ACCENT)
+    left.set_title(f"Importance: {spec.metric.name} lost by shuffling", fontsize=9, color=INK)
+    parts = evaluation.slices[::-1]
+    position = np.arange(len(parts))
+    right.barh(position, [part.error for part in parts], 0.6, color=ACCENT, label="challenger")
+    if any(part.champion is not None for part in parts):
+        right.plot([part.champion for part in parts], position, "|", color=INK, markersize=9, label="champion")
+    right.set_yticks(position, [f"{part.column} = {part.value}" for part in parts])
+    right.set_title(f"{spec.metric.name} by slice", fontsize=9, color=INK)
+    if parts:
+        right.legend(fontsize=8, frameon=False)
+    drawing.savefig(folder / "features.png", dpi=110)

@@ -1,0 +1,130 @@
+"""The contract on values: an event time within the period, no empty and no infinite columns, keys that name one row.
+
+Great Expectations passes an empty frame and an all-NaN column, and has no word for an infinite value.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from flows.spec import ModelSpec
+from flows.steps.contract import count_problem
+from flows.steps.event_rows import EVENTS, ROW, event_columns, local_sql
+from flows.steps.periods import Period
+from flows.steps.sql import identifier, identifiers, literal
+from flows.steps.validation import REJECTS, Check, Judgement
+
+if TYPE_CHECKING:
+    from duckdb import DuckDBPyConnection
+
+OUTSIDE = "event time outside the batch's periods"
+UNKNOWN = "event time is missing"
+
+
+def check_rows(connection: DuckDBPyConnection, spec: ModelSpec, period: Period | None, rows: int, usual: list[int]) -> Judgement:
+    """Judge the table ``events`` and add bad rows to ``rejects``; strays count against nobody.
+
+    ``usual`` are the row counts of the accepted partitions before.
+    """
+    checks: list[Check] = []
+    problem = count_problem(spec.source, rows, usual)
+    checks.append(_hard("number of rows as usual", problem, f"{rows:,}"))
+    if not rows:
+        return _judgement([_hard("at least one row", "no rows", "")])
+    unknown, outside = _strays(connection, spec, period)
+    checks.append(_tolerated(spec, f"{spec.source.event_time}: event time is known", UNKNOWN, unknown, rows))
+    if outside:
+        checks.append(
+            Check(source="contract", rule="event time within the period", observed=f"{outside:,} rows are not", verdict="rows rejected")
+        )
+    if period is None:
+        kind = f"no {spec.partition_by} has {spec.source.min_rows} rows or more"
+        checks.append(_hard("rows fall into periods", kind, ""))
+    checks += _columns(connection, spec, rows)
+    checks.append(_keys(connection, spec, rows))
+    return _judgement(checks)
+
+
+def _judgement(checks: list[Check]) -> Judgement:
+    reasons = tuple(f"{check.rule}: {check.observed}" for check in checks if check.verdict == "failed")
+    return Judgement(checks=tuple(checks), reasons=reasons)
+
+
+def _hard(rule: str, problem: str | None, observed: str) -> Check:
+    return Check(source="contract", rule=rule, observed=problem or observed, verdict="failed" if problem else "passed")
+
+
+def _tolerated(spec: ModelSpec, rule: str, reason: str, bad: int, rows: int) -> Check:
+    """Return a check of a row rule: up to the tolerated share of bad rows it costs only those."""
+    limit = spec.source.tolerated
+    if not bad:
+        return Check(source="contract", rule=rule, observed="every row", verdict="passed")
+    failed = bad > limit * rows
+    return Check(
+        source="contract",
+        rule=rule,
+        observed=f"{bad:,} rows ({bad / rows:.2%}): {reason}, {limit:.3g} tolerated",
+        verdict="failed" if failed else "rows rejected",
+    )
+
+
+def _insert(connection: DuckDBPyConnection, reason: str, where: str) -> int:
+    query = f"INSERT INTO {REJECTS} SELECT {ROW}, {literal(reason)} FROM {EVENTS} WHERE {where}"
+    return int((connection.execute(query).fetchone() or (0,))[0])
+
+
+def _strays(connection: DuckDBPyConnection, spec: ModelSpec, period: Period | None) -> tuple[int, int]:
+    """Reject rows without an event time, and those of another period; return how many there are of each."""
+    time = local_sql(spec, spec.source.event_time, event_columns(spec)[spec.source.event_time])
+    nowhere = f"({time} IS NULL OR NOT isfinite({time}))"
+    elsewhere = "false"
+    if period:
+        elsewhere = f"NOT {nowhere} AND NOT ({time} >= TIMESTAMP '{period.start}' AND {time} < TIMESTAMP '{period.end}')"
+    unknown, outside = connection.execute(
+        f"SELECT count(*) FILTER ({nowhere}), count(*) FILTER ({elsewhere}) FROM {EVENTS}"
+    ).fetchone() or (0, 0)
+    for number, reason, where in ((unknown, UNKNOWN, nowhere), (outside, OUTSIDE, elsewhere)):
+        if number:
+            _insert(connection, reason, where)
+    if unknown or outside:
+        # They are no rows of this period: no rule is asked of them.
+        connection.execute(f"DELETE FROM {EVENTS} WHERE {ROW} IN (SELECT {ROW} FROM {REJECTS})")
+    return unknown, outside
+
+
+def _columns(connection: DuckDBPyConnection, spec: ModelSpec, rows: int) -> list[Check]:
+    """Check in one pass that each column of the contract holds values, and finite ones."""
+    floats = [name for name, kind in spec.source.columns.items() if kind in ("DOUBLE", "FLOAT")]
+    counts = [f"count({identifier(name)})" for name in spec.source.columns]
+    counts += [f"count(*) FILTER (isinf({identifier(name)}))" for name in floats]
+    found = connection.execute(f"SELECT {', '.join(counts)} FROM {EVENTS}").fetchone() or ()
+    empty = [name for name, count in zip(spec.source.columns, found, strict=False) if not count]
+    checks = [
+        _hard("each column holds values", ", ".join(map(repr, empty)) + " all missing" if empty else None, "all do")
+    ]
+    for name, bad in zip(floats, found[len(spec.source.columns) :], strict=True):
+        reason = f"{name} is infinite"
+        if bad:
+            _insert(connection, reason, f"isinf({identifier(name)})")
+        checks.append(_tolerated(spec, f"{name}: values are finite", reason, bad, rows))
+    return checks
+
+
+def _keys(connection: DuckDBPyConnection, spec: ModelSpec, rows: int) -> Check:
+    """Check that the key names one row; of rows that share one, the first stays."""
+    import numpy as np
+
+    names = identifiers(spec.key)
+    # Sorting short hashes finds the few keys to look at exactly, in a third of the time that grouping by the key takes.
+    short = f"(hash({names}) >> 32)::UINTEGER"
+    hashes = np.sort(connection.execute(f"SELECT {short} AS h FROM {EVENTS}").fetchnumpy()["h"])
+    again = np.unique(hashes[1:][hashes[1:] == hashes[:-1]])
+    bad = 0
+    if len(again):
+        reason = literal("repeats the key " + ", ".join(spec.key))
+        query = f"""INSERT INTO {REJECTS} SELECT {ROW}, {reason} FROM (
+                SELECT {ROW}, row_number() OVER (PARTITION BY {names} ORDER BY {ROW}) AS place FROM {EVENTS}
+                WHERE {short} IN (SELECT unnest($again::UINTEGER[]))
+            ) WHERE place > 1"""
+        bad = int((connection.execute(query, {"again": again.tolist()}).fetchone() or (0,))[0])
+    return _tolerated(spec, f"{', '.join(spec.key)}: names one row", "the key was there before", bad, rows)

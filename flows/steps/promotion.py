@@ -1,0 +1,103 @@
+"""Which version may serve: what is checked before a promotion, and where a rollback leads."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy.engine import Engine
+
+from flows import ledger
+from flows.errors import EvergreenError, RefusedError
+from flows.ledger import Promotion
+from flows.settings import Settings
+from flows.spec import ModelSpec
+from flows.steps import registry
+from flows.steps.bundle import load_bundle
+from flows.steps.registry import Version
+
+
+def choose(settings: Settings, spec: ModelSpec, engine: Engine, wanted: int | None) -> Version:
+    """Return the wanted version, or the newest that was never promoted; raises RefusedError if there is none."""
+    if wanted is not None:
+        return registry.get_version(settings, spec.name, wanted)
+    promoted = {promotion.version for promotion in ledger.list_promotions(engine, spec.name)}
+    newer = [one for one in registry.versions(settings, spec.name) if one.version > max(promoted, default=0)]
+    if not newer:
+        raise RefusedError(
+            f"{spec.name}: no challenger waits for promotion; train one, or name a version: `evergreen versions` lists them"
+        )
+    return registry.get_version(settings, spec.name, newer[0].version)
+
+
+def check(settings: Settings, version: Version) -> dict[str, Any]:
+    """Return the evidence of a version that may serve: its gates passed, and its files are those that were judged.
+
+    Raises RefusedError with the reason otherwise: a file is missing or altered, holds a type that nobody trusts, or
+    does not predict as it did when it was fitted.
+    """
+    evidence = registry.read_evidence(version)
+    failed = evidence.get("failed")
+    if failed is None or failed:
+        reason = f"failed its gates: {', '.join(failed)}" if failed else "has no record of its gates"
+        raise RefusedError(f"{version.model} version {version.version} {reason}; it cannot be promoted")
+    _open(settings, f"{version.model} version {version.version} cannot be promoted", version.folder, version.digest)
+    return evidence
+
+
+def promote(
+    spec: ModelSpec,
+    engine: Engine,
+    version: Version,
+    evidence: dict[str, Any],
+    expected: Promotion | None,
+    who: str,
+    why: str,
+) -> Promotion:
+    """Write the promotion of a checked version into the ledger, if ``expected`` still is the promotion in force.
+
+    Raises RefusedError if it is the champion already, ConflictError if another promotion came first.
+    """
+    if expected and expected.version == version.version:
+        raise RefusedError(f"{spec.name} version {version.version} is the champion already; nothing to do")
+    return ledger.promote(
+        engine, model=spec.name, expected=expected, kind="promote", version=version.version, run_id=version.run_id,
+        model_uri=version.folder, digest=version.digest, who=who, why=why, evidence=evidence,
+    )  # fmt: skip
+
+
+def roll_back(settings: Settings, spec: ModelSpec, engine: Engine, who: str, why: str) -> Promotion:
+    """Promote what served before the champion, as it was; raises RefusedError if there is nothing to go back to."""
+    history = ledger.list_promotions(engine, spec.name)
+    target = rollback_target(history)
+    if target is None:
+        raise RefusedError(f"{spec.name}: nothing to roll back to, no version served before the champion")
+    _open(settings, f"{spec.name}: cannot roll back to version {target.version}", target.model_uri, target.digest)
+    return ledger.promote(
+        engine, model=spec.name, expected=history[0], kind="rollback", version=target.version, run_id=target.run_id,
+        model_uri=target.model_uri, digest=target.digest, who=who, why=why,
+        evidence={**target.evidence, "rolled_back_from": history[0].version},
+    )  # fmt: skip
+
+
+def _open(settings: Settings, refusal: str, folder: str, digest: str) -> None:
+    try:
+        load_bundle(Path(folder), digest, settings.trusted_types)
+    except EvergreenError as error:
+        raise RefusedError(f"{refusal}: {error}") from error
+
+
+def rollback_target(history: Sequence[Promotion]) -> Promotion | None:
+    """Return the promotion that a rollback goes back to, from the history, newest first.
+
+    A rollback takes back the newest promotion that stands, so that two of them go back two steps and do not swing to and
+    fro.
+    """
+    standing: list[Promotion] = []
+    for promotion in reversed(history):
+        if promotion.kind == "promote":
+            standing.append(promotion)
+        else:
+            standing.pop()
+    return standing[-2] if len(standing) > 1 else None

@@ -1,0 +1,144 @@
+"""Files into DuckDB tables: those that fit the contract as one table, each other one by itself."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from flows.spec import Frozen, ModelSpec
+from flows.steps.contract import schema_problems
+from flows.steps.sources import SourceFile
+from flows.steps.sql import identifier
+
+if TYPE_CHECKING:
+    from duckdb import DuckDBPyConnection
+
+PARQUET = "read_parquet($path)"
+_OFFSET = r"[0-9]([zZ]|[+-][0-9]{2}(:?[0-9]{2})?)$"  # a time that ends like this names an instant, not a local time
+
+
+class Batch(Frozen):
+    """A table read from files: ``table`` names it in the connection, ``columns`` are its own, name -> DuckDB type.
+
+    ``fits`` says whether they keep the contract; ``file`` is the parquet file that holds just this table, if one does.
+    """
+
+    table: str
+    columns: dict[str, str]
+    origin: str
+    name: str
+    fits: bool
+    file: Path | None
+
+
+class Unreadable(Frozen):
+    """A file that could not be read, and why."""
+
+    file: SourceFile
+    reason: str
+
+
+def connect(home: Path) -> DuckDBPyConnection:
+    """Open a database in memory that works in UTC and keeps what does not fit into memory in the home."""
+    import duckdb
+
+    scratch = home / "tmp"
+    scratch.mkdir(parents=True, exist_ok=True)
+    connection = duckdb.connect(config={"temp_directory": str(scratch / "duckdb")})
+    connection.execute("SET TimeZone = 'UTC'")
+    return connection
+
+
+def read(connection: DuckDBPyConnection, spec: ModelSpec, files: list[SourceFile]) -> tuple[list[Batch], list[Unreadable]]:
+    """Load the files of one source, in their order.
+
+    All that fit the contract become one table with the contract's columns and types; rows keep their order. A file that
+    does not fit becomes a table of its own, as it came. A CSV column counts as of the contract's type if all its values
+    read as such.
+    """
+    import duckdb
+
+    batches: list[Batch] = []
+    unreadable: list[Unreadable] = []
+    for number, file in enumerate(files):
+        try:
+            reader, parameters, columns = _prepare(connection, spec, file)
+            fits = not schema_problems(spec.source, columns)
+            wanted = spec.source.columns if fits else columns
+            as_it_is = file.path if list(columns.items()) == list(wanted.items()) and reader == PARQUET else None
+            first = next((batch for batch in batches if batch.fits), None) if fits else None
+            table = "fitting" if fits else f"misfit_{number}"
+            casts = ", ".join(_cast(name, kind) for name, kind in wanted.items())
+            verb = f"INSERT INTO {table}" if first else f"CREATE TABLE {table} AS"
+            connection.execute(f"{verb} SELECT {casts} FROM {reader}", parameters)
+        except (duckdb.Error, UnicodeDecodeError) as error:
+            unreadable.append(Unreadable(file=file, reason=_complaint(error, file)))
+            continue
+        if first:
+            origin = _folder_of(first.origin, file.origin)
+            batches[batches.index(first)] = first.model_copy(update={"origin": origin, "file": None})
+        else:
+            batches.append(
+                Batch(table=table, origin=file.origin, name=file.name, columns=wanted, fits=fits, file=as_it_is)
+            )
+    return batches, unreadable
+
+
+def _prepare(
+    connection: DuckDBPyConnection, spec: ModelSpec, file: SourceFile
+) -> tuple[str, dict[str, str], dict[str, str]]:
+    """Return how to read a file (SQL and its parameters) and its columns with the types that they have or may take."""
+    if file.path.name.endswith(".parquet"):
+        parameters = {"path": str(file.path)}
+        return PARQUET, parameters, describe(connection, f"SELECT * FROM {PARQUET}", parameters)
+    text = f"text_{file.path.name.split('.')[0]}"
+    connection.execute(
+        f"""CREATE OR REPLACE TEMP TABLE {text} AS SELECT * FROM read_csv($path, all_varchar = true, header = true,
+        skip = 0, strict_mode = true, null_padding = false, ignore_errors = false)""",
+        {"path": str(file.path)},
+    )
+    columns = describe(connection, f"SELECT * FROM {text}", {})
+    known = [name for name in columns if name in spec.source.columns]
+    counts: tuple[int, ...] | None = None
+    if known:
+        tests = ", ".join(f"count(*) FILTER (NOT {_reads_as(name, spec.source.columns[name])})" for name in known)
+        counts = connection.execute(f"SELECT {tests} FROM {text}").fetchone()
+    for name, bad in zip(known, counts or (), strict=True):
+        if not bad:
+            columns[name] = spec.source.columns[name]
+    return text, {}, columns
+
+
+def describe(connection: DuckDBPyConnection, query: str, parameters: dict[str, str]) -> dict[str, str]:
+    """Return the columns of a query, name -> DuckDB type, in order."""
+    rows = connection.execute(f"DESCRIBE {query}", parameters).fetchall()
+    return {str(row[0]): str(row[1]) for row in rows}
+
+
+def _reads_as(name: str, wanted: str) -> str:
+    """Return SQL that is true where a text reads as a value of the wanted type, or is missing."""
+    column = identifier(name)
+    if wanted in {"TINYINT", "SMALLINT", "INTEGER", "BIGINT", "HUGEINT"}:
+        # 74 and 74.0 are whole numbers; a cast alone would round 74.6
+        test = f"coalesce(TRY_CAST({column} AS {wanted}) = TRY_CAST({column} AS DOUBLE), false)"
+    elif wanted == "TIMESTAMP":
+        test = f"(TRY_CAST({column} AS TIMESTAMP) IS NOT NULL AND NOT regexp_matches(substr({column}, 11), '{_OFFSET}'))"
+    else:
+        test = f"TRY_CAST({column} AS {wanted}) IS NOT NULL"
+    return f"({column} IS NULL OR {test})"
+
+
+def _cast(name: str, wanted: str) -> str:
+    return f"CAST({identifier(name)} AS {wanted}) AS {identifier(name)}"
+
+
+def _complaint(error: Exception, file: SourceFile) -> str:
+    """Return what the reader complained of, in one line, with the file's own name in place of our link to it."""
+    line = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+    return f"the file cannot be read: {line.strip().replace(str(file.path), file.name)[:300]}"
+
+
+def _folder_of(first: str, other: str) -> str:
+    """Return what to call the origin of a table read from several files."""
+    folder = first if first.endswith("/") else first.rpartition("/")[0] + "/"
+    return folder if other.startswith(folder) else f"{first}, {other}"[:500]

@@ -1,0 +1,80 @@
+"""What monitoring compares with: a model's own training and judging rows in a few numbers, kept beside its bundle."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from pydantic import ValidationError
+
+from flows.errors import ContractError
+from flows.ledger import Promotion
+from flows.spec import Frozen, ModelSpec
+from flows.steps import drift, performance
+from flows.steps.files import write_text
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from flows.steps.training_set import TrainingSet
+
+FILE = "drift.json"  # in the bundle's folder
+
+
+class Reference(Frozen):
+    """The distributions of the rows that were fitted, and the errors on those that judged."""
+
+    drift: drift.Reference
+    expected: performance.Expected
+
+
+def build(spec: ModelSpec, data: TrainingSet, estimator: Any) -> Reference:
+    """Return the reference of a fitted estimator: features, prediction and label of its training set."""
+    from flows.steps.training_set import read_part
+
+    train, judge = (_predicted(read_part(data, part), data, estimator) for part in ("train", "judge"))
+    columns = [*data.features, drift.PREDICTION, drift.LABEL]
+    expected = performance.expect(spec, judge["label"], judge[drift.PREDICTION])
+    return Reference(drift=drift.reference(train, columns), expected=expected)
+
+
+def write(reference: Reference, folder: Path) -> Path:
+    """Write a reference into a bundle's folder, atomically."""
+    return write_text(folder / FILE, reference.model_dump_json(indent=1) + "\n")
+
+
+def write_for(spec: ModelSpec, data: TrainingSet, estimator: Any, folder: Path) -> Path:
+    """Build the reference of a fitted estimator and write it beside its bundle."""
+    return write(build(spec, data, estimator), folder)
+
+
+def read(spec: ModelSpec, champion: Promotion) -> Reference:
+    """Read the reference from the champion's bundle.
+
+    Without one (the bundle came from elsewhere) no column is known, and the error to expect is that of the promotion's
+    evidence. Raises ContractError if the file is not a reference.
+    """
+    folder = Path(champion.model_uri)
+    try:
+        text = (folder / FILE).read_text(encoding="utf-8")
+    except FileNotFoundError:
+        error = champion.evidence.get("error")
+        expected = performance.plain(float("nan") if error is None else float(error), performance.monitored(spec))
+        return Reference(drift=drift.Reference(rows=0, start=None, end=None, columns=()), expected=expected)
+    try:
+        return Reference.model_validate_json(text)
+    except ValidationError as error:
+        problem = error.errors()[0]
+        place = ".".join(map(str, problem["loc"]))
+        raise ContractError(
+            f"{folder / FILE}: {place}: {problem['msg']}; train and promote again to write it anew"
+        ) from error
+
+
+def _predicted(rows: pa.Table, data: TrainingSet, estimator: Any) -> pa.Table:
+    import pyarrow as pa
+
+    from flows.steps.training_set import matrix
+
+    return rows.append_column(drift.PREDICTION, pa.array(np.asarray(estimator.predict(matrix(rows, data.features)))))

@@ -1,0 +1,275 @@
+"""MLflow: the only code that logs runs, registers versions and moves aliases."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from filelock import FileLock
+
+from flows.errors import RefusedError, UnavailableError
+from flows.settings import Settings
+from flows.spec import Frozen, ModelSpec
+from flows.steps.bundle import MODEL, Manifest
+from flows.steps.files import write_text
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+    from flows.steps.lineage import Lineage
+
+EVIDENCE = "evidence.json"
+DIGEST, FINGERPRINT, REASON = "evergreen.digest", "evergreen.fingerprint", "evergreen.reason"
+CHAMPION, CHALLENGER = "champion", "challenger"
+
+
+class Version(Frozen):
+    """A registered version: its number, the run that made it, its bundle's folder and digest."""
+
+    model: str
+    version: int
+    run_id: str
+    folder: str
+    digest: str
+    fingerprint: str
+    reason: str
+    created_at: datetime
+
+
+def open_client(settings: Settings) -> MlflowClient:
+    """Open MLflow's tracking and registry; its schema is made and brought up to date once, under a lock.
+
+    Raises UnavailableError if it does not answer.
+    """
+    logging.getLogger("mlflow").setLevel(logging.WARNING)
+    logging.getLogger("alembic").setLevel(logging.WARNING)
+    import mlflow
+    from mlflow import MlflowClient
+
+    with FileLock(settings.home / "mlflow.lock", timeout=120):
+        try:
+            mlflow.set_tracking_uri(settings.tracking_uri)
+            mlflow.set_registry_uri(settings.tracking_uri)
+            client = MlflowClient(settings.tracking_uri, settings.tracking_uri)
+            client.search_experiments(max_results=1)
+        except Exception as error:
+            raise UnavailableError(
+                f"MLflow at {settings.tracking_uri} cannot be opened ({type(error).__name__}); start it, or run "
+                "`mlflow db upgrade` on it if it is older"
+            ) from error
+    return client
+
+
+def log_run(
+    settings: Settings,
+    spec: ModelSpec,
+    *,
+    lineage: Lineage,
+    evidence: Mapping[str, Any],
+    bundle: Path,
+    pictures: Path,
+    metrics: Mapping[str, float],
+    passed: bool,
+    digest: str,
+) -> tuple[str, str, str]:
+    """Log a training run whole: parameters, metrics, evidence, lineage, pictures, model; return run id, model id and folder.
+
+    The run is finished last; one that broke off stays unfinished, and a version of it cannot be promoted.
+    """
+    from mlflow.entities import Dataset, DatasetInput, Metric, Param, RunTag
+
+    write_text(bundle / EVIDENCE, json.dumps(evidence, indent=1) + "\n")
+    write_mlmodel(bundle)
+    client = open_client(settings)
+    experiment = _experiment(client, settings, spec.name)
+    started = min((stage.start for stage in lineage.stages), default=datetime.now(UTC))
+    verdict = "passed" if passed else "refused"
+    run = client.create_run(
+        experiment, start_time=_milliseconds(started), run_name=f"{spec.name} {started:%Y-%m-%d %H:%M:%S} {verdict}",
+        tags={
+            "mlflow.user": lineage.executor, "mlflow.source.git.commit": lineage.code.commit or "",
+            "evergreen.gates": verdict, REASON: lineage.reason, FINGERPRINT: lineage.fingerprint,
+            "evergreen.prefect_run": lineage.run_id, DIGEST: digest,
+        },
+    )  # fmt: skip
+    run_id, now = run.info.run_id, _milliseconds(datetime.now(UTC))
+    client.log_batch(
+        run_id,
+        metrics=[Metric(name, value, now, 0) for name, value in metrics.items()],
+        params=[
+            Param("estimator", lineage.estimator),
+            *(Param(name, str(value)[:6000]) for name, value in lineage.params.items()),
+        ],
+        tags=[RunTag("evergreen.failed_gates", ", ".join(evidence["failed"]))],
+    )
+    source = json.dumps({"partitions": [f"{p.key} r{p.revision}" for p in lineage.partitions]})
+    dataset = Dataset(
+        name=f"{spec.name} training set", digest=lineage.training_set_sha256[:36], source_type="evergreen", source=source[:60000]
+    )
+    client.log_inputs(run_id, datasets=[DatasetInput(dataset)])
+    client.log_dict(run_id, lineage.model_dump(mode="json"), "lineage.json")
+    client.log_dict(run_id, dict(evidence), EVIDENCE)
+    client.log_artifacts(run_id, str(pictures), "pictures")
+    logged = client.create_logged_model(experiment, name=spec.name, source_run_id=run_id, tags={DIGEST: digest})
+    client.log_model_artifacts(logged.model_id, str(bundle))
+    client.finalize_logged_model(logged.model_id, "READY")
+    client.set_terminated(run_id, "FINISHED")
+    return run_id, logged.model_id, str(logged.artifact_location).removeprefix("file://")
+
+
+def register(settings: Settings, spec: ModelSpec, lineage: Lineage, run_id: str, model_id: str, folder: str, digest: str) -> Version:
+    """Register a logged model as the next version and give it the alias ``challenger``."""
+    from mlflow.exceptions import MlflowException
+
+    client = open_client(settings)
+    try:
+        client.create_registered_model(spec.name, description=spec.description)
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_ALREADY_EXISTS":
+            raise
+    made = client.create_model_version(
+        spec.name, source=folder, run_id=run_id, model_id=model_id,
+        tags={DIGEST: digest, FINGERPRINT: lineage.fingerprint, REASON: lineage.reason},
+    )  # fmt: skip
+    client.set_registered_model_alias(spec.name, CHALLENGER, made.version)
+    return _version(made)
+
+
+def versions(settings: Settings, model: str) -> list[Version]:
+    """Return the registered versions of a model, newest first; those that others registered without our tags left out."""
+    client = open_client(settings)
+    found = client.search_model_versions(f"name = '{model}'", max_results=1000)
+    ours = [_version(one) for one in found if DIGEST in one.tags]
+    return sorted(ours, key=lambda one: -one.version)
+
+
+def get_version(settings: Settings, model: str, version: int) -> Version:
+    """Return a version; raises RefusedError if there is none, or if it was not registered by a finished training run."""
+    from mlflow.exceptions import MlflowException
+
+    client = open_client(settings)
+    try:
+        found = client.get_model_version(model, str(version))
+    except MlflowException as error:
+        raise RefusedError(f"{model} has no version {version}; `evergreen versions` lists them") from error
+    if DIGEST not in found.tags or not found.run_id:
+        raise RefusedError(f"{model} version {version} was not made by `evergreen train`, so nothing vouches for it; train one")
+    try:
+        status = client.get_run(found.run_id).info.status
+    except MlflowException:
+        status = "gone"
+    if status != "FINISHED":
+        raise RefusedError(f"{model} version {version}: its training run is {status.lower()}, not finished; train again")
+    return _version(found)
+
+
+def read_evidence(version: Version) -> dict[str, Any]:
+    """Return the gates, metrics and slices that were logged with a version; raises RefusedError if they are gone."""
+    try:
+        found: dict[str, Any] = json.loads((Path(version.folder) / EVIDENCE).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise RefusedError(
+            f"{version.model} version {version.version}: {EVIDENCE} in {version.folder} cannot be read ({error}); "
+            "restore it, or promote another version"
+        ) from error
+    return found
+
+
+def aliases(settings: Settings, model: str) -> dict[str, int]:
+    """Return the aliases of a model and the versions that they name; none if the model is not registered."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        found = open_client(settings).get_registered_model(model).aliases
+    except MlflowException:
+        return {}
+    return {name: int(version) for name, version in found.items()}
+
+
+def follow(settings: Settings, model: str, version: int | None) -> bool:
+    """Make the alias ``champion`` name the ledger's champion; return whether it had to be repaired.
+
+    The alias ``challenger`` is taken from a version that has become champion. Raises UnavailableError if MLflow cannot
+    be reached: the ledger stands all the same, and the next call repairs the alias.
+    """
+    if version is None:
+        return False
+    client = open_client(settings)
+    known = aliases(settings, model)
+    try:
+        if known.get(CHALLENGER) == version:
+            client.delete_registered_model_alias(model, CHALLENGER)
+        if known.get(CHAMPION) == version:
+            return False
+        client.set_registered_model_alias(model, CHAMPION, str(version))
+    except Exception as error:
+        raise UnavailableError(
+            f"the alias `{CHAMPION}` of {model} could not be set to version {version} ({type(error).__name__}); "
+            "the ledger holds the promotion, `evergreen status` repairs the alias"
+        ) from error
+    return True
+
+
+def write_mlmodel(bundle: Path) -> None:
+    """Make a bundle's folder an MLflow model as well, with signature and requirements, on the very same skops file.
+
+    The types that MLflow will trust are those in the file: opening it with MLflow is opening it with trust. Evergreen
+    itself never reads them.
+    """
+    import skops.io
+    from mlflow.models import Model, ModelSignature
+    from mlflow.types.schema import ColSpec, Schema
+
+    manifest = Manifest.model_validate_json((bundle / "serving.json").read_text(encoding="utf-8"))
+    kinds = {"float": "double", "string": "string"}
+    inputs: list[Any] = [ColSpec(kinds[kind], name) for name, kind in zip(manifest.feature_names, manifest.feature_types, strict=True)]
+    output = "double" if manifest.task == "regression" else "string"
+    model = Model(signature=ModelSignature(Schema(inputs), Schema([ColSpec(output)])))
+    requirements = [f"{name}=={version}" for name, version in manifest.versions.items() if name != "python"]
+    write_text(bundle / "requirements.txt", "\n".join([*requirements, "mlflow-skinny", "pandas", ""]))
+    write_text(
+        bundle / "python_env.yaml",
+        f"python: {manifest.versions['python']}\ndependencies:\n- -r requirements.txt\n",
+    )
+    model.add_flavor(
+        "python_function", loader_module="mlflow.sklearn", model_path=MODEL, predict_fn="predict",
+        python_version=manifest.versions["python"], env={"virtualenv": "python_env.yaml"},
+    )  # fmt: skip
+    model.add_flavor(
+        "sklearn", pickled_model=MODEL, serialization_format="skops", sklearn_version=manifest.versions["scikit-learn"],
+        code=None, skops_trusted_types=skops.io.get_untrusted_types(file=bundle / MODEL),
+    )  # fmt: skip
+    model.save(str(bundle / "MLmodel"))
+
+
+def _experiment(client: MlflowClient, settings: Settings, name: str) -> str:
+    from mlflow.exceptions import MlflowException
+
+    found = client.get_experiment_by_name(name)
+    if found:
+        return str(found.experiment_id)
+    try:
+        local = settings.tracking_uri.startswith("sqlite")
+        return str(client.create_experiment(name, artifact_location=str(settings.artifacts) if local else None))
+    except MlflowException:  # another process made it in between
+        found = client.get_experiment_by_name(name)
+        if found is None:
+            raise
+        return str(found.experiment_id)
+
+
+def _version(found: Any) -> Version:
+    return Version(
+        model=found.name, version=int(found.version), run_id=found.run_id or "",
+        folder=str(found.source).removeprefix("file://"), digest=found.tags[DIGEST],
+        fingerprint=found.tags.get(FINGERPRINT, ""), reason=found.tags.get(REASON, ""),
+        created_at=datetime.fromtimestamp(found.creation_timestamp / 1000, UTC),
+    )  # fmt: skip
+
+
+def _milliseconds(moment: datetime) -> int:
+    return round(moment.timestamp() * 1000)

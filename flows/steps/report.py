@@ -1,0 +1,171 @@
+"""The page of one monitoring run: one HTML file that needs nothing from elsewhere, and its short form in Markdown."""
+
+from __future__ import annotations
+
+import base64
+import io
+import math
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from flows.spec import Frozen, ModelSpec
+from flows.steps.decision import Decision, Facts
+from flows.steps.files import write_text
+
+if TYPE_CHECKING:
+    from flows.steps.drift import FeatureDrift
+    from flows.steps.performance import Performance
+
+SHOWN_COLUMNS = 30  # bars in the picture of drift
+
+
+class Findings(Frozen):
+    """All that a monitoring run found: what is reported, stored and told. Times are aware."""
+
+    model: str
+    version: int
+    champion_since: datetime
+    at: datetime
+    facts: Facts
+    decision: Decision
+
+    @property
+    def verdict(self) -> str:
+        """The outcome in one sentence."""
+        if self.decision.retrain:
+            return "Retrain."
+        if self.decision.held:
+            return "There is cause to retrain, but it is held back."
+        if not self.facts.performance or not self.facts.performance.predictions:
+            return f"Nothing to judge yet: no predictions of version {self.version} after its training data."
+        return "No cause to retrain."
+
+
+def write_report(spec: ModelSpec, findings: Findings, folder: Path) -> Path:
+    """Write the page ``monitor-<run time>.html`` into a folder, atomically."""
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    environment = Environment(
+        loader=PackageLoader("flows.steps"), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
+        lstrip_blocks=True,
+    )  # fmt: skip
+    environment.filters.update(number=number, share=share, moment=moment)
+    found, drifts = findings.facts.performance, findings.facts.drift
+    page = environment.get_template("monitor.html.j2").render(
+        spec=spec, findings=findings, performance=found, drift=drifts, decision=findings.decision,
+        days_picture=_picture(_draw_days(spec, found)) if found and found.days else "",
+        drift_picture=_picture(_draw_drift(drifts)) if drifts else "",
+    )  # fmt: skip
+    return write_text(folder / f"monitor-{findings.at:%Y%m%dT%H%M%S%fZ}.html", page)
+
+
+def markdown(findings: Findings) -> str:
+    """Return the findings as a short Markdown text with tables."""
+    found, decision = findings.facts.performance, findings.decision
+    lines = [f"**{findings.verdict}** {findings.model} version {findings.version}", ""]
+    for title, texts in (("Reasons", decision.reasons), ("Held back", decision.held), ("Data", decision.notes)):
+        lines += [f"- {title}: {text}" for text in texts]
+    if found and found.predictions:
+        lines += [
+            "", "| predictions | labelled | error | expected | ratio | interval |", "|---|---|---|---|---|---|",
+            f"| {found.predictions:,} | {found.labelled:,} | {number(found.error)} | {number(found.expected)} "
+            f"| {number(found.ratio)} | {number(found.ratio_interval[0])} to {number(found.ratio_interval[1])} |",
+        ]  # fmt: skip
+    watched = [one for one in findings.facts.drift if one.watched]
+    if watched:
+        lines += ["", "| watched | distance | limit | drifted |", "|---|---|---|---|"]
+        lines += [
+            f"| {one.feature} | {one.distance:.3f} | {one.limit:.3f} | {'yes' if one.drifted else 'no'} |"
+            for one in watched
+        ]
+    return "\n".join(lines)
+
+
+def summary(findings: Findings, page: Path) -> dict[str, Any]:
+    """Return the findings as plain data, for JSON."""
+    found, outcome = findings.facts.performance, findings.decision
+    return {
+        "model": findings.model,
+        "version": findings.version,
+        "verdict": findings.verdict,
+        "retrain": outcome.retrain,
+        "reasons": list(outcome.reasons),
+        "held": list(outcome.held),
+        "data_problems": list(outcome.notes),
+        "performance": found.model_dump(mode="json", exclude={"days", "slices"}) if found else None,
+        "drift": [one.model_dump(mode="json") for one in findings.facts.drift if one.watched],
+        "drifted": [one.feature for one in findings.facts.drift if one.drifted],
+        "report": str(page),
+    }
+
+
+def number(value: float) -> str:
+    """Return a figure with three digits, all before the point from a thousand on; a dash where there is none."""
+    if math.isnan(value):
+        return "-"
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:#.3g}".removesuffix(".")
+
+
+def share(value: float) -> str:
+    """Return a share as a percentage."""
+    return f"{value:.1%}"
+
+
+def moment(time: datetime | None) -> str:
+    """Return a time to the minute, UTC."""
+    return f"{time:%Y-%m-%d %H:%M} UTC" if time else "-"
+
+
+def _picture(drawing: Any) -> str:
+    """Return a figure as a data URL."""
+    buffer = io.BytesIO()
+    drawing.savefig(buffer, format="png", dpi=140)
+    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
+
+
+def _draw_days(spec: ModelSpec, found: Performance) -> Any:
+    """Draw the error of each day with its interval, beside the error to expect and the limit."""
+    from flows.steps.pictures import ACCENT, INK, QUIET, figure
+
+    unit = f" ({spec.label.unit})" if spec.label.unit and spec.task == "regression" else ""
+    drawing, ((axis,),) = figure(1, 1, 8, 3.0)
+    places = range(len(found.days))
+    expected = [day.expected for day in found.days]
+    limit = [spec.triggers.performance_ratio * value for value in expected]
+    colours = ["#b3402f" if day.low > top else ACCENT for day, top in zip(found.days, limit, strict=True)]
+    for place, day, colour in zip(places, found.days, colours, strict=True):
+        if math.isfinite(day.error):
+            axis.plot([place, place], [day.low, day.high], color=colour, linewidth=2, alpha=0.6)
+            axis.plot(place, day.error, "o", color=colour, markersize=6)
+    steps = {"where": "mid", "linewidth": 1.4}
+    axis.step(places, expected, color=INK, label="expected from its test", **steps)
+    axis.step(
+        places, limit, color=QUIET, linestyle="--", label=f"{spec.triggers.performance_ratio:g} times expected", **steps
+    )
+    axis.plot([], [], "o-", color=ACCENT, label=f"error, {spec.gates.confidence:.0%} interval")
+    axis.set_xticks(places, [day.name for day in found.days], rotation=30 if len(found.days) > 8 else 0)
+    axis.set_ylim(bottom=0)
+    axis.set_ylabel(found.metric + unit, fontsize=8, color=INK)
+    drawing.legend(fontsize=8, frameon=False, loc="outside upper right", ncols=3)
+    return drawing
+
+
+def _draw_drift(drifts: tuple[FeatureDrift, ...]) -> Any:
+    """Draw the distance of each column and its limit; watched ones in colour."""
+    from flows.steps.pictures import ACCENT, INK, QUIET, figure
+
+    shown = drifts[:SHOWN_COLUMNS][::-1]
+    drawing, ((axis,),) = figure(1, 1, 8, 0.24 * len(shown) + 1.0)
+    colours = ["#b3402f" if one.drifted else ACCENT if one.watched else QUIET for one in shown]
+    axis.barh(range(len(shown)), [one.distance for one in shown], 0.62, color=colours)
+    axis.plot([one.limit for one in shown], range(len(shown)), "|", color=INK, markersize=11, markeredgewidth=1.6)
+    axis.set_yticks(range(len(shown)), [one.feature for one in shown])
+    axis.set_xlim(left=0)
+    axis.set_ylim(-0.7, len(shown) - 0.3)
+    axis.set_xlabel("Jensen-Shannon distance to training, 0 to 1", fontsize=8, color=INK)
+    for colour, name in (("#b3402f", "drifted"), (ACCENT, "watched"), (QUIET, "shown only")):
+        axis.barh([0], [0], color=colour, label=name)
+    axis.plot([], [], "|", color=INK, markersize=11, markeredgewidth=1.6, label="limit")
+    drawing.legend(fontsize=8, frameon=False, loc="outside upper right", ncols=4)
+    return drawing

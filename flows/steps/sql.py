@@ -1,0 +1,20 @@
+"""Names and texts inside SQL: quoted, so that a column or a path can be called anything."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+
+def identifier(name: str) -> str:
+    """Return a name as a quoted SQL identifier."""
+    return '"' + name.replace('"', '""') + '"'
+
+
+def identifiers(names: Iterable[str]) -> str:
+    """Return names as a comma-separated list of quoted identifiers."""
+    return ", ".join(map(identifier, names))
+
+
+def literal(text: object) -> str:
+    """Return a text, or a path, as a quoted SQL literal."""
+    return "'" + str(text).replace("'", "''") + "'"

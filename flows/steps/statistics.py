@@ -1,0 +1,164 @@
+"""Statistics of a partition's rows, for drift and for people: counts, moments, quantiles, top values, histograms."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from datetime import date, datetime
+from typing import TYPE_CHECKING, Any
+
+from flows.steps.event_rows import EVENTS
+from flows.steps.sql import identifier, literal
+
+if TYPE_CHECKING:
+    from duckdb import DuckDBPyConnection
+
+QUANTILES = (0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99)
+BINS = 24
+TOP = 10
+SAMPLE = 20_000  # of more rows, every n-th makes quantiles and histograms: all would cost as much as the rest of landing
+
+_NUMBERS = frozenset("TINYINT SMALLINT INTEGER BIGINT HUGEINT UTINYINT USMALLINT UINTEGER UBIGINT FLOAT DOUBLE".split())
+_WHOLE = _NUMBERS - {"FLOAT", "DOUBLE"}
+
+
+def describe_rows(connection: DuckDBPyConnection, columns: Mapping[str, str], label: str) -> dict[str, Any]:
+    """Return the statistics of the rows of ``events``: ``rows``, ``label`` and ``columns``, name -> figures.
+
+    Every column: type, count, nulls, minimum and maximum. Numbers: mean, standard deviation, quantiles. Numbers and
+    times: a histogram of equal bins, for numbers from the 1 % to the 99 % quantile, what lies outside in the outer bins.
+    Whole numbers and texts: distinct values and the most frequent ones. Times are ISO texts, local as they came.
+    """
+    figures = _moments(connection, columns)
+    rows = figures.pop("")["rows"]
+    if rows:
+        step = math.ceil(rows / SAMPLE)
+        sampled = EVENTS
+        if step > 1:
+            sampled = "sampled_events"
+            connection.execute(f"CREATE OR REPLACE TEMP TABLE {sampled} AS SELECT * FROM {EVENTS} WHERE rowid % {step} = 0")
+        _add_quantiles(connection, columns, figures, sampled)
+        _add_histograms(connection, columns, figures, sampled)
+        _add_top_values(connection, columns, figures)
+    return {"rows": rows, "sampled": min(rows, math.ceil(rows / math.ceil(max(rows, 1) / SAMPLE))), "label": label, "columns": {name: _json(figures[name]) for name in columns}}
+
+
+def is_number(kind: str) -> bool:
+    """Say whether a DuckDB type is a number."""
+    return kind in _NUMBERS or kind.startswith("DECIMAL")
+
+
+def is_time(kind: str) -> bool:
+    """Say whether a DuckDB type is a date or a time with one."""
+    return kind == "DATE" or kind.startswith("TIMESTAMP")
+
+
+def _moments(connection: DuckDBPyConnection, columns: Mapping[str, str]) -> dict[str, dict[str, Any]]:
+    """Return what one pass over the rows gives; under "" their number."""
+    wanted: list[tuple[str, str, str]] = [("", "rows", "count(*)")]
+    for name, kind in columns.items():
+        column = identifier(name)
+        wanted.append((name, "count", f"count({column})"))
+        if is_number(kind) or is_time(kind) or kind == "VARCHAR":
+            wanted += [(name, "min", f"min({column})"), (name, "max", f"max({column})")]
+        if is_number(kind):
+            wanted += [(name, "mean", f"avg({column})"), (name, "std", f"stddev_samp({column}::DOUBLE)")]
+        if kind in _WHOLE or kind == "VARCHAR":
+            wanted.append((name, "distinct", f"count(DISTINCT {column})"))
+    found = connection.execute(f"SELECT {', '.join(sql for _, _, sql in wanted)} FROM {EVENTS}").fetchone() or ()
+    figures: dict[str, dict[str, Any]] = {"": {}, **{name: {"type": kind} for name, kind in columns.items()}}
+    for (name, figure, _), value in zip(wanted, found, strict=True):
+        figures[name][figure] = value
+    for name in columns:
+        figures[name]["nulls"] = figures[""]["rows"] - figures[name]["count"]
+    return figures
+
+
+def _add_quantiles(
+    connection: DuckDBPyConnection, columns: Mapping[str, str], figures: dict[str, dict[str, Any]], table: str
+) -> None:
+    numbers = [name for name, kind in columns.items() if is_number(kind)]
+    if not numbers:
+        return
+    wanted = ", ".join(f"quantile_cont({identifier(name)}::DOUBLE, {list(QUANTILES)})" for name in numbers)
+    found = connection.execute(f"SELECT {wanted} FROM {table}").fetchone() or ()
+    for name, values in zip(numbers, found, strict=True):
+        if values:
+            figures[name]["quantiles"] = dict(zip(map(str, QUANTILES), values, strict=True))
+
+
+def _add_histograms(
+    connection: DuckDBPyConnection, columns: Mapping[str, str], figures: dict[str, dict[str, Any]], table: str
+) -> None:
+    """Count all columns' values by bin in one query."""
+    ranges: dict[str, tuple[float, float]] = {}
+    parts = []
+    for name, kind in columns.items():
+        bounds = _range(figures[name], kind)
+        if bounds is None:
+            continue
+        low, high = ranges[name] = bounds
+        value = f"epoch({identifier(name)})" if is_time(kind) else f"{identifier(name)}::DOUBLE"
+        bin_ = f"CAST(floor(least(greatest(({value} - {low!r}) * {BINS / (high - low)!r}, 0), {BINS - 1})) AS INTEGER)"
+        parts.append(
+            f"SELECT {literal(name)} AS name, {bin_} AS bin, count(*) AS n FROM {table} "
+            f"WHERE {identifier(name)} IS NOT NULL AND isfinite({value}) GROUP BY ALL"
+        )
+    for name, (low, high) in ranges.items():
+        edges = [low + (high - low) * step / BINS for step in range(BINS + 1)]
+        figures[name]["histogram"] = {"edges": edges, "counts": [0] * BINS}
+    if parts:
+        for name, bin_, count in connection.execute(" UNION ALL ".join(parts)).fetchall():
+            figures[name]["histogram"]["counts"][bin_] = count
+
+
+def _range(figure: dict[str, Any], kind: str) -> tuple[float, float] | None:
+    """Return where a column's histogram begins and ends."""
+    if is_number(kind) and "quantiles" in figure:
+        low, high = figure["quantiles"]["0.01"], figure["quantiles"]["0.99"]
+        if not low < high:
+            low, high = float(figure["min"]), float(figure["max"])
+    elif is_time(kind) and figure.get("min") is not None:
+        low, high = (_epoch(figure[end]) for end in ("min", "max"))
+    else:
+        return None
+    if not (math.isfinite(low) and math.isfinite(high)):
+        return None
+    return (low, high) if low < high else (low - 0.5, low + 0.5)
+
+
+def _epoch(value: date | datetime) -> float:
+    """Return a local time as seconds since 1970, as DuckDB's ``epoch`` does."""
+    moment = value if isinstance(value, datetime) else datetime(value.year, value.month, value.day)  # noqa: DTZ001
+    return (moment.replace(tzinfo=None) - datetime(1970, 1, 1)).total_seconds()  # noqa: DTZ001
+
+
+def _add_top_values(
+    connection: DuckDBPyConnection, columns: Mapping[str, str], figures: dict[str, dict[str, Any]]
+) -> None:
+    names = [name for name, kind in columns.items() if kind in _WHOLE or kind == "VARCHAR"]
+    parts = [
+        f"(SELECT {literal(name)} AS name, CAST({identifier(name)} AS VARCHAR) AS value, count(*) AS n FROM {EVENTS} "
+        f"WHERE {identifier(name)} IS NOT NULL GROUP BY {identifier(name)} ORDER BY n DESC, {identifier(name)} LIMIT {TOP})"
+        for name in names
+    ]
+    for name in names:
+        figures[name]["top"] = []
+    if parts:
+        for name, value, count in connection.execute(" UNION ALL ".join(parts)).fetchall():
+            figures[name]["top"].append({"value": value[:200], "count": count})
+
+
+def _json(value: Any) -> Any:
+    """Return figures as JSON can hold them: times as ISO texts, what is not finite as null."""
+    if isinstance(value, dict):
+        return {key: _json(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_json(item) for item in value]
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, date | datetime):
+        return value.isoformat()
+    if value is None or isinstance(value, int | str):
+        return value
+    return float(value)

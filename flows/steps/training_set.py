@@ -1,0 +1,138 @@
+"""The training set: which rows, joined with the features as they were known, split by time."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from flows.errors import RefusedError
+from flows.ledger import Partition
+from flows.spec import Frozen, ModelSpec
+from flows.steps import feature_store
+from flows.steps.feature_tables import next_tick
+from flows.steps.files import sha256_of, write_parquet
+from flows.steps.sql import identifiers
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from feast import FeatureStore
+
+PART = "part"  # the column that says "train" or "judge"
+
+
+class Window(Frozen):
+    """Times of the split, UTC: rows of [start, split) train, rows of [split, end) judge."""
+
+    start: datetime
+    split: datetime
+    end: datetime
+    partition_ids: tuple[int, ...]
+
+
+class TrainingSet(Frozen):
+    """A written training set: where it is, its hash, and what its columns mean."""
+
+    uri: str
+    digest: str
+    features: tuple[str, ...]
+    train_rows: int
+    judge_rows: int
+    window: Window
+
+
+def choose_window(spec: ModelSpec, accepted: list[Partition], judge: timedelta | None = None) -> Window:
+    """Return the newest window of a model's accepted partitions and its split: the newest part judges.
+
+    Raises RefusedError if nothing was accepted, or the data is not longer than the judging part.
+    """
+    known = [partition for partition in accepted if partition.first_event and partition.last_event]
+    if not known:
+        raise RefusedError(f"{spec.name}: no accepted partition to train on; run `evergreen ingest SOURCE` first")
+    last = max(partition.last_event for partition in known if partition.last_event)
+    end = last + timedelta(microseconds=1)
+    first = min(partition.first_event for partition in known if partition.first_event)
+    split = next_tick(spec, last) - (judge or spec.training.judge)
+    start = max(first, split - spec.training.window)
+    if split <= start:
+        raise RefusedError(
+            f"{spec.name}: the accepted data spans {end - first}, not more than the {judge or spec.training.judge} "
+            "that judge the model; ingest more, or shorten the judging part"
+        )
+    used = [p.id for p in known if p.last_event and p.first_event and p.last_event >= start and p.first_event < end]
+    return Window(start=start, split=split, end=end, partition_ids=tuple(used))
+
+
+def build(
+    store: FeatureStore, spec: ModelSpec, partitions: list[Partition], window: Window, folder: Path
+) -> TrainingSet:
+    """Write the training set of a window: the rows that count, with their features as they were known."""
+    rows = feature_store.historical(store, spec, select_rows(spec, partitions, window))
+    return write_training_set(rows, feature_store.feature_names(store, spec), window, folder)
+
+
+def select_rows(spec: ModelSpec, partitions: list[Partition], window: Window) -> pa.Table:
+    """Return the rows that train or judge, in order of time: keys, request fields, label and both times.
+
+    A training row counts only if its label was known at the split: what trains must have been there when the judging
+    part began.
+    """
+    import duckdb
+
+    columns = list(dict.fromkeys([*(field.name for field in spec.request), *spec.key]))
+    uris = [p.accepted_uri for p in partitions if p.id in set(window.partition_ids) and p.accepted_uri]
+    with duckdb.connect() as connection:
+        connection.execute("SET TimeZone = 'UTC'")
+        rows = connection.execute(
+            f"""
+            SELECT {identifiers(columns)}, event_timestamp, label_timestamp, label,
+                   CASE WHEN event_timestamp < $split THEN 'train' ELSE 'judge' END AS {PART}
+            FROM read_parquet($uris)
+            WHERE event_timestamp >= $start AND event_timestamp < $end
+              AND (event_timestamp >= $split OR label_timestamp <= $split)
+              AND label >= $low AND label <= $high
+            ORDER BY event_timestamp, {identifiers(columns)}, label
+            """,
+            {
+                "uris": uris, "start": window.start, "split": window.split, "end": window.end,
+                "low": -float("inf") if spec.label.low is None else spec.label.low,
+                "high": float("inf") if spec.label.high is None else spec.label.high,
+            },
+        ).to_arrow_table()  # fmt: skip
+    counts = {name: pc.sum(pc.equal(rows[PART], name)).as_py() or 0 for name in ("train", "judge")}
+    if counts["train"] < spec.training.min_rows or not counts["judge"]:
+        raise RefusedError(
+            f"{spec.name}: {counts['train']} rows to train on and {counts['judge']} to judge, "
+            f"at least {spec.training.min_rows} and 1 are needed; ingest more, or change spec.training"
+        )
+    return rows
+
+
+def write_training_set(rows: pa.Table, features: list[str], window: Window, folder: Path) -> TrainingSet:
+    """Write the joined rows as parquet and return its record."""
+    path = folder / "training_set.parquet"
+    write_parquet(rows, path)
+    train = pc.sum(pc.equal(rows[PART], "train")).as_py()
+    return TrainingSet(
+        uri=str(path), digest=sha256_of(path), features=tuple(features), train_rows=train,
+        judge_rows=rows.num_rows - train, window=window,
+    )  # fmt: skip
+
+
+def read_part(data: TrainingSet, part: str) -> pa.Table:
+    """Read the rows of one part of a training set."""
+    return pq.read_table(data.uri, filters=[(PART, "=", part)])
+
+
+def matrix(rows: pa.Table, features: tuple[str, ...]) -> pd.DataFrame:
+    """Return the model's input: one column a feature, in order; numbers as float64 with NaN for missing."""
+    columns = {
+        name: column.cast(pa.float64()) if not pa.types.is_string(column.type) else column
+        for name, column in ((name, rows[name]) for name in features)
+    }
+    frame: pd.DataFrame = pa.table(columns).to_pandas()
+    return frame

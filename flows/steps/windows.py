@@ -1,0 +1,40 @@
+"""Rolling windows as ibis expressions: statistics of the rows that were known at each tick, over the time before it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import timedelta
+from typing import Any
+
+import ibis
+import ibis.expr.types as ir
+
+TICK = "tick"
+
+
+def rolling(rows: ir.Table, ticks: ir.Table, by: Sequence[str], window: timedelta, **statistics: Any) -> ir.Table:
+    """Return the statistics of each group at each tick T: of its rows in [T - window, T) whose label was known at T.
+
+    ``rows`` has ``event_timestamp`` and ``label_timestamp``, ``ticks`` has ``tick``, all times of one zone. A statistic
+    is a deferred ibis expression of the joined table, such as ``ibis._.minutes.mean()``; one over a shorter window
+    takes ``where=recent(...)``. A group without a row at T has no row. Columns out: ``by``, ``event_timestamp`` (T)
+    and the statistics.
+    """
+    seen = rows.join(
+        ticks,
+        [
+            rows.event_timestamp >= ticks[TICK] - ibis.interval(seconds=_seconds(window)),
+            rows.event_timestamp < ticks[TICK],
+            rows.label_timestamp <= ticks[TICK],
+        ],
+    )
+    return seen.group_by([*by, TICK]).aggregate(**statistics).rename(event_timestamp=TICK)
+
+
+def recent(window: timedelta) -> Any:
+    """Return the condition that a row of ``rolling`` lies in the last ``window`` before its tick."""
+    return ibis._.event_timestamp >= ibis._[TICK] - ibis.interval(seconds=_seconds(window))
+
+
+def _seconds(window: timedelta) -> int:
+    return round(window.total_seconds())

@@ -1,0 +1,133 @@
+"""Measures landing against a bare DuckDB copy of the same rows from parquet to parquet, in turn, in one process.
+
+Run: ``uv run python -m tests.benchmarks.landing [--rows N] [--rounds N] [--json FILE]``. Landing is all of it: read, hash,
+write, validate with Great Expectations, split off bad rows, statistics, page, ledger; one monthly partition. Also shown:
+the same rows as daily partitions, and the monthly one through the Prefect flow with its server.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import tempfile
+import time
+from datetime import date, timedelta
+from pathlib import Path
+from typing import Any
+
+LIMIT = 6.0  # landing, in multiples of the bare copy
+BARE, MONTH, DAYS, FLOW = "bare copy", "landed as 1 month", "landed as 31 days", "1 month, through the flow"
+BARE_GROUPED, MONTH_GROUPED = "bare copy, small row groups", "landed, small row groups"
+
+
+def write_rows(path: Path, rows: int) -> None:
+    """Write a simulated January as the public monthly files are written: by pyarrow with its defaults."""
+    import pandas as pd
+
+    from flows.models.taxi.simulator import simulate_day
+
+    days = [simulate_day(date(2024, 1, 1) + timedelta(days=day), trips=rows // 28) for day in range(31)]
+    month = pd.concat(days, ignore_index=True).head(rows)
+    month.to_parquet(path, index=False)
+
+
+def rewrite(source: Path, target: Path) -> None:
+    """Write a file again as DuckDB does, in small row groups: then the bare copy can use all cores."""
+    import duckdb
+
+    with duckdb.connect() as connection:
+        connection.execute(
+            "COPY (SELECT * FROM read_parquet($source)) TO $target (FORMAT parquet)",
+            {"source": str(source), "target": str(target)},
+        )
+
+
+def bare(source: Path, folder: Path) -> float:
+    """Copy the rows from parquet to parquet with DuckDB's defaults; return the seconds."""
+    started = time.perf_counter()
+    rewrite(source, folder / "copy.parquet")
+    return time.perf_counter() - started
+
+
+def land(source: Path, folder: Path, kind: str) -> float:
+    """Land the rows in a fresh home by the plain steps; return the seconds."""
+    from flows import ledger
+    from flows.settings import Settings
+    from flows.spec import load_model
+    from flows.steps import docs, judging, landing
+    from flows.steps.periods import parse_kind
+
+    home = Settings(home=Path(tempfile.mkdtemp(dir=folder)))
+    spec = load_model("taxi", home)
+    engine = ledger.connect(home)
+    started = time.perf_counter()
+    landed = landing.land(str(source), spec, home, engine, parse_kind(kind))
+    with judging.bench(spec, home, engine, landed) as bench:
+        decided = [judging.decide(bench, partition) for partition in landed]
+    docs.write_index(home, spec, ledger.list_partitions(engine, spec.name))
+    taken = time.perf_counter() - started
+    if {partition.status for partition in decided} != {"accepted"}:
+        raise SystemExit(f"not accepted: {[partition.reasons for partition in decided]}")
+    return taken
+
+
+def through_flow(source: Path, folder: Path) -> float:
+    """Land the rows as one month through the Prefect flow, its server running; return the seconds of the flow run."""
+    from flows.settings import load
+    from flows.steps.prefect_server import prefect_server
+
+    home = load(tempfile.mkdtemp(dir=folder))
+    with prefect_server(home):
+        from flows.ingest import ingest
+
+        started = time.perf_counter()
+        ingest(str(source), partition_by="month")
+        return time.perf_counter() - started
+
+
+def measure(rows: int, rounds: int) -> dict[str, Any]:
+    """Return the seconds of each variant, and of landing in multiples of the bare copy: the median over the rounds."""
+    with tempfile.TemporaryDirectory(prefix="landing-") as name:
+        folder = Path(name)
+        source, small, grouped = (folder / f"{name}.parquet" for name in ("rows", "small", "grouped"))
+        write_rows(source, rows)
+        write_rows(small, 28_000)
+        rewrite(source, grouped)
+        for _ in range(2):  # what is imported or compiled at first use is not landing's time
+            land(small, folder, "month")
+        seconds = {label: [0.0] * rounds for label in (BARE, MONTH, BARE_GROUPED, MONTH_GROUPED)}
+        for number in range(rounds):
+            for file, copied, landed in ((source, BARE, MONTH), (grouped, BARE_GROUPED, MONTH_GROUPED)):
+                seconds[copied][number] = bare(file, folder)
+                seconds[landed][number] = land(file, folder, "month")
+        seconds[DAYS] = [land(source, folder, "day")]
+        seconds[FLOW] = [through_flow(source, folder)]
+    ratios = {
+        landed: statistics.median(b / a for a, b in zip(seconds[copied], seconds[landed], strict=True))
+        for copied, landed in ((BARE, MONTH), (BARE_GROUPED, MONTH_GROUPED))
+    }
+    return {"rows": rows, "seconds": seconds, "ratios": ratios, "limit": LIMIT, "cores": os.cpu_count()}
+
+
+def main() -> None:
+    """Measure, print a table and end with status 1 if landing takes longer than it may."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--rows", type=int, default=1_000_000)
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--json", type=Path)
+    options = parser.parse_args()
+    result = measure(options.rows, options.rounds)
+    print(f"{'':30}{'median s':>10}{'x bare':>9}   {options.rows:,} rows, {result['cores']} cores, {options.rounds} rounds")
+    for label, times in result["seconds"].items():
+        ratio = result["ratios"].get(label)
+        print(f"{label:30}{statistics.median(times):10.3f}" + (f"{ratio:9.2f}" if ratio else ""))
+    if options.json:
+        options.json.write_text(json.dumps(result, indent=1))
+    if result["ratios"][MONTH] > LIMIT:
+        raise SystemExit(f"landing takes {result['ratios'][MONTH]:.2f} times the bare copy, more than {LIMIT:g}")
+
+
+if __name__ == "__main__":
+    main()

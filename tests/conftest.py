@@ -1,0 +1,70 @@
+"""Fixtures of all tests: homes that are thrown away, one Prefect server, the public taxi month."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from datetime import date, timedelta
+from pathlib import Path
+
+import pytest
+
+from flows.settings import Settings
+
+DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
+
+
+@pytest.fixture
+def restored_environment() -> Iterator[None]:
+    """Put the environment back as it was: opening a home changes it."""
+    before = dict(os.environ)
+    yield
+    os.environ.clear()
+    os.environ.update(before)
+
+
+@pytest.fixture
+def home(tmp_path: Path, restored_environment: None) -> Settings:
+    """Return the settings of a new home, opened for this process."""
+    return Settings(home=tmp_path / "home").activate()
+
+
+@pytest.fixture(scope="session")
+def prefect_api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Run one Prefect server for the tests of this session, in a home of its own."""
+    from flows.steps.prefect_server import start
+    from flows.steps.processes import free_port, stop
+
+    process, api_url = start(Settings(home=tmp_path_factory.mktemp("prefect")), free_port())
+    yield api_url
+    stop(process)
+
+
+@pytest.fixture
+def flow_home(home: Settings, prefect_api: str) -> Settings:
+    """Return a new home in which flows can run, on the session's server."""
+    os.environ["PREFECT_API_URL"] = prefect_api
+    return home
+
+
+@pytest.fixture(scope="session")
+def taxi_month() -> Path:
+    """Return the public file of January 2022, or skip where it is not."""
+    path = DATA / "green_tripdata_2022-01.parquet"
+    if not path.exists():
+        if os.environ.get("EVERGREEN_REQUIRE_DATA") == "1":
+            pytest.fail(f"{path} is missing and EVERGREEN_REQUIRE_DATA=1")
+        pytest.skip(f"{path} is not here; the project does not ship it")
+    return path
+
+
+@pytest.fixture(scope="session")
+def simulated_days(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a folder with eight simulated days of 2,000 trips, one file a day."""
+    from flows.models.taxi.simulator import simulate_day
+
+    folder = tmp_path_factory.mktemp("days")
+    for number in range(8):
+        day = date(2024, 1, 1) + timedelta(days=number)
+        simulate_day(day, trips=2000).to_parquet(folder / f"{day}.parquet")
+    return folder

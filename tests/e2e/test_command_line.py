@@ -1,0 +1,49 @@
+"""Wrong calls: one clear line, the right exit status, no traceback, nothing changed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from test_demo import run
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "named"),
+    [
+        (["status", "--model", "nosuch"], 2, "known are: taxi"),
+        (["train", "--model", "../etc"], 2, "not allowed"),
+        (["ingest", "no-such-file.parquet"], 2, "no-such-file.parquet"),
+        (["ingest", "ftp://example.org/x.parquet"], 2, "ftp"),
+        (["ingest", "README.md", "--partition-by", "hour"], 2, "hour"),
+        (["train"], 1, "evergreen featurize"),
+        (["promote"], 1, "no challenger"),
+        (["promote", "7"], 1, "no version 7"),
+        (["rollback"], 1, "nothing to roll back to"),
+        (["monitor"], 1, "evergreen train"),
+        (["score", "in.csv", "out.csv"], 1, "evergreen train"),
+    ],
+)
+def test_a_wrong_or_refused_call_is_one_line(tmp_path: Path, arguments: list[str], status: int, named: str) -> None:
+    done = run(*arguments, "--home", str(tmp_path / "home"))
+    assert done.returncode == status, done.stderr
+    assert done.stdout == ""
+    assert len(done.stderr.splitlines()) == 1, done.stderr
+    assert done.stderr.startswith("evergreen: ")
+    assert named in done.stderr
+
+
+@pytest.mark.parametrize("arguments", [["promote", "one"], ["nosuch"], ["ingest"], ["serve", "--port", "99999"]])
+def test_a_call_that_cannot_be_read_is_told_so(arguments: list[str]) -> None:
+    done = run(*arguments)
+    assert done.returncode == 2
+    assert "Traceback" not in done.stderr
+
+
+def test_help_names_every_command() -> None:
+    done = run("--help")
+    assert done.returncode == 0
+    for command in (
+        "demo", "ingest", "featurize", "train", "promote", "rollback", "monitor", "score", "serve", "status", "partitions", "versions",
+    ):  # fmt: skip
+        assert f" {command} " in done.stdout

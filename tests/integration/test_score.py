@@ -1,0 +1,238 @@
+"""Batch scoring: the same features and the same model as online, a whole file or none."""
+
+import os
+from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
+from types import SimpleNamespace
+from zoneinfo import ZoneInfo
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from flows import ledger
+from flows.errors import RefusedError, UsageError
+from flows.models.taxi.simulator import simulate_day
+from flows.models.taxi.spec import spec
+from flows.settings import Settings
+from flows.steps import feature_store, feature_tables, scoring
+from flows.steps.bundle import frame_of, load_bundle, save_bundle
+from flows.steps.files import sha256_of, write_parquet
+from flows.steps.training_set import Window, matrix, read_part, write_training_set
+
+FIRST = date(2024, 1, 1)
+DAYS = 6
+ZONE = ZoneInfo(spec.source.time_zone)
+REQUEST = [field.name for field in spec.request]
+
+
+def events(first: int, last: int) -> pd.DataFrame:
+    """Return accepted rows of the days [first, last)."""
+    frame = pd.concat([simulate_day(FIRST + timedelta(days=n), trips=400) for n in range(first, last)], ignore_index=True)
+    duration = frame["lpep_dropoff_datetime"] - frame["lpep_pickup_datetime"]
+    frame["minutes"] = frame["label"] = duration.dt.total_seconds() / 60
+    frame = frame[frame["minutes"].between(1, 60) & (frame["lpep_pickup_datetime"] >= pd.Timestamp(FIRST))]
+    frame["event_timestamp"] = frame["lpep_pickup_datetime"].dt.tz_localize(ZONE).dt.tz_convert("UTC")
+    frame["label_timestamp"] = frame["event_timestamp"] + duration + spec.label.delay
+    return frame.sort_values("event_timestamp", ignore_index=True)
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """A home with features of six days, offline and online, and a champion that uses all of them."""
+    from sklearn.ensemble import HistGradientBoostingRegressor
+
+    settings = Settings(home=tmp_path_factory.mktemp("home"))
+    engine = ledger.connect(settings)
+    rows = events(0, DAYS)
+    path = write_parquet(pa.Table.from_pandas(rows, preserve_index=False), settings.lake("taxi") / "days.parquet")
+    landed = ledger.add_partition(
+        engine, model="taxi", key="days", digest=sha256_of(path), source="test", uri=str(path), rows=len(rows)
+    )
+    times = rows["event_timestamp"]
+    ledger.decide_partition(
+        engine, landed.id, "accepted", accepted_uri=str(path), first_event=times.min().to_pydatetime(),
+        last_event=times.max().to_pydatetime(),
+    )  # fmt: skip
+    feature_store.apply_definitions(settings, spec)
+    planned = feature_tables.plan(spec, ledger.list_partitions(engine, "taxi", "accepted"))
+    feature_tables.compute(settings, spec, planned)
+    feature_store.materialize(settings, spec, planned.ticks[0], planned.ticks[-1])
+    store = feature_store.open_store(settings)
+
+    names = feature_store.feature_names(store, spec)
+    known = pa.Table.from_pandas(rows[[*REQUEST, "event_timestamp", "label"]], preserve_index=False)
+    joined = feature_store.historical(store, spec, known)
+    parts = ["train"] * (joined.num_rows - 200) + ["judge"] * 200
+    window = Window(start=times.min(), split=times.max(), end=times.max(), partition_ids=())
+    data = write_training_set(joined.append_column("part", pa.array(parts)), names, window, settings.home / "set")
+    train = read_part(data, "train")
+    estimator = HistGradientBoostingRegressor(max_iter=30, random_state=0)
+    estimator.fit(matrix(train, data.features), train["label"].to_numpy())
+    digest = save_bundle(spec, estimator, data, settings.home / "bundle")
+    ledger.promote(
+        engine, model="taxi", expected=None, kind="promote", version=7, run_id="r",
+        model_uri=str(settings.home / "bundle"), digest=digest, who="test", why="test", evidence={},
+    )  # fmt: skip
+    return SimpleNamespace(settings=settings, store=store, bundle=load_bundle(settings.home / "bundle", digest))
+
+
+@pytest.fixture
+def requests():
+    """Trips of the day after, with a column that the model does not know, in no order."""
+    frame = events(DAYS, DAYS + 1)[REQUEST].sample(100, random_state=0, ignore_index=True)
+    return frame.assign(note=[f"trip {n}" for n in range(100)])
+
+
+def run(place, source, target) -> scoring.Scored:
+    return scoring.score_file(place.settings, spec, place.store, place.bundle, 7, str(source), str(target))
+
+
+def online(place, frame: pd.DataFrame) -> np.ndarray:
+    """Return what the service would answer: online features, the same bundle."""
+    manifest = place.bundle.manifest
+    rows = [row | {"lpep_pickup_datetime": row["lpep_pickup_datetime"].to_pydatetime()} for row in frame.to_dict("records")]
+    found = feature_store.read_online(place.store, spec, manifest.feature_names, rows)
+    return place.bundle.scores(frame_of(manifest, [found.columns[name] for name in manifest.feature_names]))
+
+
+def test_batch_and_online_agree_and_rows_keep_their_order_and_columns(place, requests, tmp_path):
+    requests.to_parquet(tmp_path / "in.parquet")
+    scored = run(place, tmp_path / "in.parquet", tmp_path / "deep" / "out.parquet")
+    assert scored == scoring.Scored(target=str(tmp_path / "deep" / "out.parquet"), rows=100, version=7)
+    out = pq.read_table(scored.target).to_pandas()
+    assert list(out) == [*REQUEST, "note", "prediction", "model_version"]
+    pd.testing.assert_frame_equal(out[[*REQUEST, "note"]], requests)
+    assert out["model_version"].eq(7).all()
+    np.testing.assert_allclose(out["prediction"], online(place, requests[REQUEST]), rtol=1e-12)
+    assert out["prediction"].nunique() > 50
+
+
+@pytest.mark.parametrize("kind", ["local", "zoned", "text", "text with a zone"])
+def test_a_time_means_the_same_however_it_is_told(place, requests, tmp_path, kind):
+    requests.to_parquet(tmp_path / "in.parquet")
+    run(place, tmp_path / "in.parquet", tmp_path / "plain.parquet")
+    times = requests["lpep_pickup_datetime"]
+    zoned = times.dt.tz_localize(ZONE)
+    told = {
+        "local": times.astype("datetime64[ns]"),
+        "zoned": zoned.dt.tz_convert("Asia/Tokyo"),
+        "text": times.dt.strftime("%Y-%m-%dT%H:%M:%S"),
+        "text with a zone": zoned.map(lambda time: time.isoformat()),
+    }[kind]
+    requests.assign(lpep_pickup_datetime=told).to_parquet(tmp_path / "told.parquet")
+    run(place, tmp_path / "told.parquet", tmp_path / "out.parquet")
+    one, other = (pq.read_table(tmp_path / name)["prediction"] for name in ("plain.parquet", "out.parquet"))
+    assert one.equals(other)
+
+
+def test_csv_in_and_out_gives_what_parquet_gives(place, requests, tmp_path):
+    requests.to_parquet(tmp_path / "in.parquet")
+    requests.to_csv(tmp_path / "in [1].csv", index=False)
+    run(place, tmp_path / "in.parquet", tmp_path / "out.parquet")
+    run(place, tmp_path / "in [1].csv", tmp_path / "out.csv")
+    out = pd.read_csv(tmp_path / "out.csv", parse_dates=["lpep_pickup_datetime"])
+    assert list(out) == [*REQUEST, "note", "prediction", "model_version"]
+    np.testing.assert_allclose(out["prediction"], pq.read_table(tmp_path / "out.parquet")["prediction"], rtol=1e-12)
+    assert out["lpep_pickup_datetime"].tolist() == requests["lpep_pickup_datetime"].tolist()
+
+
+def test_several_batches_are_one_file(place, requests, tmp_path, monkeypatch):
+    requests.to_parquet(tmp_path / "in.parquet")
+    run(place, tmp_path / "in.parquet", tmp_path / "whole.parquet")
+    monkeypatch.setattr(scoring, "BATCH", 30)
+    run(place, tmp_path / "in.parquet", tmp_path / "parts.parquet")
+    assert pq.read_table(tmp_path / "parts.parquet").equals(pq.read_table(tmp_path / "whole.parquet"))
+
+
+def test_an_unknown_zone_is_predicted_too(place, requests, tmp_path):
+    requests.assign(PULocationID=9999).to_parquet(tmp_path / "in.parquet")
+    run(place, tmp_path / "in.parquet", tmp_path / "out.parquet")
+    assert np.isfinite(pq.read_table(tmp_path / "out.parquet")["prediction"].to_numpy()).all()
+
+
+CASES = {
+    "a missing column": (lambda frame: frame.drop(columns="trip_distance"), "lacks column trip_distance"),
+    "no rows": (lambda frame: frame.head(0), "no rows"),
+    "a missing value": (lambda frame: frame.assign(trip_distance=[*[1.0] * 7, None, *[1.0] * 92]), "trip_distance is missing in row 8"),
+    "a value too low": (lambda frame: frame.assign(trip_distance=[*[1.0] * 2, -1.0, *[1.0] * 97]), "'-1.0' in row 3 .*at least 0"),
+    "infinity": (lambda frame: frame.assign(trip_distance=np.inf), "trip_distance is 'inf' in row 1 .100 such rows"),
+    "half a zone": (lambda frame: frame.assign(PULocationID=74.5), "PULocationID is '74.5' .*whole number"),
+    "text for a number": (lambda frame: frame.assign(trip_distance="far"), "trip_distance is 'far'"),
+    "text for a time": (lambda frame: frame.assign(lpep_pickup_datetime="soon"), "lpep_pickup_datetime is 'soon' .*a time"),
+    "a column that scoring adds": (lambda frame: frame.assign(prediction=1.0), "column prediction, which scoring adds"),
+}
+
+
+@pytest.mark.parametrize("ending", ["parquet", "csv"])
+@pytest.mark.parametrize("case", CASES)
+def test_bad_input_is_refused_by_name_and_nothing_is_written(place, requests, tmp_path, case, ending):
+    change, words = CASES[case]
+    source = tmp_path / f"in.{ending}"
+    frame = change(requests)
+    frame.to_parquet(source) if ending == "parquet" else frame.to_csv(source, index=False)
+    (tmp_path / "out").mkdir()
+    with pytest.raises(UsageError, match=words) as refusal:
+        run(place, source, tmp_path / "out" / "out.parquet")
+    assert "\n" not in str(refusal.value)
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("source", "target", "words"),
+    [
+        ("absent.parquet", "out.parquet", "is not a file"),
+        ("in.xlsx", "out.parquet", "cannot be read: name a file that ends in"),
+        ("in.parquet", "out.json", "cannot be written: name a file that ends in"),
+        ("in.parquet", "in.parquet", "the input itself"),
+        ("in.parquet", "folder.csv", "is a folder"),
+        ("torn.parquet", "out.parquet", "cannot be read"),
+        ("nested.parquet", "out.csv", "nested column note"),
+    ],
+)
+def test_bad_paths_are_refused_and_an_earlier_output_stays(place, requests, tmp_path, source, target, words):
+    requests.to_parquet(tmp_path / "in.parquet")
+    requests.assign(note=[[1, 2]] * 100).to_parquet(tmp_path / "nested.parquet")
+    (tmp_path / "torn.parquet").write_bytes((tmp_path / "in.parquet").read_bytes()[:-100])
+    (tmp_path / "folder.csv").mkdir()
+    (tmp_path / "out.parquet").write_text("earlier")
+    (tmp_path / "out.csv").write_text("earlier")
+    before = sorted(path.name for path in tmp_path.iterdir())
+    with pytest.raises(UsageError, match=words):
+        run(place, tmp_path / source, tmp_path / target)
+    assert sorted(path.name for path in tmp_path.iterdir()) == before
+    assert (tmp_path / "out.parquet").read_text() == (tmp_path / "out.csv").read_text() == "earlier"
+
+
+@pytest.fixture
+def prefect_api(tmp_path_factory):
+    """Give a Prefect server of our own; the environment is as before afterwards."""
+    from flows.steps.prefect_server import prefect_server
+
+    before = dict(os.environ)
+    try:
+        with prefect_server(Settings(home=tmp_path_factory.mktemp("server")).activate()) as url:
+            yield url
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
+
+
+def test_the_flow_scores_with_the_champion_and_refuses_without_one(place, requests, tmp_path, monkeypatch, prefect_api):
+    from flows.score import score
+
+    requests.to_parquet(tmp_path / "in.parquet")
+    monkeypatch.setenv("EVERGREEN_HOME", str(place.settings.home))
+    found = score(source=str(tmp_path / "in.parquet"), target=str(tmp_path / "out.csv"))
+    assert found == {"model": "taxi", "target": str(tmp_path / "out.csv"), "rows": 100, "version": 7}
+    assert Path(found["target"]).read_text().count("\n") == 101
+    run = ledger.last_runs(ledger.connect(place.settings), "taxi", 1)[0]
+    assert (run.flow, run.state) == ("score", "completed")
+    assert run.ended_at is not None
+    assert run.ended_at <= datetime.now(UTC)
+    monkeypatch.setenv("EVERGREEN_HOME", str(tmp_path / "empty"))
+    with pytest.raises(RefusedError, match="evergreen train"):
+        score(source=str(tmp_path / "in.parquet"), target=str(tmp_path / "other.csv"))
+    assert not (tmp_path / "other.csv").exists()

@@ -1,0 +1,163 @@
+"""The decision: every cause is named, data problems alone never retrain, and nothing retrains in circles."""
+
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from flows.ledger import Partition, Promotion, Run
+from flows.spec import Triggers
+from flows.steps.decision import Facts, decide, gather
+from flows.steps.drift import FeatureDrift
+from flows.steps.performance import Performance
+
+NOW = datetime(2024, 3, 1, tzinfo=UTC)
+TRIGGERS = Triggers(min_labels=100, cool_down=timedelta(hours=6))
+
+
+def performance(degraded):
+    nothing = float("nan")
+    return Performance(
+        metric="rmse", first_event=NOW, last_event=NOW, predictions=900, labelled=800, waiting=100, outside=0,
+        error=7.0, interval=(6.5, 7.5), reference_error=3.4, expected=3.5, ratio=2.0,
+        ratio_interval=(1.8, 2.2) if degraded else (nothing, nothing), days=(), slices=(), degraded=degraded,
+    )  # fmt: skip
+
+
+def drifts(*names, missing=0.0, watched=True):
+    return tuple(
+        FeatureDrift(
+            feature=name, distance=0.31, limit=0.1, missing=missing, missing_reference=0.0, samples=900,
+            watched=watched, drifted=watched,
+        )
+        for name in names
+    )  # fmt: skip
+
+
+def facts(**values):
+    return Facts(**{"since_training": timedelta(days=3), "new_partitions": 2, **values})
+
+
+def test_without_a_cause_nothing_is_retrained():
+    decision = decide(facts(performance=performance(False)), TRIGGERS)
+    assert (decision.retrain, decision.reasons, decision.held) == (False, (), ())
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ({"performance": performance(True)}, ["performance", "rmse 7", "800", "2.00 times (1.80 to 2.20)", "3.5"]),
+        ({"drift": drifts("distance_miles", "label")}, ["drift", "distance_miles 0.31 (limit 0.10)", "label"]),
+        ({"age": timedelta(days=40)}, ["staleness", "40 days", "30 days"]),
+    ],
+)
+def test_each_cause_retrains_and_says_why(values, words):
+    decision = decide(facts(**values), TRIGGERS.model_copy(update={"max_age": timedelta(days=30)}))
+    assert decision.retrain
+    assert len(decision.reasons) == 1
+    assert all(word in decision.reasons[0] for word in words)
+
+
+def test_several_causes_are_one_decision_that_names_them_all():
+    decision = decide(facts(performance=performance(True), drift=drifts("hour")), TRIGGERS)
+    assert decision.retrain
+    assert [reason.split(":")[0] for reason in decision.reasons] == ["performance", "drift"]
+
+
+def test_fewer_drifted_columns_than_asked_for_do_not_retrain():
+    two = TRIGGERS.model_copy(update={"drift_features": 2})
+    assert not decide(facts(drift=drifts("hour")), two).reasons
+    assert decide(facts(drift=drifts("hour", "label")), two).retrain
+
+
+def test_a_data_problem_is_told_but_never_retrains_by_itself():
+    decision = decide(facts(data_problems=("partition 2024-02-01 is quarantined: schema",)), TRIGGERS)
+    assert not decision.retrain
+    assert not decision.reasons
+    assert decision.notes == ("partition 2024-02-01 is quarantined: schema",)
+
+
+def test_a_data_problem_beside_a_cause_does_not_stop_the_retraining():
+    decision = decide(facts(drift=drifts("hour"), data_problems=("bad",)), TRIGGERS)
+    assert (decision.retrain, decision.notes) == (True, ("bad",))
+
+
+def test_the_cool_down_holds_back_and_says_so():
+    decision = decide(facts(drift=drifts("hour"), since_training=timedelta(hours=5)), TRIGGERS)
+    assert not decision.retrain
+    assert decision.reasons
+    assert "5 hours ago" in decision.held[0]
+    assert decide(facts(drift=drifts("hour"), since_training=timedelta(hours=7)), TRIGGERS).retrain
+
+
+def test_without_new_data_the_same_cause_does_not_retrain_again():
+    decision = decide(facts(drift=drifts("hour"), new_partitions=0), TRIGGERS)
+    assert not decision.retrain
+    assert "nothing new" in decision.held[0]
+
+
+def partition(key, status, decided, last_event=NOW, reasons=()):
+    return Partition(
+        id=1, model="taxi", key=key, revision=1, digest="d", source="s", status=status, uri="u", accepted_uri="a",
+        rejected_uri=None, docs_uri=None, rows=1, accepted_rows=1, rejected_rows=0, reasons=list(reasons),
+        statistics={}, validation={}, first_event=NOW, last_event=last_event, landed_at=decided, decided_at=decided,
+        featurized_at=None,
+    )  # fmt: skip
+
+
+def run(flow, state, started):
+    return Run(
+        id=f"{flow}{started}", model="taxi", flow=flow, reason="", state=state, executor="", summary={},
+        started_at=started, ended_at=None,
+    )  # fmt: skip
+
+
+def days(number):
+    return NOW + timedelta(days=number)
+
+
+CHAMPION = Promotion(
+    id=1, model="taxi", sequence=1, kind="promote", version=1, previous_version=None, run_id="r", model_uri="m",
+    digest="d", who="w", why="y", evidence={}, at=NOW,
+)  # fmt: skip
+
+
+def collected(partitions=(), runs=(), drift=()):
+    return gather(TRIGGERS, performance(False), drift, CHAMPION, days(-2), partitions, runs, days(10))
+
+
+def test_what_was_accepted_after_the_last_training_is_new():
+    accepted = [partition("a", "accepted", days(1)), partition("b", "accepted", days(5))]
+    parts = [*accepted, partition("c", "replaced", days(6))]
+    assert collected(parts).new_partitions == 2
+    assert collected(parts, [run("train", "completed", days(3))]).new_partitions == 1
+    assert collected(parts, [run("ingest", "completed", days(9))]).new_partitions == 2
+
+
+def test_a_failed_training_learned_nothing_but_counts_for_the_cool_down():
+    found = collected([partition("a", "accepted", days(1))], [run("train", "failed", days(9.9))])
+    assert found.new_partitions == 1
+    assert found.since_training < TRIGGERS.cool_down
+
+
+def test_without_a_recorded_training_the_promotion_is_the_last_one():
+    assert collected().since_training == timedelta(days=10)
+
+
+def test_quarantined_partitions_are_problems_until_the_key_is_accepted():
+    bad = partition("2024-03-02", "quarantined", days(1), reasons=["column trip_distance is missing"])
+    assert collected([bad]).data_problems == (
+        "partition 2024-03-02 is quarantined: column trip_distance is missing",
+    )
+    assert collected([bad, partition("2024-03-02", "accepted", days(2))]).data_problems == ()
+    assert collected([bad], [run("train", "completed", days(2))]).data_problems == ()
+
+
+def test_features_that_went_missing_are_a_problem_of_the_data():
+    found = collected(drift=drifts("route_trips_28d", missing=0.9, watched=False))
+    assert "route_trips_28d" in found.data_problems[0]
+    assert not decide(found, TRIGGERS).retrain
+
+
+def test_the_age_is_counted_on_the_clock_of_the_data():
+    assert collected([partition("a", "accepted", days(1), last_event=days(4))]).age == timedelta(days=6)
+    assert collected().age is None

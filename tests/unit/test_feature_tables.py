@@ -1,0 +1,116 @@
+"""Which ticks are computed, what they hold, and that no value knows what came after it."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from flows.ledger import Partition
+from flows.models.taxi.spec import spec
+from flows.settings import Settings
+from flows.steps import feature_tables
+
+HOUR = timedelta(hours=1)
+NEW_YORK_MIDNIGHT = datetime(2024, 1, 10, 5, tzinfo=UTC)
+
+
+def partition(number: int, first: datetime, last: datetime, uri: str = "x", done: bool = False) -> Partition:
+    return Partition(
+        id=number, model="taxi", key=f"{first:%Y-%m-%d}", revision=1, digest="", source="", status="accepted", uri=uri,
+        accepted_uri=uri, rejected_uri=None, docs_uri=None, rows=1, accepted_rows=1, rejected_rows=0, reasons=[],
+        statistics={}, validation={}, first_event=first, last_event=last, landed_at=first, decided_at=first,
+        featurized_at=last if done else None,
+    )  # fmt: skip
+
+
+def day(offset: int, number: int | None = None, **options: Any) -> Partition:
+    start = NEW_YORK_MIDNIGHT + timedelta(days=offset)
+    return partition(offset if number is None else number, start + HOUR, start + 23 * HOUR, **options)
+
+
+def test_ticks_are_local_midnights_also_across_daylight_saving() -> None:
+    ticks = feature_tables.ticks_between(
+        spec, datetime(2024, 3, 9, 12, tzinfo=UTC), datetime(2024, 3, 12, 12, tzinfo=UTC)
+    )
+    assert [f"{tick:%d %H}" for tick in ticks] == ["10 05", "11 04", "12 04"]
+
+
+def test_a_tick_ends_the_day_of_the_newest_data_and_none_lies_in_the_future() -> None:
+    partitions = [day(0), day(1)]
+    planned = feature_tables.plan(spec, partitions)
+    assert planned.ticks == (NEW_YORK_MIDNIGHT + timedelta(days=1), NEW_YORK_MIDNIGHT + timedelta(days=2))
+    noon = NEW_YORK_MIDNIGHT + timedelta(days=1, hours=12)
+    assert feature_tables.plan(spec, partitions, now=noon).ticks == planned.ticks[:1]
+
+
+def test_a_new_day_makes_one_tick_a_late_day_those_after_it_and_a_gap_is_filled() -> None:
+    old = [day(number, done=True) for number in range(40) if number != 5]
+    assert len(feature_tables.plan(spec, [*old, day(40)]).ticks) == 1
+    late = feature_tables.plan(spec, [*old, day(5)]).ticks
+    assert late[0] == NEW_YORK_MIDNIGHT + timedelta(days=6)
+    assert len(late) == spec.history.days + 1
+    assert len(feature_tables.plan(spec, [*old, day(44)]).ticks) == 5
+    assert feature_tables.plan(spec, old).ticks == ()
+
+
+def rows_file(path: Path, rows: list[tuple[datetime, datetime, int, float]]) -> Path:
+    """Write trips of one route: event, time at which the label was known, drop-off zone, minutes."""
+    stamp = pa.timestamp("us", tz="UTC")
+    columns = list(zip(*rows, strict=True))
+    table = pa.table(
+        {
+            "event_timestamp": pa.array(columns[0], stamp), "label_timestamp": pa.array(columns[1], stamp),
+            "PULocationID": pa.array([7] * len(rows)), "DOLocationID": pa.array(columns[2]),
+            "trip_distance": pa.array([2.0] * len(rows)), "minutes": pa.array(columns[3]),
+        }
+    )  # fmt: skip
+    pq.write_table(table, path)
+    return path
+
+
+def values(home: Settings, view: str) -> list[tuple[Any, ...]]:
+    prefix = {"pickup_zone": "pickup", "dropoff_zone": "dropoff", "route": "route"}[view]
+    with duckdb.connect() as connection:
+        connection.execute("SET TimeZone = 'UTC'")
+        return connection.execute(
+            f"SELECT event_timestamp, {prefix}_trips_28d, {prefix}_minutes_mean_28d, created_timestamp "
+            f"FROM read_parquet('{home.features('taxi') / view}/*.parquet') ORDER BY ALL"
+        ).fetchall()
+
+
+def test_no_value_knows_an_event_or_a_label_of_the_future(home: Settings, tmp_path: Path) -> None:
+    first, second = NEW_YORK_MIDNIGHT + timedelta(days=1), NEW_YORK_MIDNIGHT + timedelta(days=2)
+    path = rows_file(
+        tmp_path / "rows.parquet",
+        [
+            (first - 2 * HOUR, first - HOUR, 8, 10.0),
+            (first - 2 * HOUR, first + HOUR, 8, 1000.0),  # happened before the tick, its label came after it
+            (first, first, 8, 5000.0),  # happened at the tick itself
+            (second - 2 * HOUR, second - HOUR, 8, 20.0),
+        ],
+    )
+    planned = feature_tables.FeaturePlan(ticks=(first, second), uris=(str(path),), new=(1,))
+    assert feature_tables.compute(home, spec, planned) == {"pickup_zone": 2, "dropoff_zone": 2, "route": 2}
+    for view in spec.entities:
+        found = [row[:3] for row in values(home, view)]
+        assert found == [(first, 1, 10.0), (second, 4, pytest.approx((10 + 1000 + 5000 + 20) / 4))]
+
+
+def test_what_was_corrected_away_does_not_live_on(home: Settings, tmp_path: Path) -> None:
+    tick = NEW_YORK_MIDNIGHT + timedelta(days=1)
+    wrong = rows_file(tmp_path / "wrong.parquet", [(tick - 2 * HOUR, tick - HOUR, 8, 10.0)])
+    right = rows_file(tmp_path / "right.parquet", [(tick - 2 * HOUR, tick - HOUR, 9, 12.0)])
+    for path in (wrong, right):
+        feature_tables.compute(home, spec, feature_tables.FeaturePlan(ticks=(tick,), uris=(str(path),), new=(1,)))
+    with duckdb.connect() as connection:
+        newest = connection.execute(
+            f"SELECT DOLocationID, dropoff_minutes_mean_28d FROM read_parquet('{home.features('taxi')}/dropoff_zone/*.parquet') "
+            "QUALIFY row_number() OVER (PARTITION BY DOLocationID ORDER BY created_timestamp DESC) = 1 ORDER BY ALL"
+        ).fetchall()
+    assert newest == [(8, None), (9, 12.0)]

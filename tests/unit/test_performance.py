@@ -1,0 +1,226 @@
+"""Performance: labels come late, twice and out of order; the error is judged against what its own test promised."""
+
+from datetime import UTC, datetime, timedelta
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from flows.models.taxi.spec import spec as taxi
+from flows.spec import Label, Metric
+from flows.steps import labels, performance
+
+START = datetime(2024, 1, 8, 5, tzinfo=UTC)  # midnight in New York
+SPEC = taxi.model_copy(
+    update={"key": ("id",), "slices": ("kind",), "triggers": taxi.triggers.model_copy(update={"min_labels": 100})}
+)
+
+
+def predictions(*rows, version=1):
+    """Return logged answers; a row is (request, id, prediction, hours after START)."""
+    return pa.table(
+        {
+            "request_id": [row[0] for row in rows],
+            "row": pa.array([0] * len(rows), pa.int64()),
+            "at": pa.array([START + timedelta(days=9)] * len(rows), pa.timestamp("us", "UTC")),
+            "version": pa.array([version] * len(rows), pa.int64()),
+            "event_timestamp": pa.array([START + timedelta(hours=row[3]) for row in rows], pa.timestamp("us", "UTC")),
+            "prediction": pa.array([row[2] for row in rows], pa.float64()),
+            "id": pa.array([row[1] for row in rows], pa.int64()),
+            "kind": pa.array([float(row[1] % 2) for row in rows]),
+        }
+    )
+
+
+def accepted(folder, name, *rows):
+    """Write an accepted partition; a row is (id, label, hours after START, hours until the label is known)."""
+    table = pa.table(
+        {
+            "id": pa.array([row[0] for row in rows], pa.int64()),
+            "event_timestamp": pa.array([START + timedelta(hours=row[2]) for row in rows], pa.timestamp("us", "UTC")),
+            "label_timestamp": pa.array(
+                [START + timedelta(hours=row[2] + row[3]) for row in rows], pa.timestamp("us", "UTC")
+            ),
+            "label": pa.array([row[1] for row in rows], pa.float64()),
+        }
+    )
+    path = folder / f"{name}.parquet"
+    pq.write_table(table, path)
+    return str(path)
+
+
+def pairs(joined):
+    return [(row["request_id"], row["label"], row["state"]) for row in joined.to_pylist()]
+
+
+def test_labels_meet_their_predictions_in_whatever_order_the_partitions_came(tmp_path):
+    late = accepted(tmp_path, "late", (2, 20.0, 2, 30))
+    first = accepted(tmp_path, "first", (3, 30.0, 3, 1), (1, 10.0, 1, 1), (9, 90.0, 1, 1))
+    log = predictions(("c", 3, 31.0, 3), ("a", 1, 11.0, 1), ("b", 2, 21.0, 2), ("d", 4, 41.0, 4))
+    expected = [("a", 10.0, "labelled"), ("b", 20.0, "labelled"), ("c", 30.0, "labelled"), ("d", None, "waiting")]
+    assert pairs(labels.join_labels(SPEC, log, [late, first])) == expected
+    assert pairs(labels.join_labels(SPEC, log, [first, late])) == expected
+
+
+def test_a_label_that_came_twice_and_a_prediction_logged_twice_count_once(tmp_path):
+    one = accepted(tmp_path, "one", (1, 10.0, 1, 5), (1, 10.0, 1, 5))
+    two = accepted(tmp_path, "two", (1, 12.0, 1, 1))
+    log = predictions(("a", 1, 11.0, 1), ("a", 1, 11.0, 1))
+    assert pairs(labels.join_labels(SPEC, log, [one, two])) == [("a", 12.0, "labelled")]  # 12 was known first
+    assert pairs(labels.join_labels(SPEC, log, [two, one])) == [("a", 12.0, "labelled")]
+
+
+def test_two_requests_for_one_trip_are_two_predictions(tmp_path):
+    one = accepted(tmp_path, "one", (1, 10.0, 1, 1))
+    log = predictions(("b", 1, 12.0, 1), ("a", 1, 11.0, 1))
+    assert pairs(labels.join_labels(SPEC, log, [one])) == [("a", 10.0, "labelled"), ("b", 10.0, "labelled")]
+
+
+def test_labels_that_the_model_does_not_answer_for_are_counted_apart(tmp_path):
+    one = accepted(tmp_path, "one", (1, 0.5, 1, 1), (2, 61.0, 1, 1), (3, 1.0, 1, 1), (4, 60.0, 1, 1))
+    joined = labels.join_labels(SPEC, predictions(*((str(n), n, 5.0, 1) for n in (1, 2, 3, 4, 5))), [one])
+    assert joined["state"].to_pylist() == ["outside", "outside", "labelled", "labelled", "waiting"]
+    found = performance.assess(SPEC, joined, performance.plain(5.0, SPEC.metric))
+    assert (found.predictions, found.labelled, found.outside, found.waiting) == (5, 2, 2, 1)
+
+
+def test_a_label_is_text_for_a_class(tmp_path):
+    path = tmp_path / "one.parquet"
+    moment = pa.array([START] * 2, pa.timestamp("us", "UTC"))
+    rows = {"id": [1, 2], "event_timestamp": moment, "label_timestamp": moment, "label": ["a", "b"]}
+    pq.write_table(pa.table(rows), path)
+    classes = SPEC.model_copy(
+        update={"task": "multiclass", "metric": Metric(name="log_loss"), "label": Label(name="kind"), "slices": ()}
+    )
+    log = predictions(("x", 1, 0.0, 0), ("y", 2, 0.0, 0)).set_column(5, "prediction", pa.array(["a", "a"]))
+    joined = labels.join_labels(classes, log, [str(path)])
+    found = performance.assess(classes, joined, performance.expect(classes, joined["label"], joined["prediction"]))
+    assert found.metric == "share of misses"
+    assert (found.error, found.expected, found.ratio) == (0.5, 0.5, 1.0)
+
+
+@pytest.mark.parametrize("truth", [pa.array([True, False]), pa.array([1, 0]), pa.array([1.0, 0.0])])
+def test_logged_classes_equal_their_labels_whatever_their_type(truth):
+    binary = SPEC.model_copy(update={"task": "binary"})
+    logged = {"bool": ["true", "true"], "int64": ["1", "1"], "double": ["1.0", "1.0"]}[str(truth.type)]
+    losses = performance.losses_of(binary, pa.chunked_array([truth]), pa.chunked_array([logged]))
+    assert losses.tolist() == [0.0, 1.0]
+
+
+def test_no_partition_and_no_prediction_is_no_error(tmp_path):
+    joined = labels.join_labels(SPEC, predictions(("a", 1, 11.0, 1)), [])
+    assert pairs(joined) == [("a", None, "waiting")]
+    found = performance.assess(SPEC, joined, performance.plain(5.0, SPEC.metric))
+    assert np.isnan(found.error)
+    assert not found.degraded
+    one = accepted(tmp_path, "one", (1, 9.0, 1, 1))
+    empty = labels.join_labels(SPEC, predictions(("a", 1, 11.0, 1)).slice(0, 0), [one])
+    assert performance.assess(SPEC, empty, performance.plain(5.0, SPEC.metric)).predictions == 0
+
+
+def judged(rows=2000, factor=1.0, long=0.5, seed=0, per_hour=20, spec=SPEC, expected=None):
+    """Return performance on rows whose error is 1 for short trips and 4 for long ones, times a factor."""
+    rng = np.random.default_rng(seed)
+    is_long = rng.random(rows) < long
+    truth = np.where(is_long, 40.0, 10.0) + rng.uniform(-3, 3, rows)
+    predicted = truth + factor * np.where(is_long, 4.0, 1.0) * rng.choice([-1, 1], rows)
+    log = predictions(*((str(n), n, float(predicted[n]), n / per_hour) for n in range(rows)))
+    joined = log.append_column("label", pa.array(truth)).append_column("state", pa.array(["labelled"] * rows))
+    return joined if expected is None else performance.assess(spec, joined, expected)
+
+
+@pytest.fixture(scope="module")
+def expected():
+    judge = judged()
+    return performance.expect(SPEC, judge["label"], judge["prediction"])
+
+
+def test_the_expected_error_is_that_of_the_judging_part(expected):
+    found = judged(seed=1, expected=expected)
+    assert expected.error == pytest.approx(np.sqrt((16 + 1) / 2), rel=0.05)
+    assert found.ratio == pytest.approx(1.0, abs=0.02)
+    assert not found.degraded
+
+
+@pytest.mark.parametrize("long", [0.1, 0.9])
+def test_another_mix_of_rows_alone_does_not_degrade(expected, long):
+    found = judged(seed=2, long=long, expected=expected)
+    assert abs(found.error / expected.error - 1.0) > 0.2
+    assert found.ratio == pytest.approx(1.0, abs=0.02)
+    assert not found.degraded
+    assert long < 0.5 or judged(seed=2, long=long, expected=performance.plain(expected.error, SPEC.metric)).degraded
+
+
+@pytest.mark.parametrize(("factor", "degraded"), [(1.05, False), (1.3, True)])
+def test_an_error_grown_past_the_ratio_degrades(expected, factor, degraded):
+    found = judged(seed=3, factor=factor, expected=expected)
+    assert found.degraded is degraded
+    assert found.ratio_interval[0] < found.ratio < found.ratio_interval[1]
+
+
+def test_too_few_labels_do_not_degrade(expected):
+    assert not judged(rows=99, factor=3.0, expected=expected).degraded
+    assert judged(rows=100, factor=3.0, expected=expected).degraded
+
+
+def test_one_bad_hour_does_not_degrade(expected):
+    """A single hour of the day went wrong: the interval over hours is wide, its lower end stays below."""
+    joined = judged(seed=4, rows=480)
+    hour = np.arange(480) // 20 == 5
+    prediction = np.where(hour, joined["prediction"].to_numpy() + 12.0, joined["prediction"].to_numpy())
+    joined = joined.set_column(5, "prediction", pa.array(prediction))
+    found = performance.assess(SPEC, joined, expected)
+    assert found.ratio > SPEC.triggers.performance_ratio
+    assert not found.degraded
+
+
+def test_an_answer_that_is_no_number_degrades(expected):
+    joined = judged(seed=5)
+    broken = joined["prediction"].to_numpy().copy()
+    broken[7] = np.nan
+    found = performance.assess(SPEC, joined.set_column(5, "prediction", pa.array(broken)), expected)
+    assert found.error == float("inf")
+    assert found.degraded
+
+
+def test_days_are_local_and_slices_add_up(expected):
+    found = judged(seed=6, expected=expected)  # 100 hours from midnight in New York
+    assert [part.name for part in found.days] == [f"2024-01-{day:02}" for day in (8, 9, 10, 11, 12)]
+    assert [part.rows for part in found.days] == [480, 480, 480, 480, 80]
+    assert all(part.low <= part.error <= part.high for part in found.days)
+    assert [part.name for part in found.slices] == ["kind = 0", "kind = 1"]
+    assert sum(part.rows * part.error**2 for part in found.slices) == pytest.approx(found.labelled * found.error**2)
+
+
+def test_only_the_version_and_the_newest_days_are_looked_at():
+    log = pa.concat_tables(
+        [
+            predictions(*((f"a{n}", n, 1.0, 24 * n) for n in range(10))),
+            predictions(("other", 1, 1.0, 24 * 30), version=2),
+        ]
+    )
+    found = labels.newest(log, version=1, days=3)
+    assert found["request_id"].to_pylist() == ["a7", "a8", "a9"]
+    assert labels.newest(log, version=3, days=3).num_rows == 0
+
+
+def test_a_request_for_a_far_future_does_not_move_the_window():
+    log = predictions(*((f"a{n}", n, 1.0, n / 100) for n in range(5000)), ("far", 1, 1.0, 24 * 365))
+    found = labels.newest(log, version=1, days=1)
+    assert "far" not in found["request_id"].to_pylist()
+    assert found.num_rows == 2400
+
+
+def test_a_request_without_event_time_is_as_old_as_its_answer():
+    log = predictions(("a", 1, 1.0, 0))
+    log = log.set_column(4, "event_timestamp", pa.array([None], pa.timestamp("us", "UTC")))
+    assert labels.newest(log, 1, 7)["event_timestamp"].to_pylist() == [START + timedelta(days=9)]
+
+
+@pytest.mark.parametrize(("hours", "kept"), [(12, 0), (22, 0), (23.5, 23.5), (24.5, 24), (30, 24), (168, 168)])
+def test_drift_is_compared_over_whole_days(hours, kept):
+    rows = predictions(*((str(n), n, 1.0, n / 10) for n in range(int(hours * 10))))
+    found = labels.whole_days(rows, 9)
+    assert found.num_rows == pytest.approx(kept * 10, abs=10)
+    assert labels.whole_days(rows, 1).num_rows == pytest.approx(min(kept, 24) * 10, abs=10)

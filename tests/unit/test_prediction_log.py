@@ -1,0 +1,175 @@
+"""The prediction log: what was answered is there, typed, over versions and after a kill."""
+
+import json
+import math
+import os
+import threading
+from datetime import UTC, datetime
+
+import pyarrow as pa
+import pytest
+from serving_parts import home
+
+from flows.errors import ContractError, UnavailableError
+from flows.models.taxi.spec import spec
+from flows.spec import RequestField
+from flows.steps.prediction_log import Answer, PredictionLog, read_predictions
+
+AT = datetime(2022, 1, 26, 12, tzinfo=UTC)
+ROW = {
+    "lpep_pickup_datetime": datetime.fromisoformat("2022-01-25T08:30"),
+    "PULocationID": 74,
+    "DOLocationID": 42,
+    "trip_distance": 2.4,
+}
+
+
+def answer(prediction=7.5, unknown=(), probabilities=None, **features):
+    """Return the answer to a row."""
+    return Answer(prediction=prediction, probabilities=probabilities, features=features, unknown=list(unknown))
+
+
+@pytest.fixture
+def settings(tmp_path):
+    return home(tmp_path)
+
+
+@pytest.fixture
+def log(settings):
+    log = PredictionLog(settings, spec)
+    yield log
+    log.close()
+
+
+def test_an_answer_comes_back_with_typed_columns(settings, log):
+    log.append("r1", AT, 3, [ROW, ROW | {"trip_distance": 1.0}], [answer(hour=8.5), answer(8.0, ["route"], hour=None)])
+    table = read_predictions(settings, spec)
+    assert table.schema.field("at").type == pa.timestamp("us", "UTC")
+    assert table.schema.field("event_timestamp").type == pa.timestamp("us", "UTC")
+    first, second = table.to_pylist()
+    assert first == ROW | {
+        "request_id": "r1", "row": 0, "at": AT, "version": 3, "prediction": 7.5, "probabilities": None, "unknown": [],
+        "event_timestamp": datetime(2022, 1, 25, 13, 30, tzinfo=UTC), "hour": 8.5,
+    }  # fmt: skip
+    assert (second["row"], second["trip_distance"], second["unknown"], second["hour"]) == (1, 1.0, ["route"], None)
+
+
+def test_an_empty_log_has_the_columns_of_a_full_one(settings, log):
+    empty = read_predictions(settings, spec)
+    log.append("r1", AT, 1, [ROW], [answer()])
+    assert empty.num_rows == 0
+    assert empty.schema == read_predictions(settings, spec).schema
+
+
+def test_features_of_all_versions_are_columns_and_missing_where_a_version_had_none(settings, log):
+    log.append("r1", AT, 1, [ROW], [answer(old=1.0, both=1, empty=None)])
+    log.append("r2", AT, 2, [ROW], [answer(new="north", both=math.nan)])
+    rows = read_predictions(settings, spec).to_pylist()
+    assert [(row["old"], row["both"], row["new"], row["empty"]) for row in rows] == [
+        (1.0, 1.0, None, None),
+        (None, None, "north", None),
+    ]
+
+
+def test_classes_come_back_with_their_probabilities(settings, log):
+    log.append("r1", AT, 1, [ROW], [answer("short", probabilities={"short": 0.75, "long": 0.25})])
+    classifying = spec.model_copy(update={"task": "multiclass"})
+    row = read_predictions(settings, classifying).to_pylist()[0]
+    assert row["prediction"] == "short"
+    assert dict(row["probabilities"]) == {"short": 0.75, "long": 0.25}
+
+
+@pytest.mark.parametrize("cut", [2, 30, 200])
+def test_a_torn_last_line_is_left_out_and_the_rest_is_there(cut, settings, log):
+    log.append("r1", AT, 1, [ROW] * 3, [answer(hour=8.5)] * 3)
+    path = next(settings.predictions("taxi").glob("*/*.jsonl"))
+    os.truncate(path, path.stat().st_size - cut)
+    assert read_predictions(settings, spec)["row"].to_pylist() == [0, 1]
+
+
+def test_answers_are_found_by_their_time_or_by_that_of_the_event(settings, log):
+    for day in (1, 2, 3):
+        row = ROW | {"lpep_pickup_datetime": datetime.fromisoformat(f"2021-06-0{day}T12:00")}
+        log.append(f"r{day}", AT.replace(day=day, hour=0), 1, [row], [answer()])
+    second, third = AT.replace(day=2, hour=0), AT.replace(day=3, hour=0)
+
+    def ids(*span, **by):
+        return read_predictions(settings, spec, *span, **by)["request_id"].to_pylist()
+
+    assert ids() == ["r1", "r2", "r3"]
+    assert ids(second, third) == ["r2"]
+    assert ids(second) == ["r2", "r3"]
+    assert ids(None, second) == ["r1"]
+    assert ids(datetime(2021, 6, 2, tzinfo=UTC), datetime(2021, 6, 3, tzinfo=UTC), by="event_timestamp") == ["r2"]
+
+
+def test_the_hour_that_comes_twice_stays_apart(settings, log):
+    twice = [
+        ROW | {"lpep_pickup_datetime": datetime.fromisoformat("2022-11-06T01:30").replace(fold=fold)} for fold in (0, 1)
+    ]
+    log.append("r1", AT, 1, twice, [answer()] * 2)
+    hours = [moment.hour for moment in read_predictions(settings, spec)["event_timestamp"].to_pylist()]
+    assert hours == [5, 6]
+
+
+def test_names_and_texts_cannot_break_out(settings):
+    name = "a\"b'c; DROP TABLE x --, {}$files"
+    field = RequestField(name=name, type="string", description="", example="a")
+    odd = spec.model_copy(update={"request": (*spec.request, field)})
+    log = PredictionLog(settings, odd)
+    log.append("r'1", AT, 1, [ROW | {name: "line\nbreak\x00\"'"}], [answer(**{f"feature {name}": 1.0})])
+    row = read_predictions(settings, odd).to_pylist()[0]
+    assert (row["request_id"], row[name], row[f"feature {name}"]) == ("r'1", "line\nbreak\x00\"'", 1.0)
+
+
+def test_a_name_that_the_log_itself_uses_is_refused(settings, log):
+    field = RequestField(name="version", type="int", description="", example=1)
+    with pytest.raises(ContractError, match="version"):
+        PredictionLog(settings, spec.model_copy(update={"request": (*spec.request, field)}))
+    log.append("r1", AT, 1, [ROW], [answer(trip_distance=1.0)])
+    with pytest.raises(ContractError, match="both have trip_distance"):
+        read_predictions(settings, spec)
+
+
+def test_each_request_is_one_write_of_whole_lines_whatever_the_threads_do(settings, log):
+    def work(name):
+        for number in range(50):
+            log.append(f"{name}-{number}", AT, 1, [ROW] * 4, [answer(hour=1.0)] * 4)
+
+    threads = [threading.Thread(target=work, args=(name,)) for name in "abcd"]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    (path,) = settings.predictions("taxi").glob("*/*.jsonl")
+    ids = [(line["request_id"], line["row"]) for line in map(json.loads, path.read_text().splitlines())]
+    assert len(ids) == len(set(ids)) == 800
+    assert all(ids[start : start + 4] == [(ids[start][0], row) for row in range(4)] for start in range(0, 800, 4))
+
+
+def test_a_request_that_cannot_be_written_whole_leaves_nothing_and_is_told(settings, log, monkeypatch):
+    log.append("r1", AT, 1, [ROW], [answer()])
+    path = next(settings.predictions("taxi").glob("*/*.jsonl"))
+    before, write = path.read_bytes(), os.write
+    monkeypatch.setattr(os, "write", lambda file, data: write(file, data[:40]))  # what a full disk does
+    with pytest.raises(UnavailableError, match="only 40 of"):
+        log.append("r2", AT, 1, [ROW], [answer()])
+    assert path.read_bytes() == before
+    monkeypatch.undo()
+    log.append("r3", AT, 1, [ROW], [answer()])
+    assert read_predictions(settings, spec)["request_id"].to_pylist() == ["r1", "r3"]
+
+
+def test_a_log_folder_that_was_taken_away_is_made_again(settings, log):
+    log.append("r1", AT, 1, [ROW], [answer()])
+    path = next(settings.predictions("taxi").glob("*/*.jsonl"))
+    path.unlink()
+    path.parent.rmdir()
+    log.append("r2", AT, 1, [ROW], [answer()])
+    assert read_predictions(settings, spec)["request_id"].to_pylist() == ["r2"]
+
+
+def test_a_folder_that_cannot_be_written_is_told(settings, log):
+    settings.predictions("taxi").parent.write_text("a file where the folder should be")
+    with pytest.raises(UnavailableError, match="cannot be written"):
+        log.append("r1", AT, 1, [ROW], [answer()])

@@ -1,0 +1,59 @@
+"""Where a rollback leads, and that the ledger lets one transition follow each state."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from flows import ledger
+from flows.errors import ConflictError
+from flows.ledger import Promotion
+from flows.settings import Settings
+from flows.steps.promotion import rollback_target
+
+
+def add(engine: Any, expected: Promotion | None, version: int, kind: str = "promote") -> Promotion:
+    return ledger.promote(
+        engine, model="taxi", expected=expected, kind=kind, version=version, run_id=f"run{version}", model_uri="/nowhere",
+        digest="0" * 64, who="test", why="test", evidence={},
+    )  # fmt: skip
+
+
+def write(engine: Any, steps: list[tuple[str, int]]) -> list[Promotion]:
+    last = None
+    for kind, version in steps:
+        last = add(engine, last, version, kind)
+    return ledger.list_promotions(engine, "taxi")
+
+
+@pytest.mark.parametrize(
+    ("steps", "target"),
+    [
+        ([], None),
+        ([("promote", 1)], None),
+        ([("promote", 1), ("promote", 2)], 1),
+        ([("promote", 1), ("promote", 2), ("promote", 3)], 2),
+        ([("promote", 1), ("promote", 2), ("promote", 3), ("rollback", 2)], 1),
+        ([("promote", 1), ("promote", 2), ("promote", 3), ("rollback", 2), ("rollback", 1)], None),
+        ([("promote", 1), ("promote", 2), ("rollback", 1), ("promote", 2)], 1),
+        ([("promote", 1), ("promote", 2), ("rollback", 1), ("promote", 3)], 1),
+    ],
+)
+def test_a_rollback_takes_back_the_newest_promotion_that_stands(
+    home: Settings, steps: list[tuple[str, int]], target: int | None
+) -> None:
+    found = rollback_target(write(ledger.connect(home), steps))
+    assert (found.version if found else None) == target
+
+
+def test_a_promotion_against_a_state_that_has_passed_is_refused_and_changes_nothing(home: Settings) -> None:
+    engine = ledger.connect(home)
+    first = add(engine, None, 1)
+    add(engine, first, 2)
+    with pytest.raises(ConflictError, match="changed while version 3"):
+        add(engine, first, 3)
+    with pytest.raises(ConflictError):
+        add(engine, None, 3)
+    history = ledger.list_promotions(engine, "taxi")
+    assert [(row.sequence, row.version, row.previous_version) for row in history] == [(2, 2, 1), (1, 1, None)]
