@@ -13,6 +13,7 @@ from datetime import UTC, datetime, timedelta
 
 ENTITIES = "entities"  # the name under which the entity rows are registered
 EVENT_TIMESTAMP = "event_timestamp"
+NO_KEY = "__dummy_id"  # the key, always empty, that Feast wants of a table without keys
 LAST_WRITTEN_FIRST = "file_index DESC, file_row_number DESC"
 
 
@@ -81,11 +82,11 @@ def join(
         tables.append(f"{alias} AS ({rows(view, span)})")
         on = [f"e.{quoted(entity)} = {alias}.key_{i}" for i, (_, entity) in enumerate(view.keys)]
         joins.append(f"ASOF LEFT JOIN {alias} ON {' AND '.join([*on, f'epoch_us({moment}) >= {alias}.seen'])}")
+        # DuckDB joins a row without time to the newest of its key, hence a condition also where nothing expires.
+        age = f"epoch_us({moment}) - {alias}.time"
+        valid = f"{age} <= {view.ttl // timedelta(microseconds=1)}" if view.ttl else f"{age} IS NOT NULL"
         for i, (_, name) in enumerate(view.features):
-            value = f"{alias}.value_{i}"
-            if view.ttl:
-                value = f"CASE WHEN epoch_us({moment}) - {alias}.time <= {_micros(view.ttl)} THEN {value} END"
-            chosen.append(f"{value} AS {quoted(name)}")
+            chosen.append(f"CASE WHEN {valid} THEN {alias}.value_{i} END AS {quoted(name)}")
     with_tables = f"WITH {', '.join(tables)} " if tables else ""
     return f"{with_tables}SELECT {', '.join(chosen)} FROM {ENTITIES} AS e {' '.join(joins)}"
 
@@ -105,8 +106,8 @@ def occurrences(views: Sequence[View], span: Span) -> str:
 
 def between(source: Source, columns: Sequence[str], start: datetime | None, end: datetime | None) -> str:
     """Return the query for all rows from start to end (None: open), times in UTC; no columns means all."""
-    times = {source.time, source.created}
-    chosen = [f"{utc(quoted(name))} AS {quoted(name)}" if name in times else quoted(name) for name in columns]
+    special = {name: utc(quoted(name)) for name in (source.time, source.created) if name} | {NO_KEY: "''"}
+    chosen = [f"{special.get(name, quoted(name))} AS {quoted(name)}" for name in columns]
     return f"SELECT {', '.join(chosen) or '*'} {_rows(source, start, end)}"
 
 
@@ -155,7 +156,8 @@ def _renamed(view: View, span: Span | None) -> str:
     if view.source.created:
         columns += [f"epoch_us({utc(quoted(view.source.created))}) AS created"]
     start, end = (span[0] - view.ttl if view.ttl else None, span[1]) if span else (None, None)
-    return f"FROM (SELECT {', '.join(columns)}, file_index, file_row_number {_rows(view.source, start, end)})"
+    rows = " AND ".join([_rows(view.source, start, end), *(f"{quoted(column)} IS NOT NULL" for column, _ in view.keys)])
+    return f"FROM (SELECT {', '.join(columns)}, file_index, file_row_number {rows})"
 
 
 def _first(keys: Iterable[str], order: str) -> str:
@@ -170,7 +172,3 @@ def _rows(source: Source, start: datetime | None, end: datetime | None) -> str:
     bounds += [f"{moment} <= {instant(end)}"] if end else []
     files = f"read_parquet([{', '.join(map(text, source.files))}], union_by_name = true)"
     return f"FROM {files} WHERE {' AND '.join([f'{quoted(source.time)} IS NOT NULL', *bounds])}"
-
-
-def _micros(span: timedelta) -> int:
-    return span // timedelta(microseconds=1)

@@ -21,7 +21,6 @@ from feast.errors import (
     FeastEntityDFMissingColumnsError,
 )
 from feast.feature_logging import LoggingConfig, LoggingSource
-from feast.feature_view import DUMMY_ENTITY_ID
 from feast.infra.offline_stores.duckdb import DuckDBOfflineStore
 from feast.infra.offline_stores.file_source import FileLoggingDestination
 from feast.infra.offline_stores.offline_store import RetrievalJob, RetrievalMetadata
@@ -109,7 +108,7 @@ class DuckDBAsofOfflineStore(DuckDBOfflineStore):
         root = _root(config)
         source = _source(data_source, timestamp_field, created_timestamp_column, root)
         keys = _real(join_key_columns)
-        columns = [*keys, *feature_name_columns, *_times(source)]
+        columns = [*(keys or [asof.NO_KEY]), *feature_name_columns, *_times(source)]
         return AsofRetrievalJob(asof.latest(source, keys, columns, start_date, end_date), root=root)
 
     @staticmethod
@@ -126,8 +125,10 @@ class DuckDBAsofOfflineStore(DuckDBOfflineStore):
         """Return all rows from ``start_date`` to ``end_date``, both included; no feature columns: all columns."""
         root = _root(config)
         source = _source(data_source, timestamp_field, created_timestamp_column, root)
-        columns = [*_real(join_key_columns), *feature_name_columns, *_times(source)] if feature_name_columns else []
-        return AsofRetrievalJob(asof.between(source, columns, start_date, end_date), root=root)
+        columns = [*(_real(join_key_columns) or [asof.NO_KEY]), *feature_name_columns, *_times(source)]
+        return AsofRetrievalJob(
+            asof.between(source, columns if feature_name_columns else [], start_date, end_date), root=root
+        )
 
     @staticmethod
     def offline_write_batch(
@@ -251,7 +252,7 @@ def _check_columns(columns: Sequence[str], moment: str, views: Sequence[asof.Vie
 
 def _real(join_keys: Sequence[str]) -> list[str]:
     """Return the join keys without the one that Feast invents for a view that has no entity."""
-    return [key for key in join_keys if key != DUMMY_ENTITY_ID]
+    return [key for key in join_keys if key != asof.NO_KEY]
 
 
 def _root(config: RepoConfig) -> Path | None:

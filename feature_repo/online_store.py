@@ -10,7 +10,7 @@ Use: ``online_store: {type: feature_repo.online_store.NewestSqliteOnlineStore, p
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -68,18 +68,8 @@ class NewestSqliteOnlineStore(SqliteOnlineStore):
         """Write rows in one transaction; of each value the newest stays, in whatever order they come."""
         name = _table_of(config, table)
         connection = self._get_conn(config)
-        version = config.entity_key_serialization_version
-        values = (
-            (
-                key, feature, value.SerializeToString(), extract_text_and_num(value, False)[0], to_naive_utc(event),
-                created and to_naive_utc(created), micros(event), micros(created) if created else NEVER,
-            )
-            for entity, features, event, created in data
-            for key in (serialize_entity_key(entity, entity_key_serialization_version=version),)
-            for feature, value in features.items()
-        )  # fmt: skip
+        _add_columns(connection, name)
         with connection:
-            _add_columns(connection, name)
             connection.executemany(
                 f"""
                 INSERT INTO {name}
@@ -91,7 +81,7 @@ class NewestSqliteOnlineStore(SqliteOnlineStore):
                     event_us = excluded.event_us, created_us = excluded.created_us
                 WHERE (excluded.event_us, excluded.created_us) >= ({name}.event_us, {name}.created_us)
                 """,
-                values,
+                _values(data, config.entity_key_serialization_version),
             )
         if progress:
             progress(len(data))
@@ -137,6 +127,17 @@ class NewestSqliteOnlineStore(SqliteOnlineStore):
         return super()._get_conn(config)  # type: ignore[no-any-return]
 
 
+def _values(data: Sequence[Row], version: int) -> Iterator[tuple[Any, ...]]:
+    """Return the parameters of the INSERT: one tuple a feature of each row."""
+    for entity, features, event, created in data:
+        key = serialize_entity_key(entity, entity_key_serialization_version=version)
+        times = (
+            to_naive_utc(event), created and to_naive_utc(created), micros(event), micros(created) if created else NEVER
+        )  # fmt: skip
+        for feature, value in features.items():
+            yield key, feature, value.SerializeToString(), extract_text_and_num(value, False)[0], *times
+
+
 def _table_of(config: RepoConfig, table: FeatureView) -> str:
     name = compute_table_id(config.project, table, config.registry.enable_online_feature_view_versioning)
     return '"' + name.replace('"', '""') + '"'
@@ -144,14 +145,20 @@ def _table_of(config: RepoConfig, table: FeatureView) -> str:
 
 def _add_columns(connection: sqlite3.Connection, name: str) -> None:
     """Add our columns to a table that Feast made, and fill them from Feast's: seconds shifted by the machine's zone."""
-    present = {row[1] for row in connection.execute(f"PRAGMA table_info({name})")}
-    if not present or "created_us" in present:
+
+    def missing() -> bool:
+        columns = {row[1] for row in connection.execute(f"PRAGMA table_info({name})")}
+        return bool(columns) and "event_us" not in columns
+
+    if not missing():
         return
-    with suppress(sqlite3.OperationalError):  # another process adds them just now
-        connection.execute(f"ALTER TABLE {name} ADD COLUMN event_us INTEGER")
-        connection.execute(f"ALTER TABLE {name} ADD COLUMN created_us INTEGER")
     seconds = "CAST(strftime('%s', {0}, 'unixepoch', 'localtime') AS INTEGER) * 1000000"
-    connection.execute(
-        f"UPDATE {name} SET event_us = {seconds.format('event_ts')}, "
-        f"created_us = coalesce({seconds.format('created_ts')}, {NEVER}) WHERE event_us IS NULL"
-    )
+    with connection:
+        connection.execute("BEGIN IMMEDIATE")  # of several processes one adds them, the others wait for it
+        if missing():
+            connection.execute(f"ALTER TABLE {name} ADD COLUMN event_us INTEGER")
+            connection.execute(f"ALTER TABLE {name} ADD COLUMN created_us INTEGER")
+            connection.execute(
+                f"UPDATE {name} SET event_us = {seconds.format('event_ts')}, "
+                f"created_us = coalesce({seconds.format('created_ts')}, {NEVER})"
+            )

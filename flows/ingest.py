@@ -16,6 +16,7 @@ from flows.settings import load
 from flows.spec import load_model
 from flows.steps import docs, judging, landing
 from flows.steps.periods import parse_kind
+from flows.steps.reading import connect
 
 PATIENCE_SECONDS = 600
 
@@ -42,18 +43,23 @@ def ingest(source: str, model: str = "taxi", partition_by: str | None = None) ->
     spec = load_model(model, home)
     engine = ledger.connect(home)
     kind = parse_kind(partition_by or spec.partition_by)
-    with recorded(engine, model, "ingest") as run, FileLock(home.home / f"ingest-{model}.lock", PATIENCE_SECONDS):
-        partitions = land(source, spec, home, engine, kind)
+    with (
+        recorded(engine, model, "ingest") as run,
+        FileLock(home.home / f"ingest-{model}.lock", PATIENCE_SECONDS),
+        connect(home.home) as connection,
+    ):
+        landed = land(source, spec, home, engine, kind, connection)
+        partitions = landed.partitions
+        bench = judging.Bench(connection, spec, home, engine, landed)
         broken = []
-        with judging.bench(spec, home, engine, partitions) as bench:
-            for number, partition in enumerate(partitions):
-                if judging.is_open(partition, bench):
-                    try:
-                        partitions[number] = decide(bench, partition)
-                    except BrokenCheckError as error:
-                        broken.append(str(error))
-                    else:
-                        announce(partitions[number])
+        for number, partition in enumerate(partitions):
+            if judging.is_open(partition, bench):
+                try:
+                    partitions[number] = decide(bench, partition)
+                except BrokenCheckError as error:
+                    broken.append(str(error))
+                else:
+                    announce(partitions[number])
         write_index(home, spec, ledger.list_partitions(engine, model))
         run.summary = judging.counts(partitions)
         if broken:

@@ -287,7 +287,8 @@ def decide_partition(
             if newest is not None and newest > row["revision"]:
                 decided = "replaced"
             else:
-                connection.execute(partitions.update().where(accepted, own.id != partition_id).values(status="replaced"))
+                others = sa.and_(accepted, own.id != partition_id)
+                connection.execute(partitions.update().where(others).values(status="replaced"))
         connection.execute(
             partitions.update().where(own.id == partition_id).values(status=decided, decided_at=now(), **values)
         )

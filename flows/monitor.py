@@ -97,8 +97,7 @@ def publish(findings: report.Findings, page: Path) -> None:
     if columns:
         emit_event(events.DATA_DRIFTED, resource=resource, payload={**common, "columns": columns})
     if found and found.degraded:
-        figures = {"error": found.error, "ratio": found.ratio}
-        emit_event(events.MODEL_DEGRADED, resource=resource, payload={**common, **figures})
+        emit_event(events.MODEL_DEGRADED, resource=resource, payload={**common, "labelled": found.labelled})
 
 
 def start_training(findings: report.Findings) -> dict[str, Any]:

@@ -47,12 +47,12 @@ class Source(Frozen):
     layouts: tuple[tuple[str, ...], ...] = ()
     event_time: str
     time_zone: str
-    min_rows: int = Field(default=100, ge=1, description="a period with fewer rows in a batch is no partition of its own")
+    min_rows: int = Field(default=100, ge=1, description="a period with fewer rows in a batch is no partition")
     tolerated: float = Field(
-        default=0.05, ge=0, lt=1, description="share of rows without an event time, with infinite values or with a repeated key"
+        default=0.05, ge=0, lt=1, description="share of rows without event time, with infinite values or a repeated key"
     )
     row_factor: float = Field(
-        default=10.0, gt=1, description="a partition with so many times the usual rows, or so many times fewer, is refused"
+        default=10.0, gt=1, description="with so many times the usual rows, or so many times fewer, refuse"
     )
 
 
@@ -91,7 +91,7 @@ class Triggers(Frozen):
     """When monitoring asks for a retraining."""
 
     performance_ratio: float = Field(
-        default=1.10, gt=1, description="error over what the champion's own test leads one to expect, at the interval's lower end"
+        default=1.10, gt=1, description="error over what the champion's test lets one expect, at the interval's lower end"
     )
     drift_effect: float = Field(default=0.2, gt=0, description="Jensen-Shannon distance from which a feature has drifted")
     drift_features: int = Field(default=1, ge=1, description="how many features must have drifted")
@@ -101,12 +101,12 @@ class Triggers(Frozen):
         "stay put by themselves: an average over the past wanders with every day that it takes in",
     )
     missing_rise: float = Field(
-        default=0.2, gt=0, le=1, description="a feature missing in so much more of the rows than at training is a data problem"
+        default=0.2, gt=0, le=1, description="a feature missing in so much more rows than at training is a data problem"
     )
     window_days: int = Field(default=7, ge=1, description="the newest days of events that performance is measured on")
     drift_days: int = Field(default=2, ge=1, description="the newest whole days of them that drift is measured on")
     min_labels: int = Field(default=500, ge=1)
-    max_age: timedelta | None = Field(default=None, description="age of the training data from which the champion is stale")
+    max_age: timedelta | None = Field(default=None, description="the champion is stale when newer data is so far past it")
     cool_down: timedelta = Field(default=timedelta(0), description="least time from one training to the next")
 
 

@@ -54,7 +54,7 @@ def _renamed(source: Source, columns: Mapping[str, str], missing: list[str], ext
     names, wanted = list(columns), list(source.columns)
     scored = sorted(
         (
-            (SequenceMatcher(None, old.lower(), new.lower()).ratio() + (names.index(new) == wanted.index(old)), old, new)
+            (_likeness(old, new) + (names.index(new) == wanted.index(old)), old, new)
             for old in missing
             for new in extra
             if fits(columns[new], source.columns[old])
@@ -66,6 +66,11 @@ def _renamed(source: Source, columns: Mapping[str, str], missing: list[str], ext
         if score >= _ALIKE and old not in pairs and new not in pairs.values():
             pairs[old] = new
     return pairs
+
+
+def _likeness(old: str, new: str) -> float:
+    """Return the share of letters that two names have in common, in order."""
+    return SequenceMatcher(None, old.lower(), new.lower()).ratio()
 
 
 def _in_known_order(source: Source, names: list[str]) -> bool:

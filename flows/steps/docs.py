@@ -16,6 +16,7 @@ from flows.steps.files import write_text
 if TYPE_CHECKING:
     from jinja2 import Environment
 
+SEVERITY = {"failed": 0, "rows rejected": 1, "passed": 2}  # what needs a look comes first
 WIDTH, HEIGHT = 260.0, 64.0  # of a histogram, in its own units
 
 
@@ -28,28 +29,38 @@ def write_page(settings: Settings, spec: ModelSpec, partition: Partition, decisi
     stem = f"{partition.key}-r{partition.revision}"
     results = json.dumps(decision["results"], indent=1, default=str)
     write_text(folder / f"{stem}.json", results)
-    page = _environment().get_template("partition.html.j2").render(
-        spec=spec,
-        partition=partition,
-        decision=decision,
-        rejected=partition.rows - decision["accepted_rows"],
-        columns=_profile(decision["statistics"]),
-        results_name=f"{stem}.json",
-        written=now(),
+    page = (
+        _environment()
+        .get_template("partition.html.j2")
+        .render(
+            spec=spec,
+            partition=partition,
+            decision=decision,
+            checks=sorted(decision["checks"], key=lambda check: SEVERITY[check["verdict"]]),
+            rejected=partition.rows - decision["accepted_rows"],
+            columns=_profile(decision["statistics"]),
+            results_name=f"{stem}.json",
+            written=now(),
+        )
     )
     return write_text(folder / f"{stem}.html", page)
 
 
 def write_index(settings: Settings, spec: ModelSpec, partitions: list[Partition]) -> Path:
     """Write the page that lists the partitions of a model, newest period first; return its path."""
-    counts = {status: sum(p.status == status for p in partitions) for status in ("accepted", "quarantined", "landed", "replaced")}
-    page = _environment().get_template("index.html.j2").render(
-        spec=spec,
-        partitions=sorted(partitions, key=lambda p: (p.key, p.revision), reverse=True),
-        counts=counts,
-        accepted_rows=sum(p.accepted_rows for p in partitions if p.status == "accepted"),
-        most=max((p.rows for p in partitions), default=1) or 1,
-        written=now(),
+    statuses = ("accepted", "quarantined", "landed", "replaced")
+    counts = {status: sum(p.status == status for p in partitions) for status in statuses}
+    page = (
+        _environment()
+        .get_template("index.html.j2")
+        .render(
+            spec=spec,
+            partitions=sorted(partitions, key=lambda p: (p.key, p.revision), reverse=True),
+            counts=counts,
+            accepted_rows=sum(p.accepted_rows for p in partitions if p.status == "accepted"),
+            most=max((p.rows for p in partitions), default=1) or 1,
+            written=now(),
+        )
     )
     return write_text(settings.docs / spec.name / "index.html", page)
 
@@ -66,6 +77,7 @@ def _environment() -> Environment:
         lstrip_blocks=True,
     )
     environment.filters["number"] = _number
+    environment.filters["share"] = lambda value: "" if value is None else f"{value:.1%}"
     environment.filters["time"] = _time
     environment.filters["filename"] = lambda path: Path(path).name if path else ""
     return environment
@@ -101,7 +113,7 @@ def _bars(histogram: dict[str, Any] | None) -> list[dict[str, float]]:
 def _number(value: Any) -> str:
     """Return a figure for people: thousands apart, four digits that count; times without their zeros."""
     if value is None:
-        return "–"
+        return "-"
     if isinstance(value, bool | str):
         return str(value).replace("T", " ").removesuffix(" 00:00:00")
     if isinstance(value, int):
@@ -110,4 +122,4 @@ def _number(value: Any) -> str:
 
 
 def _time(value: datetime | None) -> str:
-    return f"{value:%Y-%m-%d %H:%M} UTC" if value else "–"
+    return f"{value:%Y-%m-%d %H:%M} UTC" if value else "-"

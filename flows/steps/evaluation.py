@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +14,7 @@ from flows.steps.training_set import TrainingSet, matrix, read_part
 
 if TYPE_CHECKING:
     import pandas as pd
+    import pyarrow as pa
 
     from flows.steps.bundle import Bundle
     from flows.steps.metrics import Floats
@@ -50,10 +52,36 @@ class Evaluation(Frozen):
     importance: dict[str, float]
 
 
+@dataclass(frozen=True)
+class Predicted:
+    """One part of a training set with what the estimator says of it: values (n,), or class probabilities (n, classes)."""
+
+    rows: pa.Table
+    inputs: pd.DataFrame
+    labels: Floats
+    scores: Floats
+
+    def answers(self, classes: Any) -> Floats:
+        """Return what would be answered, shape (n,): the value, or the most probable class."""
+        return self.scores if classes is None else np.asarray(classes)[self.scores.argmax(axis=1)]
+
+
+def predict(spec: ModelSpec, estimator: Any, data: TrainingSet) -> tuple[Predicted, Predicted]:
+    """Predict both parts of a training set, the one that trained and the one that judges."""
+
+    def part(name: str) -> Predicted:
+        rows = read_part(data, name)
+        inputs = matrix(rows, data.features)
+        return Predicted(rows, inputs, rows["label"].to_numpy(), metrics.predict(estimator, spec.task, inputs))
+
+    return part("train"), part("judge")
+
+
 def evaluate(
     spec: ModelSpec,
     estimator: Any,
-    data: TrainingSet,
+    train: Predicted,
+    judge: Predicted,
     champion: Bundle | None,
     champion_version: int | None,
     pictures: Path,
@@ -63,21 +91,17 @@ def evaluate(
     The champion is scored on the same rows. The baseline is what one would say without a model: the mean of the
     training labels, or the class frequencies.
     """
-    train, judge = read_part(data, "train"), read_part(data, "judge")
-    train_inputs, inputs = matrix(train, data.features), matrix(judge, data.features)
-    train_labels, labels = train["label"].to_numpy(), judge["label"].to_numpy()
     classes = getattr(estimator, "classes_", None)
-
-    predicted = metrics.predict(estimator, spec.task, inputs)
-    train_predicted = metrics.predict(estimator, spec.task, train_inputs)
+    inputs, labels, predicted = judge.inputs, judge.labels, judge.scores
+    train_labels, train_predicted = train.labels, train.scores
     ours = metrics.row_losses(spec.metric, labels, predicted, classes)
     baseline = metrics.row_losses(spec.metric, labels, _naive(spec, train_labels, len(labels), classes), classes)
     theirs = None
     if champion is not None:
-        rows = matrix(judge, tuple(champion.manifest.feature_names))
+        rows = matrix(judge.rows, tuple(champion.manifest.feature_names))
         theirs = metrics.row_losses(spec.metric, labels, champion.scores(rows), champion.manifest.classes)
 
-    hours = judge["event_timestamp"].to_numpy().astype("datetime64[h]").astype(np.int64)
+    hours = judge.rows["event_timestamp"].to_numpy().astype("datetime64[h]").astype(np.int64)
     confidence, seed = spec.gates.confidence, spec.training.seed
     evaluation = Evaluation(
         error=metrics.error(spec.metric, ours),

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from flows.errors import ContractError
 from flows.spec import ModelSpec, resolve_callable
 from flows.steps.periods import utc_sql
-from flows.steps.sql import identifier, identifiers
+from flows.steps.sql import identifier, identifiers, literal
 
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection
@@ -43,7 +43,9 @@ def _compiled(path: str, columns: tuple[tuple[str, str], ...]) -> tuple[str, dic
             found = {str(row[0]): str(row[1]) for row in connection.execute(f"DESCRIBE {sql}").fetchall()}
         except Exception as error:  # the researcher's code may raise anything
             first = (str(error).splitlines() or [""])[0]
-            raise ContractError(f"{path} fails on a table of the contract ({type(error).__name__}: {first}); correct it") from error
+            raise ContractError(
+                f"{path} fails on a table of the contract ({type(error).__name__}: {first}); correct it"
+            ) from error
     lost = [name for name, _ in (*columns, (ROW, "BIGINT")) if name not in found]
     if lost:
         raise ContractError(f"{path} drops {', '.join(lost)}; let it add columns with mutate and keep all others")
@@ -91,18 +93,24 @@ def local_sql(spec: ModelSpec, name: str, kind: str) -> str:
     return f"CAST({identifier(name)} AS TIMESTAMP)"
 
 
-def create_events(connection: DuckDBPyConnection, spec: ModelSpec, uri: str) -> int:
-    """Create the table ``events`` from a landed file whose columns keep the contract; return its number of rows.
+def numbered_sql(uri: str, table: str | None = None) -> str:
+    """Return the query of the raw rows of a landed file with their numbers, or of a table with the same rows."""
+    if table:
+        return f"SELECT *, rowid AS {ROW} FROM {table}"
+    return f"SELECT * RENAME (file_row_number AS {ROW}) FROM read_parquet({literal(uri)}, file_row_number = true)"
 
-    Columns: the row's number in the file and those of the model's rows. NaN counts as missing and becomes null.
+
+def create_events(connection: DuckDBPyConnection, spec: ModelSpec, numbered: str) -> int:
+    """Create the table ``events`` from numbered raw rows whose columns keep the contract; return its number of rows.
+
+    Columns: the row's number and those of the model's rows. NaN counts as missing and becomes null.
     """
     sql, _ = compiled(spec)
     raw = ", ".join(_without_nan(name, wanted) for name, wanted in spec.source.columns.items())
     connection.execute(
         f"""CREATE OR REPLACE TABLE {EVENTS} AS
-        WITH {RAW} AS (SELECT {raw}, file_row_number AS {ROW} FROM read_parquet($uri, file_row_number = true))
-        SELECT {ROW}, * EXCLUDE ({ROW}) FROM ({sql})""",
-        {"uri": uri},
+        WITH {RAW} AS (SELECT {raw}, {ROW} FROM ({numbered}))
+        SELECT {ROW}, * EXCLUDE ({ROW}) FROM ({sql})"""
     )
     return int((connection.execute(f"SELECT count(*) FROM {EVENTS}").fetchone() or (0,))[0])
 

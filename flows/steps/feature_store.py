@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import importlib
+import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
@@ -103,14 +104,18 @@ def feature_names(store: FeatureStore, spec: ModelSpec) -> list[str]:
 
 
 def definition_hash(store: FeatureStore, spec: ModelSpec) -> str:
-    """Return the sha256 of all that the feature service is made of: views, fields, sources, on-demand code."""
+    """Return the sha256 of all that the feature service is made of: views, fields, sources, on-demand code.
+
+    The same definitions have the same hash, however often they were applied or read.
+    """
+    from google.protobuf.json_format import MessageToDict  # type: ignore[import-untyped]
+
     service = feature_service(store, spec)
     digest = hashlib.sha256()
     for projection in service.feature_view_projections:
         view: Any = _view(store, projection.name)
-        proto = view.to_proto()
-        proto.ClearField("meta")  # times of apply and of materialization
-        digest.update(proto.SerializeToString(deterministic=True))
+        definition = _lasting(MessageToDict(view.to_proto(), preserving_proto_field_name=True))
+        digest.update(json.dumps(definition, sort_keys=True).encode())
         digest.update(repr([(field.name, str(field.dtype)) for field in projection.features]).encode())
     return digest.hexdigest()
 
@@ -189,6 +194,17 @@ def _stored_fields(service: FeatureService, spec: ModelSpec) -> dict[str, list[s
         for projection in service.feature_view_projections
         if projection.name in spec.entities
     }
+
+
+def _lasting(value: Any) -> Any:
+    """Return a definition without what changes by itself: times of apply, of reading and of materialization.
+
+    On-demand code counts by its text; its pickled form holds line numbers and paths.
+    """
+    if isinstance(value, dict):
+        passing = {"meta", "body"} if "body_text" in value else {"meta"}
+        return {name: _lasting(one) for name, one in value.items() if name not in passing}
+    return [_lasting(one) for one in value] if isinstance(value, list) else value
 
 
 def _view(store: FeatureStore, name: str) -> Any:

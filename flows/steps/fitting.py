@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from flows.errors import ContractError
+from flows.errors import ContractError, EvergreenError
 from flows.spec import ModelSpec, resolve_callable
 from flows.steps import metrics
 from flows.steps.training_set import TrainingSet, matrix, read_part
+from flows.steps.trusted import one_line
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -19,9 +22,10 @@ VALIDATION_SHARE = 0.2  # of the training rows, the newest, on which tuning comp
 def make_estimator(path: str, params: dict[str, Any]) -> Any:
     """Build an unfitted estimator with the researcher's factory.
 
-    Raises ContractError if the factory does not return something with ``fit`` and ``predict``.
+    Raises ContractError if the factory fails, or does not return something with ``fit`` and ``predict``.
     """
-    estimator = resolve_callable(path)(params)
+    with _blame(f"{path} failed with {params}"):
+        estimator = resolve_callable(path)(params)
     for method in ("fit", "predict", "get_params"):
         if not callable(getattr(estimator, method, None)):
             raise ContractError(
@@ -36,8 +40,8 @@ def fit(spec: ModelSpec, data: TrainingSet, params: dict[str, Any], estimator_pa
     return _fit(spec, estimator_path or spec.estimator, params, matrix(rows, data.features), rows["label"])
 
 
-def tune(spec: ModelSpec, data: TrainingSet, trials: int) -> dict[str, Any]:
-    """Return the best parameters of some optuna trials, judged on the newest fifth of the training part.
+def tune(spec: ModelSpec, data: TrainingSet, trials: int, estimator_path: str | None = None) -> dict[str, Any]:
+    """Return the best parameters of some optuna trials, compared on the newest fifth of the training part.
 
     The part that judges the model is never seen here. Same seed, same trials, same result.
     """
@@ -51,8 +55,9 @@ def tune(spec: ModelSpec, data: TrainingSet, trials: int) -> dict[str, Any]:
     inputs, labels = matrix(rows, data.features), rows["label"].to_numpy()
 
     def objective(trial: optuna.Trial) -> float:
-        params = {**spec.params, **suggest(trial)}
-        estimator = _fit(spec, spec.estimator, params, inputs[:split], rows["label"][:split])
+        with _blame(f"{spec.search_space} failed"):
+            params = {**spec.params, **suggest(trial)}
+        estimator = _fit(spec, estimator_path or spec.estimator, params, inputs[:split], rows["label"][:split])
         predicted = metrics.predict(estimator, spec.task, inputs[split:])
         classes = getattr(estimator, "classes_", None)
         return metrics.error(spec.metric, metrics.row_losses(spec.metric, labels[split:], predicted, classes))
@@ -61,7 +66,8 @@ def tune(spec: ModelSpec, data: TrainingSet, trials: int) -> dict[str, Any]:
     study = optuna.create_study(sampler=optuna.samplers.TPESampler(seed=spec.training.seed))
     study.enqueue_trial(spec.params)  # never worse than what the spec says
     study.optimize(objective, n_trials=trials)
-    return {**spec.params, **study.best_params}
+    # What optuna was asked for is not always what the estimator gets: ``suggest`` may derive one from the other.
+    return {**spec.params, **suggest(optuna.trial.FixedTrial(study.best_params))}
 
 
 def _fit(
@@ -70,4 +76,18 @@ def _fit(
     from threadpoolctl import threadpool_limits
 
     with threadpool_limits(limits=spec.training.threads):
-        return make_estimator(path, params).fit(inputs, label.to_numpy())
+        estimator = make_estimator(path, params)
+        with _blame(f"{path}: fit failed with {params}"):
+            return estimator.fit(inputs, label.to_numpy())
+
+
+@contextmanager
+def _blame(what: str) -> Iterator[None]:
+    """Turn whatever the researcher's code raises into a ContractError of one line."""
+    try:
+        yield
+    except EvergreenError:
+        raise
+    except Exception as error:
+        reason = f"{type(error).__name__}: {one_line(error)}"
+        raise ContractError(f"{what} ({reason}); correct it or its parameters") from error

@@ -50,7 +50,7 @@ class EvergreenDuckDB(SQLDatasource):  # type: ignore[misc]
     type: Literal["evergreen_duckdb"] = "evergreen_duckdb"
 
     @property
-    def execution_engine_type(self) -> type[SqlAlchemyExecutionEngine]:
+    def execution_engine_type(self) -> Any:
         """Return the engine that works on DuckDB."""
         return DuckDBExecutionEngine
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from datetime import datetime
 from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from pydantic import Field
 from sqlalchemy.engine import Engine
 
 from flows import ledger
@@ -20,11 +20,11 @@ from flows.settings import Settings
 from flows.spec import Frozen, ModelSpec
 from flows.steps import docs
 from flows.steps.contract import schema_problems
-from flows.steps.event_rows import EVENTS, LABEL_TIME, ROW, added_sql, create_events, event_columns
-from flows.steps.landing import PARQUET_OPTIONS, writing
+from flows.steps.event_rows import EVENTS, LABEL_TIME, ROW, added_sql, create_events, event_columns, numbered_sql
+from flows.steps.landing import PARQUET_OPTIONS, Landed, writing
 from flows.steps.periods import parse_key
 from flows.steps.presence import check_rows
-from flows.steps.reading import connect, describe
+from flows.steps.reading import describe
 from flows.steps.sql import identifiers
 from flows.steps.statistics import describe_rows
 from flows.steps.validation import REJECTS, Check, Judgement, load_suite, run_suite
@@ -46,7 +46,7 @@ class Decision(Frozen):
     checks: tuple[Check, ...] = ()
     reasons: tuple[str, ...] = ()
     results: tuple[dict[str, Any], ...] = ()
-    statistics: dict[str, Any] = {}
+    statistics: dict[str, Any] = Field(default_factory=dict)
     accepted_rows: int = 0
     accepted_uri: str | None = None
     rejected_uri: str | None = None
@@ -56,15 +56,16 @@ class Decision(Frozen):
 
 
 class Bench:
-    """What judges the partitions of one model, made once for many: a database in memory, with Great Expectations on it."""
+    """What judges the partitions of one landing: its connection, with Great Expectations on it, made once for all."""
 
     def __init__(
-        self, connection: DuckDBPyConnection, spec: ModelSpec, settings: Settings, engine: Engine, peers: list[Partition]
+        self, connection: DuckDBPyConnection, spec: ModelSpec, settings: Settings, engine: Engine, landed: Landed
     ) -> None:
         self.connection, self.spec, self.settings, self.engine = connection, spec, settings, engine
+        self.tables = landed.tables
         self.expectations = load_suite(spec)
         self.rules = rules_digest(spec, self.expectations)
-        self.usual = usual_rows(ledger.list_partitions(engine, spec.name, "accepted"), peers)
+        self.usual = usual_rows(ledger.list_partitions(engine, spec.name, "accepted"), landed.partitions)
         self._judge: TableJudge | None = None
 
     @property
@@ -77,13 +78,6 @@ class Bench:
         return self._judge
 
 
-@contextmanager
-def bench(spec: ModelSpec, settings: Settings, engine: Engine, peers: list[Partition]) -> Iterator[Bench]:
-    """Yield what ``decide`` needs; ``peers`` are the partitions that came together."""
-    with connect(settings.home) as connection:
-        yield Bench(connection, spec, settings, engine, peers)
-
-
 def rules_digest(spec: ModelSpec, expectations: list[Any]) -> str:
     """Return the sha256 of all that a partition is judged by; another one asks for another judgement."""
     rules = [item.configuration.to_json_dict() for item in expectations]
@@ -92,11 +86,12 @@ def rules_digest(spec: ModelSpec, expectations: list[Any]) -> str:
 
 
 def usual_rows(accepted: list[Partition], peers: list[Partition]) -> dict[str, list[int]]:
-    """Return the row counts to measure a partition by, for each kind of period: of the accepted ones, else of its peers."""
+    """Return the row counts to measure a partition by, by kind of period: of the accepted ones, else of its peers."""
     usual: dict[str, list[int]] = {}
     for kind in ("day", "week", "month"):
         before, beside = (
-            [p.rows for p in group if (period := parse_key(p.key)) and period.kind == kind] for group in (accepted, peers)
+            [p.rows for p in group if (period := parse_key(p.key)) and period.kind == kind]
+            for group in (accepted, peers)
         )
         usual[kind] = before or (beside if len(beside) >= MIN_PEERS else [])
     return usual
@@ -118,18 +113,21 @@ def decide(bench: Bench, partition: Partition) -> Partition:
 
     try:
         decision = judge(bench, partition)
+        page = docs.write_page(bench.settings, bench.spec, partition, decision.model_dump())
     except BrokenCheckError as error:
         raise BrokenCheckError(f"{partition.model} {partition.key} r{partition.revision}: {error}") from error
     except duckdb.IOException as error:
-        raise UnavailableError(
-            f"{partition.uri} cannot be read ({str(error).splitlines()[0]}); bring it back or free some space, then ingest again"
-        ) from error
+        first = str(error).splitlines()[0]
+        raise UnavailableError(f"{partition.uri} cannot be read ({first}); bring it back, then ingest again") from error
     except duckdb.Error as error:
         raise BrokenCheckError(
             f"{partition.model} {partition.key} r{partition.revision} could not be judged "
             f"({str(error).splitlines()[0]}); correct {bench.spec.rows} or the suite, then ingest again"
         ) from error
-    page = docs.write_page(bench.settings, bench.spec, partition, decision.model_dump())
+    except OSError as error:
+        raise UnavailableError(
+            f"{bench.settings.home} cannot be written ({error}); free some space, then run again"
+        ) from error
     return ledger.decide_partition(
         bench.engine,
         partition.id,
@@ -157,7 +155,9 @@ def judge(bench: Bench, partition: Partition) -> Decision:
     if not partition.rows:
         problems.append("there are no rows")
     if problems:
-        return Decision(status="quarantined", reasons=tuple(problems), checks=_failed("columns as in the contract", problems))
+        return Decision(
+            status="quarantined", reasons=tuple(problems), checks=_failed("columns as in the contract", problems)
+        )
     return _judge_rows(bench, partition)
 
 
@@ -169,9 +169,12 @@ def _judge_rows(bench: Bench, partition: Partition) -> Decision:
     """Judge rows whose columns are those of the contract."""
     connection, spec = bench.connection, bench.spec
     period = parse_key(partition.key)
-    rows = create_events(connection, spec, partition.uri)
+    numbered = numbered_sql(partition.uri, bench.tables.get(partition.id))
+    rows = create_events(connection, spec, numbered)
     if rows != partition.rows:
-        raise BrokenCheckError(f"{spec.rows} made {rows} rows of {partition.rows}; it must keep each row, then ingest again")
+        raise BrokenCheckError(
+            f"{spec.rows} made {rows} rows of {partition.rows}; it must keep each row, then ingest again"
+        )
     connection.execute(f"CREATE OR REPLACE TABLE {REJECTS} ({ROW} BIGINT, reason VARCHAR)")
     found = check_rows(connection, spec, period, rows, bench.usual[period.kind] if period else [])
     as_columns = Check(source="contract", rule="columns as in the contract", observed="all are", verdict="passed")
@@ -179,7 +182,7 @@ def _judge_rows(bench: Bench, partition: Partition) -> Decision:
     if not judgement.reasons:
         suite = run_suite(connection, bench.judge, bench.expectations)
         judgement = Judgement(checks=judgement.checks + suite.checks, reasons=suite.reasons, results=suite.results)
-    _collect_refused(connection, partition.uri)
+    _collect_refused(connection, numbered)
     if not judgement.reasons:
         connection.execute(f"DELETE FROM {EVENTS} WHERE {ROW} IN (SELECT {ROW} FROM {REFUSED})")
     added = added_sql(connection, spec)
@@ -196,7 +199,9 @@ def _judge_rows(bench: Bench, partition: Partition) -> Decision:
     }
     if reasons:
         return Decision(status="quarantined", reasons=reasons, **common)
-    counted = connection.execute(f"SELECT reason, count(*) FROM {REJECTS} GROUP BY reason ORDER BY 2 DESC, 1").fetchall()
+    counted = connection.execute(
+        f"SELECT reason, count(*) FROM {REJECTS} GROUP BY reason ORDER BY 2 DESC, 1"
+    ).fetchall()
     return Decision(
         status="accepted",
         reasons=tuple(f"{count:,} rows: {reason}" for reason, count in counted),
@@ -208,16 +213,15 @@ def _judge_rows(bench: Bench, partition: Partition) -> Decision:
     )
 
 
-def _collect_refused(connection: DuckDBPyConnection, uri: str) -> None:
+def _collect_refused(connection: DuckDBPyConnection, numbered: str) -> None:
     """Create the table of the raw rows that may not be used, in order, with their reasons."""
     connection.execute(
         f"""CREATE OR REPLACE TABLE {REFUSED} AS
-        SELECT landed.* EXCLUDE (file_row_number), why.reason, why.{ROW}
-        FROM read_parquet($uri, file_row_number = true) AS landed
-        JOIN (SELECT {ROW}, string_agg(DISTINCT reason, '; ' ORDER BY reason) AS reason FROM {REJECTS} GROUP BY {ROW}) AS why
-          ON landed.file_row_number = why.{ROW}
-        ORDER BY why.{ROW}""",
-        {"uri": uri},
+        SELECT landed.* EXCLUDE ({ROW}), why.reason, why.{ROW} FROM ({numbered}) AS landed
+        JOIN (
+            SELECT {ROW}, string_agg(DISTINCT reason, '; ' ORDER BY reason) AS reason FROM {REJECTS} GROUP BY {ROW}
+        ) AS why ON landed.{ROW} = why.{ROW}
+        ORDER BY why.{ROW}"""
     )
 
 
@@ -233,10 +237,11 @@ def _path(bench: Bench, partition: Partition, folder: str) -> Path:
 def _write_accepted(bench: Bench, partition: Partition, added: dict[str, str]) -> str:
     """Write the event rows that may be used."""
     path = _path(bench, partition, "accepted")
+    names = identifiers(event_columns(bench.spec))
     more = ", ".join(f"{sql} AS {name}" for name, sql in added.items())
     with writing(path) as temporary:
         bench.connection.execute(
-            f"COPY (SELECT {identifiers(event_columns(bench.spec))}, {more} FROM {EVENTS}) TO $target {PARQUET_OPTIONS}",
+            f"COPY (SELECT {names}, {more} FROM {EVENTS}) TO $target {PARQUET_OPTIONS}",
             {"target": str(temporary)},
         )
     return str(path)
@@ -275,7 +280,7 @@ def counts(partitions: list[Partition]) -> dict[str, Any]:
     statuses = Counter(partition.status for partition in partitions)
     return {
         "partitions": len(partitions),
-        **statuses,
+        **{str(status): number for status, number in statuses.items()},
         "accepted_rows": sum(partition.accepted_rows for partition in partitions),
         "rejected_rows": sum(partition.rejected_rows for partition in partitions),
     }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import importlib.util
 import platform
 import subprocess
 from collections.abc import Sequence
@@ -12,8 +13,9 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from flows.errors import ContractError
 from flows.ledger import Partition
-from flows.spec import Frozen, ModelSpec, resolve
+from flows.spec import Frozen, ModelSpec
 from flows.steps.files import sha256_of
 from flows.steps.training_set import TrainingSet, Window
 
@@ -79,7 +81,7 @@ class Lineage(Frozen):
     stages: tuple[Stage, ...]
 
 
-def code(spec: ModelSpec) -> Code:
+def code(spec: ModelSpec, estimator: str) -> Code:
     """Return what ran: commit, lock file, the sources of the model and of Evergreen's steps, libraries."""
     lock = ROOT / "uv.lock"
     commit = _git("rev-parse", "HEAD")
@@ -87,26 +89,37 @@ def code(spec: ModelSpec) -> Code:
         commit=commit,
         changed=bool(commit and _git("status", "--porcelain", "--untracked-files=no")),
         lock_sha256=sha256_of(lock) if lock.exists() else None,
-        sources_sha256=sources_hash(spec),
+        sources_sha256=sources_hash(spec, estimator),
         python=platform.python_version(),
         libraries={name: metadata.version(name) for name in LIBRARIES},
     )
 
 
-def sources_hash(spec: ModelSpec) -> str:
-    """Return the sha256 of the sources that make a version: the steps, and the modules that the spec names."""
-    named = (spec.rows, spec.expectations, spec.feature_tables, spec.estimator, spec.search_space)
-    modules = {path.partition(":")[0] for path in named if path}
-    import sys
+def sources_hash(spec: ModelSpec, estimator: str) -> str:
+    """Return the sha256 of the sources that make a version: the steps, and the packages of the modules that it names.
 
-    for path in filter(None, named):
-        resolve(path)
-    files = {Path(str(sys.modules[name].__file__)) for name in modules}
+    The modules are found, not imported. Raises ContractError if one is not there.
+    """
+    named = (spec.rows, spec.expectations, spec.feature_tables, estimator, spec.search_space)
+    files = {file for path in named if path for file in _sources(path)}
     files |= set((ROOT / "flows" / "steps").glob("*.py"))
     digest = hashlib.sha256()
     for file in sorted(files):
         digest.update(file.name.encode() + b"\0" + file.read_bytes() + b"\0")
     return digest.hexdigest()
+
+
+def _sources(path: str) -> list[Path]:
+    """Return the files of the package in which a dotted path lies, for what is beside a module may be a part of it."""
+    module = path.partition(":")[0]
+    try:
+        found = importlib.util.find_spec(module)
+    except ImportError as error:
+        raise ContractError(f"{path} cannot be imported ({error}); correct the path or install its package") from error
+    if found is None or not found.origin or not Path(found.origin).is_file():
+        raise ContractError(f"{path} cannot be imported (no module {module}); correct the path or install its package")
+    file = Path(found.origin)
+    return sorted(file.parent.glob("*.py")) if found.parent else [file]
 
 
 def fingerprint(
@@ -115,7 +128,7 @@ def fingerprint(
     """Return the sha256 of all that decides what training makes; the same again means that there is nothing to do."""
     parts: list[Any] = [
         spec.model_dump_json(), [(p.key, p.digest) for p in partitions], window.model_dump_json(exclude={"partition_ids"}),
-        definitions, estimator, trials, sources_hash(spec), {name: metadata.version(name) for name in LIBRARIES},
+        definitions, estimator, trials, sources_hash(spec, estimator), {name: metadata.version(name) for name in LIBRARIES},
     ]  # fmt: skip
     return hashlib.sha256(repr(parts).encode()).hexdigest()
 
@@ -131,11 +144,12 @@ def trace(
     data: TrainingSet,
     partitions: Sequence[Partition],
     stages: Sequence[Stage],
+    estimator: str,
     **values: Any,
 ) -> Lineage:
     """Return the lineage of a version from its training set, its partitions and the stages that have run."""
     return Lineage(
-        model=spec.name, code=code(spec), partitions=used(partitions), window=data.window,
+        model=spec.name, code=code(spec, estimator), estimator=estimator, partitions=used(partitions), window=data.window,
         training_set_sha256=data.digest, train_rows=data.train_rows, judge_rows=data.judge_rows,
         feature_service=spec.feature_service, features=data.features, seed=spec.training.seed,
         threads=spec.training.threads, stages=tuple(stages), **values,

@@ -93,7 +93,7 @@ def batch_key(name: str) -> str:
 
 
 def utc_sql(column: str, zone: str, times: Iterable[datetime | None], plus: timedelta = timedelta(0)) -> str:
-    """Return SQL that reads a local TIMESTAMP expression in a zone and gives a TIMESTAMP WITH TIME ZONE, ``plus`` later.
+    """Return SQL that reads a local TIMESTAMP expression in a zone: a TIMESTAMP WITH TIME ZONE, ``plus`` later.
 
     ``times`` are the least and the greatest values that occur. As Python's zoneinfo with ``fold=0``: a time that
     occurs twice (clocks set back) is its first occurrence; one that never occurs (clocks set forward) is read with the
@@ -140,8 +140,10 @@ def offset_of(zone: str) -> Callable[[datetime], timedelta]:
     """Return the function local time -> offset from UTC of a zone; raises ContractError for one that is not known."""
     try:
         info = ZoneInfo(zone)
-    except (ValueError, OSError) as error:
-        raise ContractError(f"time zone {zone!r} is not known; set source.time_zone to an IANA name such as UTC") from error
+    except (KeyError, ValueError, OSError) as error:
+        raise ContractError(
+            f"time zone {zone!r} is not known; set source.time_zone to an IANA name such as UTC"
+        ) from error
     return lambda local: local.replace(tzinfo=info, fold=0).utcoffset() or timedelta(0)
 
 

@@ -12,7 +12,7 @@ from flows.steps.contract import count_problem
 from flows.steps.event_rows import EVENTS, ROW, event_columns, local_sql
 from flows.steps.periods import Period
 from flows.steps.sql import identifier, identifiers, literal
-from flows.steps.validation import REJECTS, Check, Judgement
+from flows.steps.validation import REJECTS, Check, Judgement, Verdict, reason_of
 
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection
@@ -21,7 +21,9 @@ OUTSIDE = "event time outside the batch's periods"
 UNKNOWN = "event time is missing"
 
 
-def check_rows(connection: DuckDBPyConnection, spec: ModelSpec, period: Period | None, rows: int, usual: list[int]) -> Judgement:
+def check_rows(
+    connection: DuckDBPyConnection, spec: ModelSpec, period: Period | None, rows: int, usual: list[int]
+) -> Judgement:
     """Judge the table ``events`` and add bad rows to ``rejects``; strays count against nobody.
 
     ``usual`` are the row counts of the accepted partitions before.
@@ -35,7 +37,12 @@ def check_rows(connection: DuckDBPyConnection, spec: ModelSpec, period: Period |
     checks.append(_tolerated(spec, f"{spec.source.event_time}: event time is known", UNKNOWN, unknown, rows))
     if outside:
         checks.append(
-            Check(source="contract", rule="event time within the period", observed=f"{outside:,} rows are not", verdict="rows rejected")
+            Check(
+                source="contract",
+                rule="event time within the period",
+                observed=f"{outside:,} rows are not",
+                verdict="rows rejected",
+            )
         )
     if period is None:
         kind = f"no {spec.partition_by} has {spec.source.min_rows} rows or more"
@@ -46,8 +53,8 @@ def check_rows(connection: DuckDBPyConnection, spec: ModelSpec, period: Period |
 
 
 def _judgement(checks: list[Check]) -> Judgement:
-    reasons = tuple(f"{check.rule}: {check.observed}" for check in checks if check.verdict == "failed")
-    return Judgement(checks=tuple(checks), reasons=reasons)
+    failed = (check for check in checks if check.verdict == "failed")
+    return Judgement(checks=tuple(checks), reasons=tuple(reason_of(check) for check in failed))
 
 
 def _hard(rule: str, problem: str | None, observed: str) -> Check:
@@ -57,15 +64,9 @@ def _hard(rule: str, problem: str | None, observed: str) -> Check:
 def _tolerated(spec: ModelSpec, rule: str, reason: str, bad: int, rows: int) -> Check:
     """Return a check of a row rule: up to the tolerated share of bad rows it costs only those."""
     limit = spec.source.tolerated
-    if not bad:
-        return Check(source="contract", rule=rule, observed="every row", verdict="passed")
-    failed = bad > limit * rows
-    return Check(
-        source="contract",
-        rule=rule,
-        observed=f"{bad:,} rows ({bad / rows:.2%}): {reason}, {limit:.3g} tolerated",
-        verdict="failed" if failed else "rows rejected",
-    )
+    verdict: Verdict = "passed" if not bad else "failed" if bad > limit * rows else "rows rejected"
+    observed = f"{bad:,} rows ({bad / rows:.2%}): {reason}" if bad else "every row"
+    return Check(source="contract", rule=rule, tolerated=limit, observed=observed, verdict=verdict)
 
 
 def _insert(connection: DuckDBPyConnection, reason: str, where: str) -> int:
@@ -79,7 +80,9 @@ def _strays(connection: DuckDBPyConnection, spec: ModelSpec, period: Period | No
     nowhere = f"({time} IS NULL OR NOT isfinite({time}))"
     elsewhere = "false"
     if period:
-        elsewhere = f"NOT {nowhere} AND NOT ({time} >= TIMESTAMP '{period.start}' AND {time} < TIMESTAMP '{period.end}')"
+        elsewhere = (
+            f"NOT {nowhere} AND NOT ({time} >= TIMESTAMP '{period.start}' AND {time} < TIMESTAMP '{period.end}')"
+        )
     unknown, outside = connection.execute(
         f"SELECT count(*) FILTER ({nowhere}), count(*) FILTER ({elsewhere}) FROM {EVENTS}"
     ).fetchone() or (0, 0)

@@ -38,11 +38,14 @@ def check(settings: Settings, version: Version) -> dict[str, Any]:
     does not predict as it did when it was fitted.
     """
     evidence = registry.read_evidence(version)
-    failed = evidence.get("failed")
-    if failed is None or failed:
-        reason = f"failed its gates: {', '.join(failed)}" if failed else "has no record of its gates"
-        raise RefusedError(f"{version.model} version {version.version} {reason}; it cannot be promoted")
-    _open(settings, f"{version.model} version {version.version} cannot be promoted", version.folder, version.digest)
+    name, gates = f"{version.model} version {version.version}", evidence.get("gates")
+    if not isinstance(gates, list) or not gates or evidence.get("failed") is None:
+        raise RefusedError(f"{name} has no record of its gates; it cannot be promoted")
+    # Both are looked at, so that evidence that contradicts itself does not pass.
+    failed = {*evidence["failed"], *(str(gate.get("gate")) for gate in gates if gate.get("passed") is not True)}
+    if failed:
+        raise RefusedError(f"{name} failed its gates: {', '.join(sorted(failed))}; it cannot be promoted")
+    _open(settings, f"{name} cannot be promoted", version.folder, version.digest)
     return evidence
 
 

@@ -2,19 +2,29 @@
 
 from __future__ import annotations
 
+import csv
+import errno
+import gzip
+import shutil
+import zlib
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from flows.errors import UnavailableError
 from flows.spec import Frozen, ModelSpec
 from flows.steps.contract import schema_problems
 from flows.steps.sources import SourceFile
-from flows.steps.sql import identifier
+from flows.steps.sql import identifier, literal
 
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection
 
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+MAX_HEADER = 1 << 20
 PARQUET = "read_parquet($path)"
-_OFFSET = r"[0-9]([zZ]|[+-][0-9]{2}(:?[0-9]{2})?)$"  # a time that ends like this names an instant, not a local time
+# A time that ends like this names an instant, not a local time.
+_OFFSET = r"[0-9]([zZ]|[+-][0-9]{2}(:?[0-9]{2})?)$"
 
 
 class Batch(Frozen):
@@ -49,7 +59,9 @@ def connect(home: Path) -> DuckDBPyConnection:
     return connection
 
 
-def read(connection: DuckDBPyConnection, spec: ModelSpec, files: list[SourceFile]) -> tuple[list[Batch], list[Unreadable]]:
+def read(
+    connection: DuckDBPyConnection, spec: ModelSpec, files: list[SourceFile]
+) -> tuple[list[Batch], list[Unreadable]]:
     """Load the files of one source, in their order.
 
     All that fit the contract become one table with the contract's columns and types; rows keep their order. A file that
@@ -69,9 +81,13 @@ def read(connection: DuckDBPyConnection, spec: ModelSpec, files: list[SourceFile
             first = next((batch for batch in batches if batch.fits), None) if fits else None
             table = "fitting" if fits else f"misfit_{number}"
             casts = ", ".join(_cast(name, kind) for name, kind in wanted.items())
-            verb = f"INSERT INTO {table}" if first else f"CREATE TABLE {table} AS"
+            verb = f"INSERT INTO {table}" if first else f"CREATE OR REPLACE TABLE {table} AS"
             connection.execute(f"{verb} SELECT {casts} FROM {reader}", parameters)
-        except (duckdb.Error, UnicodeDecodeError) as error:
+        except duckdb.OutOfMemoryException as error:
+            raise UnavailableError(f"{file.origin} does not fit into memory and temporary space; free some") from error
+        except (duckdb.Error, ValueError, csv.Error, EOFError, OSError, zlib.error) as error:
+            if getattr(error, "errno", None) in NO_ROOM:
+                raise UnavailableError(f"{file.origin} could not be unpacked ({error}); free some space") from error
             unreadable.append(Unreadable(file=file, reason=_complaint(error, file)))
             continue
         if first:
@@ -91,22 +107,56 @@ def _prepare(
     if file.path.name.endswith(".parquet"):
         parameters = {"path": str(file.path)}
         return PARQUET, parameters, describe(connection, f"SELECT * FROM {PARQUET}", parameters)
-    text = f"text_{file.path.name.split('.')[0]}"
+    text = "csv_text"
+    path = _unpacked(file.path)
+    separator, header = _header(path, spec)
+    names = ", ".join(f"{literal(name)}: 'VARCHAR'" for name in header)
     connection.execute(
-        f"""CREATE OR REPLACE TEMP TABLE {text} AS SELECT * FROM read_csv($path, all_varchar = true, header = true,
-        skip = 0, strict_mode = true, null_padding = false, ignore_errors = false)""",
-        {"path": str(file.path)},
+        f"""CREATE OR REPLACE TEMP TABLE {text} AS SELECT * FROM read_csv($path, auto_detect = false, header = true,
+        columns = {{{names}}}, delim = $separator, quote = '"', escape = '"', strict_mode = true, null_padding = false)""",
+        {"path": str(path), "separator": separator},
     )
     columns = describe(connection, f"SELECT * FROM {text}", {})
-    known = [name for name in columns if name in spec.source.columns]
-    counts: tuple[int, ...] | None = None
-    if known:
-        tests = ", ".join(f"count(*) FILTER (NOT {_reads_as(name, spec.source.columns[name])})" for name in known)
-        counts = connection.execute(f"SELECT {tests} FROM {text}").fetchone()
-    for name, bad in zip(known, counts or (), strict=True):
-        if not bad:
-            columns[name] = spec.source.columns[name]
+    # A column of the contract may have its type there, any other the narrowest that fits, which tells a renamed one.
+    trials = [
+        (name, kind)
+        for name in columns
+        for kind in ((spec.source.columns[name],) if name in spec.source.columns else ("TIMESTAMP", "DOUBLE", "BIGINT"))
+    ]
+    tests = ", ".join(f"count(*) FILTER (NOT {_reads_as(name, kind)})" for name, kind in trials)
+    bad = connection.execute(f"SELECT {tests} FROM {text}").fetchone() or ()
+    columns.update({name: kind for (name, kind), failed in zip(trials, bad, strict=True) if not failed})
     return text, {}, columns
+
+
+def _unpacked(path: Path) -> Path:
+    """Return a file unpacked, beside it: DuckDB would take a packed file that is cut off for a whole one."""
+    if path.suffix != ".gz":
+        return path
+    plain = path.with_suffix("")
+    with gzip.open(path) as packed, plain.open("wb") as target:
+        shutil.copyfileobj(packed, target, 1 << 20)
+    return plain
+
+
+def _header(path: Path, spec: ModelSpec) -> tuple[str, list[str]]:
+    """Return the separator of a CSV file and the names in its first line.
+
+    DuckDB could guess them, but where a row is cut off it guesses a table of one column, and reads without an error.
+    """
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        first = file.readline(MAX_HEADER)
+    guesses = {separator: next(csv.reader([first], delimiter=separator), []) for separator in ",;\t|"}
+    known = set(spec.source.columns)
+    separator = max(guesses, key=lambda one: (len(known & set(guesses[one])), len(guesses[one])))
+    if not first.strip():
+        raise ValueError("it is empty")
+    seen: Counter[str] = Counter()
+    names = []
+    for name in guesses[separator]:
+        seen[name] += 1
+        names.append(name if seen[name] == 1 else f"{name} ({seen[name]})")
+    return separator, names
 
 
 def describe(connection: DuckDBPyConnection, query: str, parameters: dict[str, str]) -> dict[str, str]:
@@ -122,7 +172,9 @@ def _reads_as(name: str, wanted: str) -> str:
         # 74 and 74.0 are whole numbers; a cast alone would round 74.6
         test = f"coalesce(TRY_CAST({column} AS {wanted}) = TRY_CAST({column} AS DOUBLE), false)"
     elif wanted == "TIMESTAMP":
-        test = f"(TRY_CAST({column} AS TIMESTAMP) IS NOT NULL AND NOT regexp_matches(substr({column}, 11), '{_OFFSET}'))"
+        test = (
+            f"(TRY_CAST({column} AS TIMESTAMP) IS NOT NULL AND NOT regexp_matches(substr({column}, 11), '{_OFFSET}'))"
+        )
     else:
         test = f"TRY_CAST({column} AS {wanted}) IS NOT NULL"
     return f"({column} IS NULL OR {test})"

@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 from pydantic import ValidationError
 
 from flows.errors import ContractError
@@ -15,8 +14,7 @@ from flows.steps import drift, performance
 from flows.steps.files import write_text
 
 if TYPE_CHECKING:
-    import pyarrow as pa
-
+    from flows.steps.evaluation import Predicted
     from flows.steps.training_set import TrainingSet
 
 FILE = "drift.json"  # in the bundle's folder
@@ -29,14 +27,17 @@ class Reference(Frozen):
     expected: performance.Expected
 
 
-def build(spec: ModelSpec, data: TrainingSet, estimator: Any) -> Reference:
+def build(spec: ModelSpec, data: TrainingSet, estimator: Any, train: Predicted, judge: Predicted) -> Reference:
     """Return the reference of a fitted estimator: features, prediction and label of its training set."""
-    from flows.steps.training_set import read_part
+    import pyarrow as pa
 
-    train, judge = (_predicted(read_part(data, part), data, estimator) for part in ("train", "judge"))
+    classes = getattr(estimator, "classes_", None) if spec.task != "regression" else None
+    trained, judged = (
+        part.rows.append_column(drift.PREDICTION, pa.array(part.answers(classes))) for part in (train, judge)
+    )
     columns = [*data.features, drift.PREDICTION, drift.LABEL]
-    expected = performance.expect(spec, judge["label"], judge[drift.PREDICTION])
-    return Reference(drift=drift.reference(train, columns), expected=expected)
+    expected = performance.expect(spec, judged["label"], judged[drift.PREDICTION])
+    return Reference(drift=drift.reference(trained, columns), expected=expected)
 
 
 def write(reference: Reference, folder: Path) -> Path:
@@ -44,9 +45,11 @@ def write(reference: Reference, folder: Path) -> Path:
     return write_text(folder / FILE, reference.model_dump_json(indent=1) + "\n")
 
 
-def write_for(spec: ModelSpec, data: TrainingSet, estimator: Any, folder: Path) -> Path:
+def write_for(
+    spec: ModelSpec, data: TrainingSet, estimator: Any, train: Predicted, judge: Predicted, folder: Path
+) -> Path:
     """Build the reference of a fitted estimator and write it beside its bundle."""
-    return write(build(spec, data, estimator), folder)
+    return write(build(spec, data, estimator, train, judge), folder)
 
 
 def read(spec: ModelSpec, champion: Promotion) -> Reference:
@@ -70,11 +73,3 @@ def read(spec: ModelSpec, champion: Promotion) -> Reference:
         raise ContractError(
             f"{folder / FILE}: {place}: {problem['msg']}; train and promote again to write it anew"
         ) from error
-
-
-def _predicted(rows: pa.Table, data: TrainingSet, estimator: Any) -> pa.Table:
-    import pyarrow as pa
-
-    from flows.steps.training_set import matrix
-
-    return rows.append_column(drift.PREDICTION, pa.array(np.asarray(estimator.predict(matrix(rows, data.features)))))

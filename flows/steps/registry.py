@@ -122,7 +122,7 @@ def log_run(
 
 
 def register(settings: Settings, spec: ModelSpec, lineage: Lineage, run_id: str, model_id: str, folder: str, digest: str) -> Version:
-    """Register a logged model as the next version and give it the alias ``challenger``."""
+    """Register a logged model as the next version and give it the alias ``challenger``; twice makes one version."""
     from mlflow.exceptions import MlflowException
 
     client = open_client(settings)
@@ -131,10 +131,13 @@ def register(settings: Settings, spec: ModelSpec, lineage: Lineage, run_id: str,
     except MlflowException as error:
         if error.error_code != "RESOURCE_ALREADY_EXISTS":
             raise
-    made = client.create_model_version(
-        spec.name, source=folder, run_id=run_id, model_id=model_id,
-        tags={DIGEST: digest, FINGERPRINT: lineage.fingerprint, REASON: lineage.reason},
-    )  # fmt: skip
+    # A call that MLflow obeyed but did not answer is made again.
+    made = next(iter(client.search_model_versions(f"name = '{spec.name}' and run_id = '{run_id}'")), None)
+    if made is None:
+        made = client.create_model_version(
+            spec.name, source=folder, run_id=run_id, model_id=model_id,
+            tags={DIGEST: digest, FINGERPRINT: lineage.fingerprint, REASON: lineage.reason},
+        )  # fmt: skip
     client.set_registered_model_alias(spec.name, CHALLENGER, made.version)
     return _version(made)
 
@@ -170,7 +173,9 @@ def get_version(settings: Settings, model: str, version: int) -> Version:
 def read_evidence(version: Version) -> dict[str, Any]:
     """Return the gates, metrics and slices that were logged with a version; raises RefusedError if they are gone."""
     try:
-        found: dict[str, Any] = json.loads((Path(version.folder) / EVIDENCE).read_text(encoding="utf-8"))
+        found = json.loads((Path(version.folder) / EVIDENCE).read_text(encoding="utf-8"))
+        if not isinstance(found, dict):
+            raise ValueError("it is not an object")
     except (OSError, ValueError) as error:
         raise RefusedError(
             f"{version.model} version {version.version}: {EVIDENCE} in {version.folder} cannot be read ({error}); "

@@ -83,7 +83,7 @@ def markdown(findings: Findings) -> str:
 
 
 def summary(findings: Findings, page: Path) -> dict[str, Any]:
-    """Return the findings as plain data, for JSON."""
+    """Return the findings as plain data, for JSON: what is not a number, or infinite, is None."""
     found, outcome = findings.facts.performance, findings.decision
     return {
         "model": findings.model,
@@ -93,8 +93,8 @@ def summary(findings: Findings, page: Path) -> dict[str, Any]:
         "reasons": list(outcome.reasons),
         "held": list(outcome.held),
         "data_problems": list(outcome.notes),
-        "performance": found.model_dump(mode="json", exclude={"days", "slices"}) if found else None,
-        "drift": [one.model_dump(mode="json") for one in findings.facts.drift if one.watched],
+        "performance": _finite(found.model_dump(mode="json", exclude={"days", "slices"})) if found else None,
+        "drift": [_finite(one.model_dump(mode="json")) for one in findings.facts.drift if one.watched],
         "drifted": [one.feature for one in findings.facts.drift if one.drifted],
         "report": str(page),
     }
@@ -115,6 +115,15 @@ def share(value: float) -> str:
 def moment(time: datetime | None) -> str:
     """Return a time to the minute, UTC."""
     return f"{time:%Y-%m-%d %H:%M} UTC" if time else "-"
+
+
+def _finite(value: Any) -> Any:
+    """Return a value with None for floats that JSON does not know."""
+    if isinstance(value, dict):
+        return {key: _finite(entry) for key, entry in value.items()}
+    if isinstance(value, list):
+        return [_finite(entry) for entry in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _picture(drawing: Any) -> str:
@@ -160,7 +169,7 @@ def _draw_drift(drifts: tuple[FeatureDrift, ...]) -> Any:
     colours = ["#b3402f" if one.drifted else ACCENT if one.watched else QUIET for one in shown]
     axis.barh(range(len(shown)), [one.distance for one in shown], 0.62, color=colours)
     axis.plot([one.limit for one in shown], range(len(shown)), "|", color=INK, markersize=11, markeredgewidth=1.6)
-    axis.set_yticks(range(len(shown)), [one.feature for one in shown])
+    axis.set_yticks(range(len(shown)), [one.feature.replace("$", r"\$") for one in shown])  # no formulas
     axis.set_xlim(left=0)
     axis.set_ylim(-0.7, len(shown) - 0.3)
     axis.set_xlabel("Jensen-Shannon distance to training, 0 to 1", fontsize=8, color=INK)

@@ -13,10 +13,9 @@ if TYPE_CHECKING:
     import pyarrow as pa
     from duckdb import DuckDBPyConnection
 
-_FIXED = frozenset(
-    """TINYINT SMALLINT INTEGER BIGINT UTINYINT USMALLINT UINTEGER UBIGINT FLOAT DOUBLE DATE TIME TIMESTAMP TIMESTAMP_S
-    TIMESTAMP_MS TIMESTAMP_NS""".split()
-)
+_WHOLE = ("TINYINT", "SMALLINT", "INTEGER", "BIGINT", "UTINYINT", "USMALLINT", "UINTEGER", "UBIGINT")
+_TIMES = ("DATE", "TIME", "TIMESTAMP", "TIMESTAMP_S", "TIMESTAMP_MS", "TIMESTAMP_NS")
+_FIXED = frozenset((*_WHOLE, "FLOAT", "DOUBLE", *_TIMES))
 _ZONED = "TIMESTAMP WITH TIME ZONE"
 
 
@@ -66,7 +65,8 @@ class _ColumnHash:
         if column.null_count:
             places = pc.add(pc.indices_nonzero(column.is_null()).cast(pa.int64()), first_row)
             self.nulls.update(_bytes_of(places, 8))
-            column = column.fill_null("" if pa.types.is_string(column.type) else pa.scalar(0, _int_of(column)).cast(column.type))
+            text = pa.types.is_string(column.type)
+            column = column.fill_null("" if text else pa.scalar(0, _int_of(column)).cast(column.type))
         if pa.types.is_string(column.type):
             text = column.cast(pa.large_binary())
             self.lengths.update(_bytes_of(pc.binary_length(text), 8))
@@ -85,7 +85,9 @@ def _int_of(column: pa.Array) -> pa.DataType:
     """Return the type from which a zero of the column's type can be made."""
     import pyarrow as pa
 
-    return pa.int32() if column.type.bit_width == 32 else pa.int64() if pa.types.is_temporal(column.type) else column.type
+    if not pa.types.is_temporal(column.type):
+        return column.type
+    return pa.int32() if column.type.bit_width == 32 else pa.int64()
 
 
 def _bytes_of(column: pa.Array, width: int) -> memoryview:

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from datetime import UTC, datetime
 from typing import Any
 
 from flows.errors import UnavailableError
@@ -75,13 +76,13 @@ def predict(url: str, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
     return found
 
 
-def wait_for_version(url: str, version: int, patience: float) -> float | None:
-    """Return after how many seconds a service names a version, or None if it does not within ``patience`` seconds."""
+def first_answer(url: str, version: int, patience: float) -> datetime | None:
+    """Return when a service first named a version, in UTC, or None if it did not within ``patience`` seconds."""
     import httpx
 
-    start = time.monotonic()
-    while (passed := time.monotonic() - start) <= patience:
+    deadline = time.monotonic() + patience
+    while time.monotonic() < deadline:
         if httpx.get(f"{url}/model", timeout=5.0).json().get("version") == version:
-            return passed
+            return datetime.now(UTC)
         time.sleep(0.02)
     return None

@@ -20,7 +20,7 @@ MAGIC = frozenset("*?[")
 
 
 class SourceFile(Frozen):
-    """One file of a source: ``path`` is where it can be read now, ``name`` what it was called, ``origin`` where it was."""
+    """One file of a source: ``path`` is where it can be read, ``name`` what it was called, ``origin`` where it was."""
 
     path: Path
     name: str
@@ -60,7 +60,7 @@ def _find(source: str) -> list[Path]:
                 raise UsageError(f"folder {source} holds no {', '.join(SUFFIXES)} file; name one that does")
             return found
         if path.is_file():
-            if not _is_data(path.name):
+            if not path.name.lower().endswith(SUFFIXES):
                 raise UsageError(f"{source} is not a {', '.join(SUFFIXES)} file; convert it, or correct its name")
             return [path]
         if MAGIC & set(source):
@@ -74,6 +74,7 @@ def _find(source: str) -> list[Path]:
 
 
 def _is_data(name: str) -> bool:
+    """Say whether a name among others is one of data: hidden files and those of tools, such as _SUCCESS, are not."""
     plain = PurePosixPath(name).name
     return plain.lower().endswith(SUFFIXES) and not plain.startswith((".", "_"))
 
@@ -112,9 +113,7 @@ def _download_http(url: str, folder: Path, timeout: float) -> SourceFile:
                 for chunk in answer.iter_bytes(CHUNK):
                     file.write(chunk)
     except (httpx.HTTPError, httpx.InvalidURL) as error:
-        raise UnavailableError(
-            f"{_shown(url)} could not be fetched ({type(error).__name__}: {str(error).split(' for url')[0]}); try again later"
-        ) from error
+        raise UnavailableError(f"{_shown(url)} could not be fetched ({_what(error)}); try again later") from error
     except OSError as error:
         raise _no_room(url, folder, error) from error
     return SourceFile(path=target, name=name, origin=_shown(url))
@@ -132,11 +131,9 @@ def _download_s3(url: str, folder: Path, timeout: float) -> list[SourceFile]:
         store = fsspec.filesystem(
             "s3", config_kwargs={"connect_timeout": timeout, "read_timeout": timeout, "retries": {"max_attempts": 2}}
         )
-        if MAGIC & set(url):
-            names = store.glob(url)
-        else:
-            names = store.ls(url, detail=False) if store.isdir(url) else [url]
-        names = sorted(name for name in names if _is_data(name))
+        folder_like = not MAGIC & set(url) and store.isdir(url)
+        found = store.ls(url, detail=False) if folder_like else store.glob(url) if MAGIC & set(url) else [url]
+        names = sorted(name for name in found if _is_data(name))
         if not names:
             raise UsageError(f"{url} holds no {', '.join(SUFFIXES)} object; check bucket and prefix")
         files = []
@@ -153,12 +150,19 @@ def _download_s3(url: str, folder: Path, timeout: float) -> list[SourceFile]:
     except (botocore.exceptions.BotoCoreError, OSError) as error:
         if getattr(error, "errno", None) == 28:
             raise _no_room(url, folder, error) from error
-        raise UnavailableError(f"{url} could not be fetched ({type(error).__name__}: {error}); try again later") from error
+        raise UnavailableError(f"{url} could not be fetched ({_what(error)}); try again later") from error
     return files
 
 
 def _no_room(url: str, folder: Path, error: Exception) -> EvergreenError:
-    return UnavailableError(f"{_shown(url)} could not be stored in {folder.parent} ({error}); free some space and run again")
+    return UnavailableError(
+        f"{_shown(url)} could not be stored in {folder.parent} ({error}); free some space, run again"
+    )
+
+
+def _what(error: Exception) -> str:
+    """Return an error in one line, without the URL, which may hold a secret."""
+    return f"{type(error).__name__}: {str(error).split(' for url')[0].splitlines()[0] if str(error) else 'no message'}"
 
 
 def _shown(url: str) -> str:

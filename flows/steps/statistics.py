@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from datetime import date, datetime
 from typing import TYPE_CHECKING, Any
 
-from flows.steps.event_rows import EVENTS
+from flows.steps.event_rows import EVENTS, is_time
 from flows.steps.sql import identifier, literal
 
 if TYPE_CHECKING:
@@ -16,17 +16,18 @@ if TYPE_CHECKING:
 QUANTILES = (0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99)
 BINS = 24
 TOP = 10
-SAMPLE = 20_000  # of more rows, every n-th makes quantiles and histograms: all would cost as much as the rest of landing
+SAMPLE = 20_000  # of more rows, every n-th makes quantiles and histograms: all would cost as much as all the rest
 
-_NUMBERS = frozenset("TINYINT SMALLINT INTEGER BIGINT HUGEINT UTINYINT USMALLINT UINTEGER UBIGINT FLOAT DOUBLE".split())
-_WHOLE = _NUMBERS - {"FLOAT", "DOUBLE"}
+_SIGNED = frozenset(("TINYINT", "SMALLINT", "INTEGER", "BIGINT", "HUGEINT"))
+_WHOLE = _SIGNED | {"UTINYINT", "USMALLINT", "UINTEGER", "UBIGINT"}
+_NUMBERS = _WHOLE | {"FLOAT", "DOUBLE"}
 
 
 def describe_rows(connection: DuckDBPyConnection, columns: Mapping[str, str], label: str) -> dict[str, Any]:
     """Return the statistics of the rows of ``events``: ``rows``, ``label`` and ``columns``, name -> figures.
 
     Every column: type, count, nulls, minimum and maximum. Numbers: mean, standard deviation, quantiles. Numbers and
-    times: a histogram of equal bins, for numbers from the 1 % to the 99 % quantile, what lies outside in the outer bins.
+    times: a histogram of equal bins, of numbers from the 1 % to the 99 % quantile with the rest in the outer bins.
     Whole numbers and texts: distinct values and the most frequent ones. Times are ISO texts, local as they came.
     """
     figures = _moments(connection, columns)
@@ -36,21 +37,17 @@ def describe_rows(connection: DuckDBPyConnection, columns: Mapping[str, str], la
         sampled = EVENTS
         if step > 1:
             sampled = "sampled_events"
-            connection.execute(f"CREATE OR REPLACE TEMP TABLE {sampled} AS SELECT * FROM {EVENTS} WHERE rowid % {step} = 0")
+            every_nth = f"SELECT * FROM {EVENTS} WHERE rowid % {step} = 0"
+            connection.execute(f"CREATE OR REPLACE TEMP TABLE {sampled} AS {every_nth}")
         _add_quantiles(connection, columns, figures, sampled)
         _add_histograms(connection, columns, figures, sampled)
         _add_top_values(connection, columns, figures)
-    return {"rows": rows, "sampled": min(rows, math.ceil(rows / math.ceil(max(rows, 1) / SAMPLE))), "label": label, "columns": {name: _json(figures[name]) for name in columns}}
+    return {"rows": rows, "label": label, "columns": {name: _json(figures[name]) for name in columns}}
 
 
 def is_number(kind: str) -> bool:
     """Say whether a DuckDB type is a number."""
     return kind in _NUMBERS or kind.startswith("DECIMAL")
-
-
-def is_time(kind: str) -> bool:
-    """Say whether a DuckDB type is a date or a time with one."""
-    return kind == "DATE" or kind.startswith("TIMESTAMP")
 
 
 def _moments(connection: DuckDBPyConnection, columns: Mapping[str, str]) -> dict[str, dict[str, Any]]:
@@ -62,7 +59,9 @@ def _moments(connection: DuckDBPyConnection, columns: Mapping[str, str]) -> dict
         if is_number(kind) or is_time(kind) or kind == "VARCHAR":
             wanted += [(name, "min", f"min({column})"), (name, "max", f"max({column})")]
         if is_number(kind):
-            wanted += [(name, "mean", f"avg({column})"), (name, "std", f"stddev_samp({column}::DOUBLE)")]
+            finite = f" FILTER (isfinite({column}))" if kind in ("DOUBLE", "FLOAT") else ""  # DuckDB fails on infinity
+            wanted += [(name, "mean", f"avg({column}){finite}")]
+            wanted += [(name, "std", f"stddev_samp({column}::DOUBLE){finite}")]
         if kind in _WHOLE or kind == "VARCHAR":
             wanted.append((name, "distinct", f"count(DISTINCT {column})"))
     found = connection.execute(f"SELECT {', '.join(sql for _, _, sql in wanted)} FROM {EVENTS}").fetchone() or ()
@@ -138,9 +137,9 @@ def _add_top_values(
 ) -> None:
     names = [name for name, kind in columns.items() if kind in _WHOLE or kind == "VARCHAR"]
     parts = [
-        f"(SELECT {literal(name)} AS name, CAST({identifier(name)} AS VARCHAR) AS value, count(*) AS n FROM {EVENTS} "
-        f"WHERE {identifier(name)} IS NOT NULL GROUP BY {identifier(name)} ORDER BY n DESC, {identifier(name)} LIMIT {TOP})"
-        for name in names
+        f"(SELECT {literal(name)} AS name, CAST({column} AS VARCHAR) AS value, count(*) AS n FROM {EVENTS} "
+        f"WHERE {column} IS NOT NULL GROUP BY {column} ORDER BY n DESC, {column} LIMIT {TOP})"
+        for name, column in ((name, identifier(name)) for name in names)
     ]
     for name in names:
         figures[name]["top"] = []

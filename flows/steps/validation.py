@@ -1,7 +1,7 @@
 """What Great Expectations says of the event rows: hard rules, row rules and the rows that break them.
 
-The verdict is always its own: a row rule (``mostly`` below 1) is first asked without tolerance, and only if a row breaks
-it asked again as it stands, for its number and for the query of those rows.
+The verdict is always its own: a row rule (``mostly`` below 1) is first asked without tolerance, and only if a row
+breaks it asked again as it stands, for its number and for the query of those rows.
 """
 
 from __future__ import annotations
@@ -19,27 +19,37 @@ if TYPE_CHECKING:
     from flows.steps.gx_duckdb import TableJudge
 
 REJECTS = "rejects"  # table (row, reason): which rows may not be used, and why; a row may have several reasons
+LISTED = 100_000  # rows that are worth a list, where Great Expectations has no query of them
 DETAILS = {"result_format": "BASIC", "return_unexpected_index_query": True, "unexpected_index_column_names": [ROW]}
 
-# The words of an expectation's type, in which each parameter is told better than by its name.
-_WORDS = {"min_value": "from", "max_value": "to", "value_set": "one of", "mostly": "in at least the share"}
+_TOLD = ("column", "column_A", "column_B", "column_list", "mostly")  # parameters told elsewhere than in a list of them
+
+
+Verdict = Literal["passed", "failed", "rows rejected"]
 
 
 class Check(Frozen):
-    """One thing that was checked, as people read it."""
+    """One thing that was checked, as people read it; ``tolerated`` is the share of rows that may break it."""
 
     source: Literal["contract", "suite"]
     rule: str
+    tolerated: float | None = None
     observed: str
-    verdict: Literal["passed", "failed", "rows rejected"]
+    verdict: Verdict
 
 
 class Judgement(Frozen):
-    """What checks found: why a partition must not be used as a whole, if at all, and Great Expectations' raw results."""
+    """What checks found: the reasons not to use a partition at all, if any, and Great Expectations' raw results."""
 
     checks: tuple[Check, ...]
     reasons: tuple[str, ...]
     results: tuple[dict[str, Any], ...] = ()
+
+
+def reason_of(check: Check) -> str:
+    """Return a failed check as the reason to refuse a partition."""
+    tolerated = f", {check.tolerated:.1%} tolerated" if check.tolerated is not None else ""
+    return f"{check.rule}: {check.observed}{tolerated}"
 
 
 def load_suite(spec: ModelSpec) -> list[Any]:
@@ -50,7 +60,9 @@ def load_suite(spec: ModelSpec) -> list[Any]:
     if not isinstance(suite, ExpectationSuite):
         raise ContractError(f"{spec.expectations} must return an ExpectationSuite, not {type(suite).__name__}")
     if not suite.expectations:
-        raise ContractError(f"{spec.expectations} returns a suite without expectations, which would pass anything; add some")
+        raise ContractError(
+            f"{spec.expectations} returns a suite without expectations, which passes anything; add some"
+        )
     return list(suite.expectations)
 
 
@@ -76,10 +88,10 @@ def run_suite(connection: DuckDBPyConnection, judge: TableJudge, expectations: l
     for number, (item, result) in enumerate(zip(expectations, results, strict=True)):
         rule = describe(item)
         if by_row[number] and number in again:
-            _reject(connection, item, rule, result)
+            _reject(connection, judge, item, rule, result)
         checks.append(_check(item, rule, result, by_row[number]))
         if not result["success"]:
-            reasons.append(f"{rule}: {checks[-1].observed}")
+            reasons.append(reason_of(checks[-1]))
     return Judgement(checks=tuple(checks), reasons=tuple(reasons), results=tuple(results))
 
 
@@ -111,24 +123,31 @@ def _exception_of(result: dict[str, Any]) -> str | None:
     return None
 
 
-def _reject(connection: DuckDBPyConnection, item: Any, rule: str, result: dict[str, Any]) -> None:
+def _reject(connection: DuckDBPyConnection, judge: TableJudge, item: Any, rule: str, result: dict[str, Any]) -> None:
     """Add the rows that broke a rule to ``rejects``; they must be as many as Great Expectations counted."""
+    import duckdb
+
     query = _query_of(item, result)
     expected = int(result["result"].get("unexpected_count") or 0)
-    if not query:
-        if result["success"] and expected:
-            raise ContractError(f"{rule}: the rows that break it cannot be named; drop mostly, so that it is a hard rule")
-        return
-    done = connection.execute(f"INSERT INTO {REJECTS} SELECT {ROW}, {literal(rule)} FROM ({query})").fetchone()
-    found = done[0] if done else 0
-    if found != expected:
-        raise BrokenCheckError(f"{rule}: {expected} rows break it, but {found} were found; mend the check, then ingest again")
+    into = f"INSERT INTO {REJECTS} SELECT {ROW}, {literal(rule)} FROM"
+    try:
+        done = connection.execute(f"{into} ({query})").fetchone()
+    except (duckdb.InvalidInputException, duckdb.ParserException):
+        # Of some rules, such as one of a set of values, it writes a query with open parameters: have it list the rows.
+        if expected > LISTED and not result["success"]:
+            return  # the partition is refused anyway, and so many rows are no help to anybody
+        (listed,) = _evaluate(judge, [item], {**DETAILS, "result_format": "COMPLETE"})
+        found = listed["result"].get("unexpected_index_list") or []
+        rows = [place[ROW] for place in found]
+        done = connection.execute(f"{into} (SELECT unnest($rows::BIGINT[]) AS {ROW})", {"rows": rows}).fetchone()
+    if done is None or done[0] != expected:
+        raise BrokenCheckError(f"{rule}: not all of the {expected} rows that break it were found; mend it, ingest again")
 
 
 def _query_of(item: Any, result: dict[str, Any]) -> str:
-    """Return the query of the rows that broke a rule: Great Expectations' own, where that can be run."""
+    """Return the query of the rows that broke a rule: Great Expectations' own, but for one."""
     if item.expectation_type == "expect_compound_columns_to_be_unique":
-        # Its own is a cross product with a parameter left open (1.24); this is the same condition.
+        # Its own is a cross product with a parameter left open, and its list is empty (1.24); the same condition:
         names = [identifier(name) for name in item.column_list]
         known = " AND ".join(f"{name} IS NOT NULL" for name in names)
         return f"SELECT {ROW} FROM {EVENTS} WHERE {known} QUALIFY count(*) OVER (PARTITION BY {', '.join(names)}) > 1"
@@ -136,38 +155,36 @@ def _query_of(item: Any, result: dict[str, Any]) -> str:
 
 
 def _check(item: Any, rule: str, result: dict[str, Any], by_row: bool) -> Check:
+    """Return Great Expectations' result on a rule as people read it."""
     found = result["result"]
+    broken = found.get("unexpected_count", 0) if by_row else 0
     if not by_row:
         observed = _short(found.get("observed_value", "no value"))
-    elif "unexpected_count" in found:
-        share = found["unexpected_count"] / max(1, found["element_count"])
-        allowed = f", {1 - item.mostly:.3g} tolerated" if item.mostly < 1 else ""
-        observed = f"{found['unexpected_count']:,} rows ({share:.2%}) break it{allowed}"
+    elif broken:
+        observed = f"{broken:,} rows ({broken / found['element_count']:.2%}) break it"
     else:
         observed = "no row breaks it"
-    verdict = "failed" if not result["success"] else "rows rejected" if found.get("unexpected_count") else "passed"
-    return Check(source="suite", rule=rule, observed=observed, verdict=verdict)
+    tolerated = round(1 - item.mostly, 9) if by_row and item.mostly < 1 else None
+    verdict: Verdict = "failed" if not result["success"] else "rows rejected" if broken else "passed"
+    return Check(source="suite", rule=rule, tolerated=tolerated, observed=observed, verdict=verdict)
 
 
 def describe(item: Any) -> str:
-    """Return an expectation in one line, such as ``minutes: values to be between, above 0, to 180``."""
-    settings = {
-        key: value
-        for key, value in item.configuration.kwargs.items()
-        if value is not None and key not in ("column", "column_A", "column_B", "column_list", "column_set", "mostly")
-    }
+    """Return an expectation in one line, such as ``minutes: values > 0 and ≤ 180``."""
     columns = [getattr(item, name, None) for name in ("column", "column_A", "column_B")]
     names = [name for name in columns if name] + list(getattr(item, "column_list", None) or [])
     words = item.expectation_type.removeprefix("expect_").replace("_", " ")
     for prefix in ("column pair ", "compound columns ", "multicolumn ", "column "):
         words = words.removeprefix(prefix)
-    parts = []
-    for key, value in settings.items():
-        if key in ("strict_min", "strict_max"):
-            continue
-        strict = settings.get({"min_value": "strict_min", "max_value": "strict_max"}.get(key, ""))
-        word = {"min_value": "above", "max_value": "below"}[key] if strict else _WORDS.get(key, key.replace("_", " "))
-        parts.append(f"{word} {_short(value)}")
+    given = item.configuration.kwargs.items()
+    settings = {key: value for key, value in given if value is not None and key not in _TOLD}
+    if words.endswith(" to be between"):
+        words = words.removesuffix(" to be between")
+        low, high = (settings.pop(key, None) for key in ("min_value", "max_value"))
+        signs = (">" if settings.pop("strict_min", False) else "≥", "<" if settings.pop("strict_max", False) else "≤")
+        bounds = [f"{sign} {_short(end)}" for sign, end in zip(signs, (low, high), strict=True) if end is not None]
+        words = f"{words} {' and '.join(bounds)}"
+    parts = [f"{key.replace('_', ' ')} {_short(value)}" for key, value in settings.items()]
     return ", ".join([f"{' + '.join(names) or 'table'}: {words}", *parts])
 
 

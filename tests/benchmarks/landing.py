@@ -1,8 +1,8 @@
 """Measures landing against a bare DuckDB copy of the same rows from parquet to parquet, in turn, in one process.
 
-Run: ``uv run python -m tests.benchmarks.landing [--rows N] [--rounds N] [--json FILE]``. Landing is all of it: read, hash,
-write, validate with Great Expectations, split off bad rows, statistics, page, ledger; one monthly partition. Also shown:
-the same rows as daily partitions, and the monthly one through the Prefect flow with its server.
+Run: ``uv run python -m tests.benchmarks.landing [--rows N] [--rounds N] [--json FILE]``. Landing is all of it: read,
+hash, write, validate with Great Expectations, split off bad rows, statistics, page, ledger; one monthly partition. Also
+shown: the same from a file in small row groups, as daily partitions, and through the Prefect flow with its server.
 """
 
 from __future__ import annotations
@@ -58,14 +58,16 @@ def land(source: Path, folder: Path, kind: str) -> float:
     from flows.spec import load_model
     from flows.steps import docs, judging, landing
     from flows.steps.periods import parse_kind
+    from flows.steps.reading import connect
 
     home = Settings(home=Path(tempfile.mkdtemp(dir=folder)))
     spec = load_model("taxi", home)
     engine = ledger.connect(home)
     started = time.perf_counter()
-    landed = landing.land(str(source), spec, home, engine, parse_kind(kind))
-    with judging.bench(spec, home, engine, landed) as bench:
-        decided = [judging.decide(bench, partition) for partition in landed]
+    with connect(home.home) as connection:
+        landed = landing.land(str(source), spec, home, engine, parse_kind(kind), connection)
+        bench = judging.Bench(connection, spec, home, engine, landed)
+        decided = [judging.decide(bench, partition) for partition in landed.partitions]
     docs.write_index(home, spec, ledger.list_partitions(engine, spec.name))
     taken = time.perf_counter() - started
     if {partition.status for partition in decided} != {"accepted"}:
@@ -119,7 +121,8 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     result = measure(options.rows, options.rounds)
-    print(f"{'':30}{'median s':>10}{'x bare':>9}   {options.rows:,} rows, {result['cores']} cores, {options.rounds} rounds")
+    print(f"{options.rows:,} rows, {result['cores']} cores, {options.rounds} rounds")
+    print(f"{'':30}{'median s':>10}{'x bare':>9}")
     for label, times in result["seconds"].items():
         ratio = result["ratios"].get(label)
         print(f"{label:30}{statistics.median(times):10.3f}" + (f"{ratio:9.2f}" if ratio else ""))

@@ -74,8 +74,8 @@ def write_past(path: Path, rows: Sequence[tuple[Any, ...]]) -> None:
 
 
 def value_at(
-    rows: Sequence[tuple[Any, ...]], zone: int | None, moment: datetime | None, ttl: timedelta | None, known: bool = False
-) -> tuple[Any, Any]:  # fmt: skip
+    rows: Sequence[tuple[Any, ...]], zone: int | None, moment: datetime | None, ttl: timedelta | None, known: bool
+) -> tuple[Any, Any]:
     """Return (trips, speed) of a zone at a moment by looking at every row; ``known``: only what had been created.
 
     Newest event, then newest creation (unknown is oldest), then the row written last.
@@ -94,7 +94,7 @@ def value_at(
 
 
 def multiset(table: pa.Table) -> list[tuple[Any, ...]]:
-    """Return the rows of a table in an order of their own, nulls and NaN alike as None, so that tables can be compared."""
+    """Return the rows of a table in an order of their own, nulls and NaN both as None, to compare tables by."""
     rows = (
         tuple(None if value is None or value != value else value for value in row.values()) for row in table.to_pylist()
     )

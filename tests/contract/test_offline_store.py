@@ -12,7 +12,7 @@ import pandas as pd
 import pyarrow as pa
 import pytest
 from feast import FeatureStore
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from offline_cases import FEASTS, TTL, ZONE, hour, multiset, open_store, past_view, value_at, write_past
 
@@ -27,7 +27,9 @@ entity_rows = st.lists(st.tuples(st.none() | zones, st.none() | hours), min_size
 
 def feature_rows(unique: Any, created: Any = late) -> Any:
     """Return a strategy for rows (zone, time, created, trips, speed), of which no two are alike in ``unique``."""
-    row = st.tuples(zones, hours, created, values).map(lambda r: (r[0], r[1], r[2] and r[1] + r[2] or r[2], *r[3]))
+    row = st.tuples(st.none() | zones, hours, created, values).map(
+        lambda drawn: (*drawn[:2], None if drawn[2] is None else drawn[1] + drawn[2], *drawn[3])
+    )
     return st.lists(row, max_size=25, unique_by=unique)
 
 
@@ -60,7 +62,7 @@ def entity_frame(rows: list[tuple[int | None, datetime | None]]) -> pd.DataFrame
     )
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, deadline=None)
 @given(
     short=feature_rows(unique=lambda r: r[:3]),
     ever=feature_rows(unique=lambda r: r[:3]),
@@ -85,10 +87,10 @@ def test_rows_are_those_of_feasts_duckdb_store(
     assert multiset(results[0]) == multiset(results[1])
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, deadline=None)
 @given(
-    # Rows alike in key, time and creation, and rows of unknown creation: Feast's store takes any of those that tie, from
-    # call to call another, so that only a reference of our own can say which one must come.
+    # Rows alike in key, time and creation, and rows of unknown creation: Feast's store takes any of those that tie,
+    # from call to call another, so that only a reference of our own can say which one must come.
     short=feature_rows(unique=None, created=st.none() | late),
     entities=entity_rows,
     known=st.booleans(),
@@ -130,6 +132,18 @@ def test_thousands_of_rows_are_those_of_feasts_duckdb_store(stores: Any) -> None
         ]
         assert results[0].num_rows == 3000
         assert multiset(results[0]) == multiset(results[1])
+
+
+def test_a_row_without_key_or_time_gets_nothing_even_where_nothing_expires(stores: Any) -> None:
+    home, ours, _ = stores
+    write_past(home / "ever.parquet", [(1, hour(0), hour(0), 5, 0.5), (None, hour(0), hour(0), 6, 0.6)])
+    rows = [(1, None), (None, hour(3)), (None, None), (1, hour(3))]
+    for known in (False, True):
+        result = ours.get_historical_features(
+            entity_df=entity_frame(rows), features=["ever:trips"], filter_by_created_timestamp=known
+        ).to_arrow()
+        found = {(row["zone"], row["event_timestamp"]): row["trips"] for row in result.to_pylist()}
+        assert found == {row: 5 if row == (1, hour(3)) else None for row in rows}
 
 
 def test_a_value_exactly_as_old_as_its_ttl_still_holds(stores: Any) -> None:

@@ -97,14 +97,20 @@ def test_a_prediction_is_answered_over_http(trained: dict[str, Any]) -> None:
 def test_a_file_is_scored_with_the_champion(trained: dict[str, Any], taxi_month: Path, tmp_path: Path) -> None:
     import duckdb
 
-    target = tmp_path / "scored.parquet"
-    done = run("score", str(taxi_month), str(target), "--home", trained["home"], timeout=300)
+    refused = run("score", str(taxi_month), str(tmp_path / "out.parquet"), "--home", trained["home"], timeout=300)
+    assert refused.returncode == 2
+    assert "trip_distance" in refused.stderr  # the month has distances that no request may have
+    assert not (tmp_path / "out.parquet").exists()
+
+    source, target = tmp_path / "requests.parquet", tmp_path / "scored.parquet"
+    duckdb.sql(f"COPY (FROM '{taxi_month}' WHERE trip_distance BETWEEN 0 AND 100) TO '{source}'")
+    done = run("score", str(source), str(target), "--home", trained["home"], timeout=300)
     assert done.returncode == 0, done.stderr
     rows, missing, error = duckdb.sql(
         "SELECT count(*), count(*) FILTER (prediction IS NULL), "
         "sqrt(avg((prediction - m) ** 2) FILTER (m BETWEEN 1 AND 60 AND lpep_pickup_datetime >= '2022-01-25')) FROM "
         f"(SELECT *, epoch(lpep_dropoff_datetime - lpep_pickup_datetime) / 60 AS m FROM '{target}')"
     ).fetchall()[0]
-    assert rows == 62495
+    assert rows == duckdb.sql(f"SELECT count(*) FROM '{source}'").fetchall()[0][0] > 62000
     assert missing == 0
     assert error == pytest.approx(trained["train"]["error"], rel=0.02)

@@ -16,7 +16,7 @@ from flows.models.taxi.features import request_features
 from flows.models.taxi.simulator import simulate_day
 from flows.models.taxi.spec import spec
 from flows.settings import Settings
-from flows.steps import reference
+from flows.steps import evaluation, reference
 from flows.steps.bundle import load_bundle, save_bundle
 from flows.steps.files import sha256_of, write_parquet
 from flows.steps.prediction_log import Answer, PredictionLog
@@ -89,7 +89,7 @@ def train_champion(folder: Path, rows: pd.DataFrame) -> str:
     estimator = HistGradientBoostingRegressor(max_iter=100, random_state=0)
     estimator.fit(matrix(train, data.features), train["label"].to_numpy())
     digest = save_bundle(spec, estimator, data, folder)
-    reference.write(reference.build(spec, data, estimator), folder)
+    reference.write(reference.build(spec, data, estimator, *evaluation.predict(spec, estimator, data)), folder)
     return digest
 
 

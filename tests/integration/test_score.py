@@ -18,7 +18,7 @@ from flows.models.taxi.simulator import simulate_day
 from flows.models.taxi.spec import spec
 from flows.settings import Settings
 from flows.steps import feature_store, feature_tables, scoring
-from flows.steps.bundle import frame_of, load_bundle, save_bundle
+from flows.steps.bundle import Bundle, frame_of, load_bundle, save_bundle
 from flows.steps.files import sha256_of, write_parquet
 from flows.steps.training_set import Window, matrix, read_part, write_training_set
 
@@ -30,7 +30,8 @@ REQUEST = [field.name for field in spec.request]
 
 def events(first: int, last: int) -> pd.DataFrame:
     """Return accepted rows of the days [first, last)."""
-    frame = pd.concat([simulate_day(FIRST + timedelta(days=n), trips=400) for n in range(first, last)], ignore_index=True)
+    days = [simulate_day(FIRST + timedelta(days=n), trips=400) for n in range(first, last)]
+    frame = pd.concat(days, ignore_index=True)
     duration = frame["lpep_dropoff_datetime"] - frame["lpep_pickup_datetime"]
     frame["minutes"] = frame["label"] = duration.dt.total_seconds() / 60
     frame = frame[frame["minutes"].between(1, 60) & (frame["lpep_pickup_datetime"] >= pd.Timestamp(FIRST))]
@@ -93,7 +94,8 @@ def run(place, source, target) -> scoring.Scored:
 def online(place, frame: pd.DataFrame) -> np.ndarray:
     """Return what the service would answer: online features, the same bundle."""
     manifest = place.bundle.manifest
-    rows = [row | {"lpep_pickup_datetime": row["lpep_pickup_datetime"].to_pydatetime()} for row in frame.to_dict("records")]
+    times = frame["lpep_pickup_datetime"].dt.to_pydatetime()
+    rows = [row | {"lpep_pickup_datetime": time} for row, time in zip(frame.to_dict("records"), times, strict=True)]
     found = feature_store.read_online(place.store, spec, manifest.feature_names, rows)
     return place.bundle.scores(frame_of(manifest, [found.columns[name] for name in manifest.feature_names]))
 
@@ -147,21 +149,45 @@ def test_several_batches_are_one_file(place, requests, tmp_path, monkeypatch):
     assert pq.read_table(tmp_path / "parts.parquet").equals(pq.read_table(tmp_path / "whole.parquet"))
 
 
+def test_a_classifier_gives_the_likeliest_class_and_all_probabilities(place, requests):
+    from sklearn.ensemble import HistGradientBoostingClassifier
+
+    rows = pq.read_table(place.settings.home / "set" / "training_set.parquet")
+    names = place.bundle.manifest.feature_names
+    kinds = np.array(["short", "middle", "long"])[np.digitize(rows["label"].to_numpy(), [10, 20])]
+    estimator = HistGradientBoostingClassifier(max_iter=10, random_state=0).fit(matrix(rows, names), kinds)
+    manifest = place.bundle.manifest.model_copy(
+        update={"task": "multiclass", "classes": tuple(estimator.classes_.tolist())}
+    )
+    asked = requests.assign(event_timestamp=requests["lpep_pickup_datetime"].dt.tz_localize(ZONE)).drop(columns="note")
+    table = pa.Table.from_pandas(asked, preserve_index=False)
+    found = scoring.predict(spec, place.store, Bundle(manifest, estimator), 7, table).to_pandas()
+    shares = found[["probability_long", "probability_middle", "probability_short"]]
+    np.testing.assert_allclose(shares.sum(axis=1), 1.0)
+    assert found["prediction"].tolist() == [name.removeprefix("probability_") for name in shares.idxmax(axis=1)]
+    assert found["prediction"].nunique() > 1
+
+
 def test_an_unknown_zone_is_predicted_too(place, requests, tmp_path):
     requests.assign(PULocationID=9999).to_parquet(tmp_path / "in.parquet")
     run(place, tmp_path / "in.parquet", tmp_path / "out.parquet")
     assert np.isfinite(pq.read_table(tmp_path / "out.parquet")["prediction"].to_numpy()).all()
 
 
+def with_distance(row, value):
+    """Return a change that puts another distance into one row, the first being 1."""
+    return lambda frame: frame.assign(trip_distance=frame["trip_distance"].where(frame.index != row - 1, value))
+
+
 CASES = {
     "a missing column": (lambda frame: frame.drop(columns="trip_distance"), "lacks column trip_distance"),
     "no rows": (lambda frame: frame.head(0), "no rows"),
-    "a missing value": (lambda frame: frame.assign(trip_distance=[*[1.0] * 7, None, *[1.0] * 92]), "trip_distance is missing in row 8"),
-    "a value too low": (lambda frame: frame.assign(trip_distance=[*[1.0] * 2, -1.0, *[1.0] * 97]), "'-1.0' in row 3 .*at least 0"),
-    "infinity": (lambda frame: frame.assign(trip_distance=np.inf), "trip_distance is 'inf' in row 1 .100 such rows"),
+    "a missing value": (with_distance(8, None), "trip_distance is missing in row 8"),
+    "a value too low": (with_distance(3, -1.0), "'-1.0' in row 3 .*at least 0"),
+    "infinity": (lambda frame: frame.assign(trip_distance=np.inf), "trip_distance is 'inf.*' in row 1 .100 such rows"),
     "half a zone": (lambda frame: frame.assign(PULocationID=74.5), "PULocationID is '74.5' .*whole number"),
     "text for a number": (lambda frame: frame.assign(trip_distance="far"), "trip_distance is 'far'"),
-    "text for a time": (lambda frame: frame.assign(lpep_pickup_datetime="soon"), "lpep_pickup_datetime is 'soon' .*a time"),
+    "text for a time": (lambda frame: frame.assign(lpep_pickup_datetime="soon"), "_datetime is 'soon' .*a time"),
     "a column that scoring adds": (lambda frame: frame.assign(prediction=1.0), "column prediction, which scoring adds"),
 }
 

@@ -1,9 +1,9 @@
 """What taxi data must look like: a Great Expectations suite as code.
 
 Rules with ``mostly`` below 1 are row rules: up to that share of rows may break them, and those alone are quarantined.
-All others are hard: one break and the partition is quarantined whole. The contract (columns, types, no empty or infinite
-columns, a key that names one row, row count against the partitions before) is checked by Evergreen for every model and
-is not repeated here.
+All others are hard: one break and the partition is quarantined whole. The contract (columns, types, no empty or
+infinite columns, a key that names one row, row count against the partitions before) is checked by Evergreen for every
+model and is not repeated here.
 """
 
 from great_expectations import ExpectationSuite

@@ -64,7 +64,7 @@ def simulate_day(day: date, *, seed: int = 0, trips: int = 2800, roads_changed: 
     )
     frame = _dirty(frame, rng)
     frame = frame.sort_values(["lpep_pickup_datetime", "PULocationID", "DOLocationID"], ignore_index=True)
-    return frame.astype({name: "datetime64[us]" for name in frame.columns[:2]})
+    return frame.astype(dict.fromkeys(frame.columns[:2], "datetime64[us]"))
 
 
 def _dirty(frame: pd.DataFrame, rng: np.random.Generator) -> pd.DataFrame:

@@ -1,0 +1,53 @@
+"""Fault 3: the training process is killed after it has registered a version and before it promotes it.
+
+The child process below runs the real flow. Only the name of the promotion flow in it stands for the kill: SIGKILL from
+outside would hit the moment, some milliseconds long, by chance alone.
+"""
+
+import signal
+
+import pytest
+from training_parts import champion, copy_home, history, numbers, opened, python, trained
+
+from flows import ledger
+from flows.steps import registry, status
+
+KILLED_BEFORE_PROMOTING = """
+import os, signal
+import flows.train as module
+module.promote = lambda *_, **__: os.kill(os.getpid(), signal.SIGKILL)
+module.train(reason="newer data", force=True)
+"""
+
+
+@pytest.fixture
+def home(tmp_path, tmp_path_factory, simulated_days, prefect_api):
+    source = trained(tmp_path_factory.getbasetemp(), simulated_days, prefect_api)
+    with opened(tmp_path / "home", prefect_api) as settings:
+        copy_home(source, settings)
+        yield settings
+
+
+def test_the_champion_stays_and_the_next_run_promotes_what_was_registered_without_training_again(home):
+    from flows.spec import load_model
+    from flows.train import train
+
+    assert python(KILLED_BEFORE_PROMOTING).returncode == -signal.SIGKILL
+    assert champion(home) == 1
+    assert numbers(home) == [2, 1]
+    assert registry.aliases(home, "taxi") == {"champion": 1, "challenger": 2}
+    engine = ledger.connect(home)
+    seen = status.status(home, load_model("taxi", home), engine)
+    assert (seen["champion"]["version"], seen["challenger"]) == (1, {"version": 2})
+
+    found = train()
+    assert (found["version"], found["promoted"], found["unchanged"]) == (2, True, True)
+    assert numbers(home) == [2, 1]
+    assert history(home) == [(1, "promote", 1, None), (2, "promote", 2, 1)]
+    assert ledger.champion(engine, "taxi").why == "newer data"
+    assert registry.aliases(home, "taxi") == {"champion": 2}
+    newest = [run for run in ledger.last_runs(engine, "taxi") if run.flow == "train"][0]
+    assert "fit" not in [stage["name"] for stage in newest.summary["stages"]]
+
+    assert train()["promoted"] is False
+    assert len(history(home)) == 2

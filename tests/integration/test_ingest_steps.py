@@ -1,0 +1,307 @@
+"""Ingest by its plain steps: what is accepted, what is split off, what is refused, and what survives a crash."""
+
+from datetime import UTC, datetime, timedelta
+
+import duckdb
+import pandas as pd
+import pyarrow.parquet as pq
+import pytest
+from great_expectations import ExpectationSuite
+from great_expectations import expectations as gxe
+from ingest_parts import DAY, Place, clean_day, write
+
+from flows import ledger
+from flows.errors import BrokenCheckError, ContractError
+from flows.models.taxi.simulator import break_rows, rename_column, simulate_day
+from flows.models.taxi.spec import spec
+from flows.steps import judging
+from flows.steps.gx_duckdb import TableJudge
+
+SUITE: list = []  # what the function below returns, set by each test
+
+
+def suite():
+    return ExpectationSuite(name="mine", expectations=list(SUITE))
+
+
+MINE = spec.model_copy(update={"expectations": f"{__name__}:suite"})
+
+
+@pytest.fixture
+def here(tmp_path):
+    SUITE[:] = [gxe.ExpectColumnValuesToBeBetween(column="trip_distance", min_value=0, max_value=100, mostly=0.95)]
+    return Place(tmp_path / "home")
+
+
+def frame_of(uri):
+    return duckdb.sql(f"SELECT * FROM read_parquet('{uri}')").df()
+
+
+def test_a_clean_day_is_accepted_whole_with_its_times_in_utc(here, tmp_path):
+    frame = clean_day()
+    (partition,) = here.ingest(write(frame, tmp_path / "day.parquet"))
+    assert (partition.status, partition.reasons, partition.rejected_uri) == ("accepted", [], None)
+    assert (partition.accepted_rows, partition.rejected_rows) == (len(frame), 0)
+    table = pq.read_table(partition.accepted_uri)
+    assert [*table.column_names] == [
+        *spec.source.columns, "minutes", "label_time", "event_timestamp", "label_timestamp", "label",
+    ]  # fmt: skip
+    kinds = {name: str(table.schema.field(name).type) for name in ("event_timestamp", "label_timestamp", "label")}
+    assert kinds == {"event_timestamp": "timestamp[us, tz=UTC]", "label_timestamp": "timestamp[us, tz=UTC]", "label": "double"}
+    accepted = table.to_pandas()
+    zone = "America/New_York"
+    assert (accepted.event_timestamp == frame.lpep_pickup_datetime.dt.tz_localize(zone).dt.tz_convert("UTC")).all()
+    ended = frame.lpep_dropoff_datetime.dt.tz_localize(zone).dt.tz_convert("UTC")
+    assert (accepted.label_timestamp == ended + timedelta(hours=1)).all()
+    assert (accepted.label == accepted.minutes).all()
+    assert partition.first_event == accepted.event_timestamp.min().to_pydatetime()
+    assert partition.last_event == accepted.event_timestamp.max().to_pydatetime()
+    assert ledger.list_partitions(here.engine, "taxi") == [partition]
+
+
+def test_rows_that_break_a_row_rule_are_split_off_with_all_their_reasons(here, tmp_path):
+    frame = break_rows(clean_day(), share=0.02)
+    bad = frame.index[frame.trip_distance < 0]
+    frame.loc[bad[0], "lpep_dropoff_datetime"] = frame.loc[bad[0], "lpep_pickup_datetime"]
+    (partition,) = here.ingest(write(frame, tmp_path / "day.parquet"))
+    assert partition.status == "accepted"
+    assert partition.rejected_rows == len(bad)
+    rejected = frame_of(partition.rejected_uri)
+    assert list(rejected) == [*spec.source.columns, "reason"]
+    pd.testing.assert_frame_equal(
+        rejected[list(spec.source.columns)], frame.loc[bad].reset_index(drop=True), check_dtype=False
+    )
+    assert rejected.reason[0] == "minutes: values > 0 and ≤ 180; trip_distance: values ≥ 0 and ≤ 100"
+    assert set(rejected.reason[1:]) == {"trip_distance: values ≥ 0 and ≤ 100"}
+    assert partition.reasons[0] == f"{len(bad)} rows: trip_distance: values ≥ 0 and ≤ 100"
+    assert frame_of(partition.accepted_uri).trip_distance.min() >= 0
+
+
+def test_more_bad_rows_than_tolerated_quarantine_the_partition(here, tmp_path):
+    frame = break_rows(clean_day(), share=0.08)
+    (partition,) = here.ingest(write(frame, tmp_path / "day.parquet"))
+    assert partition.status == "quarantined"
+    assert "trip_distance: values ≥ 0 and ≤ 100" in partition.reasons[0]
+    assert "5.0% tolerated" in partition.reasons[0]
+    assert (partition.accepted_uri, partition.accepted_rows, partition.rejected_rows) == (None, 0, len(frame))
+    assert len(frame_of(partition.rejected_uri)) == round(0.08 * len(frame))
+
+
+def test_a_hard_rule_quarantines_with_the_figure_that_broke_it(here, tmp_path):
+    SUITE.append(gxe.ExpectColumnMedianToBeBetween(column="minutes", min_value=500))
+    (partition,) = here.ingest(write(clean_day(), tmp_path / "day.parquet"), MINE)
+    assert partition.status == "quarantined"
+    assert partition.reasons[0].startswith("minutes: median ≥ 500: ")
+
+
+@pytest.mark.parametrize(
+    ("rule", "spoil"),
+    [
+        (gxe.ExpectColumnValuesToNotBeNull(column="DOLocationID", mostly=0.9), {"DOLocationID": None}),
+        (gxe.ExpectColumnValuesToBeInSet(column="DOLocationID", value_set=list(range(1, 266)), mostly=0.9), {"DOLocationID": 7000}),
+        (
+            gxe.ExpectColumnPairValuesAToBeGreaterThanB(
+                column_A="lpep_dropoff_datetime", column_B="lpep_pickup_datetime", mostly=0.9
+            ),
+            {"lpep_dropoff_datetime": pd.Timestamp("2024-01-09")},
+        ),
+        (
+            gxe.ExpectCompoundColumnsToBeUnique(column_list=["PULocationID", "lpep_dropoff_datetime"], mostly=0.9),
+            {"PULocationID": 5, "lpep_dropoff_datetime": pd.Timestamp("2024-01-10 12:00")},
+        ),
+        (gxe.ExpectColumnValuesToBeUnique(column="minutes", mostly=0.01), None),
+        (gxe.ExpectMulticolumnSumToEqual(column_list=["PULocationID", "trip_distance"], sum_total=1, mostly=0.01), None),
+    ],
+)  # fmt: skip
+def test_each_kind_of_row_rule_names_its_rows(here, tmp_path, rule, spoil):
+    """The rows that are split off are as many as Great Expectations counts; its own query or an equal one finds them."""
+    frame = clean_day().astype({"DOLocationID": "Int64"})
+    if spoil:
+        frame.loc[10:19, list(spoil)] = list(spoil.values())
+        SUITE[:] = [rule]
+        (partition,) = here.ingest(write(frame, tmp_path / "day.parquet"), MINE)
+        assert (partition.status, partition.rejected_rows) == ("accepted", 10)
+        return
+    SUITE[:] = [rule.copy(update={"mostly": 0.999})]
+    (partition,) = here.ingest(write(frame, tmp_path / "day.parquet"), MINE)
+    assert partition.status == "quarantined"
+    assert partition.rejected_uri
+
+
+def test_a_check_that_breaks_is_neither_bad_data_nor_passed_and_is_judged_again(here, tmp_path):
+    path = write(clean_day(), tmp_path / "day.parquet")
+    SUITE.append(gxe.ExpectColumnValuesToMatchRegex(column="trip_distance", regex="1"))  # not on DuckDB
+    with pytest.raises(BrokenCheckError, match="2024-01-10 r1.*match_regex.*could not be evaluated"):
+        here.ingest(path, MINE)
+    (partition,) = ledger.list_partitions(here.engine, "taxi")
+    assert (partition.status, partition.docs_uri) == ("landed", None)
+    SUITE.pop()
+    assert [p.status for p in here.ingest(path, MINE)] == ["accepted"]
+    assert len(ledger.list_partitions(here.engine, "taxi")) == 1
+
+
+@pytest.mark.parametrize("column", ["nope", "évil\"; DROP TABLE events; --"])
+def test_a_check_of_a_column_that_is_not_there_is_broken(here, tmp_path, column):
+    SUITE.append(gxe.ExpectColumnMaxToBeBetween(column=column, max_value=3))
+    with pytest.raises(BrokenCheckError):
+        here.ingest(write(clean_day(), tmp_path / "day.parquet"), MINE)
+
+
+def test_an_empty_suite_is_a_failure_not_a_pass(here, tmp_path):
+    SUITE.clear()
+    with pytest.raises(ContractError, match="without expectations"):
+        here.ingest(write(clean_day(), tmp_path / "day.parquet"), MINE)
+    assert [p.status for p in ledger.list_partitions(here.engine, "taxi")] == ["landed"]
+
+
+def test_great_expectations_reads_its_results_on_duckdb():
+    """The mend of its IndexError: every kind of result is there, over tables that come one after the other."""
+    with duckdb.connect() as connection:
+        connection.execute("CREATE TABLE t AS SELECT range AS x, range % 3 AS y FROM range(100)")
+        judge = TableJudge(connection, "t")
+        rules = [
+            gxe.ExpectColumnMaxToBeBetween(column="x", max_value=99),
+            gxe.ExpectColumnValuesToBeBetween(column="x", max_value=89, mostly=0.9),
+            gxe.ExpectColumnMedianToBeBetween(column="x", min_value=49, max_value=50),
+            gxe.ExpectColumnDistinctValuesToBeInSet(column="y", value_set=[0, 1, 2]),
+        ]
+        results = judge.validate(rules, "BASIC")
+        assert [result["success"] for result in results] == [True] * 4
+        assert not any(result["exception_info"].get("raised_exception") for result in results)
+        assert results[1]["result"]["unexpected_count"] == 10
+        assert [result["expectation_config"]["type"] for result in results] == [rule.expectation_type for rule in rules]
+        connection.execute("CREATE OR REPLACE TABLE t AS SELECT range AS x, 7::BIGINT AS y FROM range(200)")
+        assert [result["success"] for result in judge.validate(rules, "BOOLEAN_ONLY")] == [False] * 4
+
+
+def test_a_crash_between_landing_and_deciding_is_made_good_by_the_next_run(here, tmp_path):
+    path = write(clean_day(), tmp_path / "day.parquet")
+    (landed,) = here.land(path)
+    assert landed.status == "landed"
+    (decided,) = here.ingest(path)
+    assert (decided.id, decided.status) == (landed.id, "accepted")
+    assert here.ingest(path) == [decided]
+
+
+def test_an_accepted_revision_replaces_the_one_before_and_a_late_one_does_not_come_back(here, tmp_path):
+    old, new = clean_day(), clean_day()[5:]
+    (first,) = here.land(write(old, tmp_path / "day.parquet"))
+    (second,) = here.ingest(write(new, tmp_path / "new.parquet"))
+    assert second.status == "accepted"
+    (late,) = here.ingest(tmp_path / "day.parquet")  # the crash of its first run is made good only now
+    assert (late.id, late.status) == (first.id, "replaced")
+    (third,) = here.ingest(write(clean_day()[9:], tmp_path / "third.parquet"))
+    statuses = {p.revision: p.status for p in ledger.list_partitions(here.engine, "taxi")}
+    assert statuses == {1: "replaced", 2: "replaced", 3: "accepted"}
+    assert third.revision == 3
+    assert len(frame_of(second.accepted_uri)) == len(new)
+
+
+def test_a_refused_revision_leaves_the_accepted_one_in_use(here, tmp_path):
+    (first,) = here.ingest(write(clean_day(), tmp_path / "day.parquet"))
+    (second,) = here.ingest(write(rename_column(clean_day()), tmp_path / "renamed.parquet"))
+    assert (second.key, second.revision, second.status) == (first.key, 2, "quarantined")
+    assert ledger.list_partitions(here.engine, "taxi", "accepted") == [first]
+
+
+def test_a_refused_partition_is_judged_again_only_when_the_rules_have_changed(here, tmp_path):
+    path = write(break_rows(clean_day(), share=0.08), tmp_path / "day.parquet")
+    (refused,) = here.ingest(path, MINE)
+    assert refused.status == "quarantined"
+    assert here.ingest(path, MINE) == [refused]
+    SUITE[:] = [gxe.ExpectColumnValuesToBeBetween(column="trip_distance", min_value=0, mostly=0.9)]
+    (accepted,) = here.ingest(path, MINE)
+    assert (accepted.id, accepted.status) == (refused.id, "accepted")
+
+
+def test_repeated_keys_lose_all_but_their_first_row(here, tmp_path):
+    frame = clean_day()
+    frame = pd.concat([frame, frame[:10].assign(lpep_dropoff_datetime=frame.lpep_dropoff_datetime[:10] + timedelta(minutes=1))])
+    (partition,) = here.ingest(write(frame, tmp_path / "day.parquet"))
+    assert partition.rejected_rows == 10
+    assert frame_of(partition.rejected_uri).reason.str.startswith("repeats the key lpep_pickup_datetime").all()
+    assert len(frame_of(partition.accepted_uri)) == len(frame) - 10
+
+
+def test_missing_values_become_null_and_nan_does_not_pass_as_a_value(here, tmp_path):
+    frame = clean_day()
+    frame.loc[:4, "trip_distance"] = float("nan")
+    table = pq.read_table(write(frame, tmp_path / "day.parquet"))
+    import pyarrow as pa
+
+    table = table.set_column(2, "trip_distance", pa.array(frame.trip_distance.to_numpy(), from_pandas=False))
+    pq.write_table(table, tmp_path / "day.parquet")
+    (partition,) = here.ingest(tmp_path / "day.parquet")
+    assert partition.rejected_rows == 5
+    assert frame_of(partition.rejected_uri).reason.unique() == ["trip_distance: values to not be null"]
+
+
+def test_statistics_are_those_of_the_accepted_rows(here, tmp_path):
+    frame = break_rows(clean_day(), share=0.02)
+    (partition,) = here.ingest(write(frame, tmp_path / "day.parquet"))
+    good = frame[frame.trip_distance >= 0]
+    found = partition.statistics
+    assert (found["rows"], found["label"]) == (len(good), "minutes")
+    distance = found["columns"]["trip_distance"]
+    assert distance["count"] == len(good)
+    assert distance["mean"] == pytest.approx(good.trip_distance.mean())
+    assert distance["std"] == pytest.approx(good.trip_distance.std())
+    assert distance["quantiles"]["0.5"] == pytest.approx(good.trip_distance.median())
+    assert sum(distance["histogram"]["counts"]) == len(good)
+    zones = found["columns"]["PULocationID"]
+    counts = good.PULocationID.value_counts()
+    assert zones["distinct"] == len(counts)
+    assert {(int(top["value"]), top["count"]) for top in zones["top"]} <= set(counts.items())
+    assert zones["top"][0]["count"] == counts.max()
+    assert set(found["columns"]) == {*spec.source.columns, "minutes"}
+
+
+def test_a_day_of_the_clock_change_keeps_every_row(here, tmp_path):
+    day = datetime(2024, 11, 3).date()
+    frame = clean_day(day)
+    (partition,) = here.ingest(write(frame, tmp_path / "day.parquet"))
+    assert (partition.key, partition.accepted_rows) == ("2024-11-03", len(frame))
+    assert datetime(2024, 11, 3, 4, tzinfo=UTC) <= partition.first_event
+    assert partition.last_event < datetime(2024, 11, 4, 5, tzinfo=UTC)
+
+
+def test_a_days_rows_are_the_same_landed_alone_or_in_a_month(here, tmp_path):
+    """The rows in memory and those of the landed file give the same judgement."""
+    for number in range(3):
+        write(clean_day(DAY + timedelta(days=number)), tmp_path / "in" / f"{number}.parquet")
+    together = here.ingest(tmp_path / "in")
+    other = Place(tmp_path / "other")
+    alone = [other.ingest(tmp_path / "in" / f"{number}.parquet")[0] for number in range(3)]
+    for one, two in zip(together, alone, strict=True):
+        assert (one.digest, one.accepted_rows, one.statistics) == (two.digest, two.accepted_rows, two.statistics)
+        pd.testing.assert_frame_equal(frame_of(one.accepted_uri), frame_of(two.accepted_uri))
+
+
+def test_a_day_as_the_simulator_makes_it_loses_its_dirt_only(here, tmp_path):
+    (partition,) = here.ingest(write(simulate_day(DAY), tmp_path / "day.parquet"))
+    assert partition.status == "accepted"
+    assert 0 < partition.rejected_rows < 0.02 * partition.rows
+    accepted = frame_of(partition.accepted_uri)
+    assert accepted.minutes.between(0, 180, inclusive="right").all()
+    assert (accepted.lpep_pickup_datetime.dt.date == DAY).all()
+
+
+def test_the_public_month_loses_its_strays_and_its_endless_trips(here, taxi_month):
+    partitions = here.ingest(taxi_month)
+    assert [partition.key for partition in partitions] == [f"2022-01-{day:02d}" for day in range(1, 32)]
+    assert {partition.status for partition in partitions} == {"accepted"}
+    assert sum(partition.rows for partition in partitions) == 62_495
+    rejected = pd.concat([frame_of(p.rejected_uri) for p in partitions])
+    accepted = pd.concat([frame_of(p.accepted_uri) for p in partitions])
+    assert len(rejected) + len(accepted) == 62_495
+    strays = rejected[rejected.reason.str.contains("event time outside the batch's periods")]
+    assert sorted(strays.lpep_pickup_datetime.dt.year) == [2009, 2021, 2021, 2021]
+    assert accepted.minutes.between(0, 180, inclusive="right").all()
+    assert (rejected.lpep_dropoff_datetime - rejected.lpep_pickup_datetime).max() > timedelta(hours=23)
+    assert here.ingest(taxi_month) == partitions
+
+
+def test_rules_are_told_apart_by_their_digest():
+    suite = judging.load_suite(spec)
+    assert judging.rules_digest(spec, suite) == judging.rules_digest(spec, judging.load_suite(spec))
+    assert judging.rules_digest(spec, suite[1:]) != judging.rules_digest(spec, suite)

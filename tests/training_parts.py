@@ -1,0 +1,131 @@
+"""Homes for the tests of training, promotion and features: made once a session by the real flows, then copied.
+
+A copy has ledger, MLflow's database, feature tables and Feast's stores of its own. The partitions and bundles that they
+name by absolute paths stay those of the original, which no test may change.
+"""
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from flows import ledger
+from flows.settings import Settings
+from flows.spec import load_model
+from flows.steps import registry
+
+TESTS = Path(__file__).parent
+QUICK = '["team.quick"]'
+MANUAL = '["team.manual"]'
+
+
+@contextmanager
+def opened(folder: Path, api_url: str, packages: str = QUICK) -> Iterator[Settings]:
+    """Open a home for this process and its children, with a package of models; the environment is as before afterwards."""
+    from prefect.settings import PREFECT_API_URL, temporary_settings
+
+    before = dict(os.environ)
+    path = os.pathsep.join(filter(None, [str(TESTS), os.environ.get("PYTHONPATH")]))
+    os.environ.update(PREFECT_API_URL=api_url, EVERGREEN_MODEL_PACKAGES=packages, PYTHONPATH=path)
+    try:
+        # Prefect reads its settings once; another test module may have had a server of its own.
+        with temporary_settings({PREFECT_API_URL: api_url}):
+            yield Settings(home=folder).activate()
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
+
+
+@cache
+def featurized(base: Path, days: Path, api_url: str) -> Path:
+    """Return the folder of a home with the simulated days, ingested and featurized."""
+    from flows.featurize import featurize
+    from flows.ingest import ingest
+
+    with opened(base / "featurized", api_url) as home:
+        ingest(str(days))
+        featurize()
+        return home.home
+
+
+@cache
+def trained(base: Path, days: Path, api_url: str) -> Path:
+    """Return the folder of a home in which version 1 was trained and promoted as well."""
+    from flows.train import train
+
+    source = featurized(base, days, api_url)
+    with opened(base / "trained", api_url) as home:
+        copy_home(source, home)
+        assert train()["promoted"]
+        return home.home
+
+
+def copy_home(source: Path, home: Settings) -> None:
+    """Fill a home with what another one holds, except for the files that are named by absolute paths."""
+    left = shutil.ignore_patterns("lake", "artifacts", "prefect", "docs", "tmp", "*.lock")
+    shutil.copytree(source, home.home, ignore=left, dirs_exist_ok=True)
+
+
+def champion(home: Settings) -> int | None:
+    """Return the version that the ledger says serves."""
+    found = ledger.champion(ledger.connect(home), "taxi")
+    return found.version if found else None
+
+
+def history(home: Settings) -> list[tuple[int, str, int, int | None]]:
+    """Return sequence, kind, version and previous version of all promotions, oldest first."""
+    found = ledger.list_promotions(ledger.connect(home), "taxi")
+    return [(one.sequence, one.kind, one.version, one.previous_version) for one in reversed(found)]
+
+
+def numbers(home: Settings) -> list[int]:
+    """Return the numbers of the registered versions, newest first."""
+    return [one.version for one in registry.versions(home, "taxi")]
+
+
+def state(home: Settings) -> Any:
+    """Return all that a refusal must leave as it is: promotions, versions, aliases."""
+    return history(home), numbers(home), registry.aliases(home, "taxi")
+
+
+def log_again(home: Settings, folder: Path) -> registry.Version:
+    """Log and register version 1 once more, as if it had been trained again, by way of a copy of its bundle."""
+    from mlflow import MlflowClient
+
+    from flows.steps.lineage import Lineage
+
+    spec = load_model("taxi", home)
+    first = registry.get_version(home, "taxi", 1)
+    shutil.copytree(first.folder, folder / "bundle")
+    (folder / "pictures").mkdir()
+    client: MlflowClient = registry.open_client(home)
+    lineage = Lineage.model_validate(_artifact(client, first.run_id, "lineage.json"))
+    run_id, model_id, kept = registry.log_run(
+        home, spec, lineage=lineage, evidence=registry.read_evidence(first), bundle=folder / "bundle",
+        pictures=folder / "pictures", metrics={}, passed=True, digest=first.digest,
+    )  # fmt: skip
+    return registry.register(home, spec, lineage, run_id, model_id, kept, first.digest)
+
+
+def artifact(home: Settings, run_id: str, name: str) -> Any:
+    """Return a JSON artifact of a run."""
+    return _artifact(registry.open_client(home), run_id, name)
+
+
+def _artifact(client: Any, run_id: str, name: str) -> Any:
+    import mlflow
+
+    return mlflow.artifacts.load_dict(f"{client.get_run(run_id).info.artifact_uri}/{name}")
+
+
+def python(code: str, timeout: float = 180, environment: Mapping[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+    """Run a program in a process of its own, on the home that is opened."""
+    return subprocess.run(
+        [sys.executable, "-c", code], env=os.environ | dict(environment or {}), capture_output=True, text=True,
+        timeout=timeout, stdin=subprocess.DEVNULL, check=False,
+    )  # fmt: skip

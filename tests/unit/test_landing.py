@@ -1,0 +1,196 @@
+"""Landing without judging: periods, strays, hashes, revisions, and files that cannot be what they should."""
+
+from datetime import date, timedelta
+from pathlib import Path
+
+import duckdb
+import pandas as pd
+import pytest
+from ingest_parts import DAY, Place, clean_day, write
+
+from flows import ledger
+from flows.errors import UsageError
+from flows.models.taxi.simulator import rename_column, simulate_day
+from flows.models.taxi.spec import spec
+
+@pytest.fixture
+def here(tmp_path):
+    return Place(tmp_path / "home")
+
+
+@pytest.fixture
+def place(here):
+    return here.land
+
+
+def rows_of(partition):
+    return duckdb.sql(f"SELECT * FROM read_parquet('{partition.uri}')").df()
+
+
+def test_a_batch_is_split_by_the_local_day_week_and_month(place, tmp_path):
+    days = [clean_day(date(2024, 1, 27) + timedelta(days=n)) for n in range(8)]
+    write(pd.concat(days), tmp_path / "in" / "all.parquet")
+    assert [p.key for p in place(tmp_path / "in")] == [f"2024-01-{n}" for n in range(27, 32)] + [
+        f"2024-02-0{n}" for n in (1, 2, 3)
+    ]
+    for kind, keys in (("week", ["2024-W04", "2024-W05"]), ("month", ["2024-01", "2024-02"])):
+        landed = Place(tmp_path / kind).land(tmp_path / "in", kind=kind)
+        assert [partition.key for partition in landed] == keys
+        assert sum(partition.rows for partition in landed) == sum(map(len, days))
+
+
+def test_the_rows_land_as_they_came_in_their_order(place, tmp_path):
+    frame = clean_day().sample(frac=1, random_state=0).reset_index(drop=True)
+    (partition,) = place(write(frame, tmp_path / "in" / "day.parquet"))
+    pd.testing.assert_frame_equal(rows_of(partition), frame, check_dtype=False)
+
+
+def test_the_same_rows_again_are_a_no_op_whatever_the_file(here, place, tmp_path):
+    frame = clean_day()
+    first = place(write(frame, tmp_path / "in" / "day.parquet"))
+    path = tmp_path / "in" / "other.parquet"
+    frame.to_parquet(path, index=False, compression="gzip", row_group_size=100)
+    assert place(path) == first
+    assert place(write(frame, tmp_path / "in" / "day.csv")) == first
+    halves = tmp_path / "halves"
+    write(frame[:200], halves / "1.parquet")
+    write(frame[200:].astype({"PULocationID": "int32"}), halves / "2.parquet")
+    assert place(halves) == first
+    assert len(list((here.settings.lake("taxi") / "raw").iterdir())) == 1
+
+
+def test_other_rows_of_the_same_key_are_the_next_revision_and_the_old_one_stays(place, tmp_path):
+    (first,) = place(write(clean_day(), tmp_path / "in" / "day.parquet"))
+    (second,) = place(write(clean_day()[1:], tmp_path / "in" / "day.parquet"))
+    assert (first.revision, second.revision) == (1, 2)
+    assert len(rows_of(first)) == len(rows_of(second)) + 1
+
+
+def test_strays_form_no_partition_and_stay_with_the_nearest_period(place, tmp_path):
+    frame = pd.concat([clean_day(), clean_day(DAY + timedelta(days=1))], ignore_index=True)
+    frame.loc[0, "lpep_pickup_datetime"] = pd.Timestamp("2009-01-01 03:00")
+    frame.loc[len(frame) - 1, "lpep_pickup_datetime"] = pd.Timestamp("2024-02-20 03:00")
+    frame.loc[1, "lpep_pickup_datetime"] = pd.NaT
+    first, second = place(write(frame, tmp_path / "in" / "two.parquet"))
+    assert [first.key, second.key] == ["2024-01-10", "2024-01-11"]
+    assert first.rows + second.rows == len(frame)
+    times = rows_of(first).lpep_pickup_datetime
+    assert times.isna().sum() == 1
+    assert (times < "2010").sum() == 1
+    assert (rows_of(second).lpep_pickup_datetime > "2024-02").sum() == 1
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda frame: frame.rename(columns={"lpep_pickup_datetime": "pickup"}),
+        lambda frame: frame.drop(columns="lpep_pickup_datetime"),
+        lambda frame: frame.assign(lpep_pickup_datetime="yesterday"),
+        lambda frame: frame.assign(lpep_pickup_datetime=pd.NaT),
+        lambda frame: frame[:20],
+        lambda frame: frame[:0],
+    ],
+)
+def test_a_batch_whose_time_cannot_be_told_is_one_partition(place, tmp_path, spoil):
+    frame = spoil(clean_day())
+    (partition,) = place(write(frame, tmp_path / "in" / "the day.parquet"))
+    assert (partition.key, partition.rows) == ("batch-the-day", len(frame))
+
+
+def test_a_file_that_breaks_the_contract_does_not_spoil_the_others(place, tmp_path):
+    for number in range(3):
+        frame = simulate_day(DAY + timedelta(days=number), trips=500)
+        write(rename_column(frame) if number == 1 else frame, tmp_path / "in" / f"{number}.parquet")
+    landed = place(tmp_path / "in")
+    assert [partition.key for partition in landed] == ["2024-01-10", "2024-01-11", "2024-01-12"]
+    assert "distance_miles" in rows_of(landed[1])
+    assert list(rows_of(landed[2])) == list(spec.source.columns)
+
+
+def test_ignored_columns_are_dropped_and_integers_widened(place, tmp_path):
+    frame = clean_day().astype({"DOLocationID": "int32"}).assign(VendorID=2)
+    (partition,) = place(write(frame, tmp_path / "in" / "day.parquet"))
+    assert rows_of(partition).dtypes["DOLocationID"] == "int64"
+    assert list(rows_of(partition)) == list(spec.source.columns)
+
+
+@pytest.mark.parametrize(
+    ("column", "values", "kept"),
+    [
+        ("PULocationID", "74.0", True),
+        ("PULocationID", "74.6", False),
+        ("PULocationID", "x", False),
+        ("trip_distance", "N/A", False),
+        ("lpep_dropoff_datetime", "2024-01-10T08:00:00", True),
+        ("lpep_dropoff_datetime", "2024-01-10T08:00:00Z", False),
+        ("lpep_dropoff_datetime", "2024-01-10 08:00:00+05:30", False),
+    ],
+)
+def test_a_csv_column_has_its_type_if_every_value_reads_as_such(place, tmp_path, column, values, kept):
+    frame = clean_day().astype({column: object})
+    frame.loc[3, column] = values
+    (partition,) = place(write(frame, tmp_path / "in" / "day.csv"))
+    found = dict(
+        duckdb.sql(f"SELECT column_name, column_type FROM (DESCRIBE FROM read_parquet('{partition.uri}'))").fetchall()
+    )
+    assert (found[column] == spec.source.columns[column]) is kept
+    assert [name for name, kind in found.items() if kind != spec.source.columns[name]] == ([] if kept else [column])
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("day.parquet", None),
+        ("day.csv", b'a,b\n1,"2\n3'),
+        ("empty.csv", b""),
+        ("empty.parquet", b""),
+        ("z.csv.gz", b"no"),
+    ],
+)
+def test_a_file_that_cannot_be_read_is_kept_with_its_reason(place, tmp_path, name, content):
+    path = tmp_path / name
+    if content is None:
+        whole = write(clean_day(), tmp_path / "whole.parquet").read_bytes()
+        content = whole[: len(whole) // 2]
+    path.write_bytes(content)
+    (partition,) = place(path)
+    assert partition.rows == 0
+    assert "cannot be read" in partition.reasons[0]
+    assert name in partition.reasons[0] or "/" not in partition.reasons[0]
+    assert Path(partition.uri).read_bytes() == content
+    assert place(path) == [partition]
+
+
+def test_a_csv_cut_off_in_a_row_cannot_be_read(place, tmp_path):
+    path = write(clean_day(), tmp_path / "day.csv")
+    text = path.read_text()
+    path.write_text(text[: text.rindex(",", 0, len(text) - 30)])
+    (partition,) = place(path)
+    assert "cannot be read" in partition.reasons[0]
+
+
+@pytest.mark.parametrize("separator", [",", ";", "\t", "|"])
+def test_any_usual_separator_and_a_byte_order_mark_are_read(place, tmp_path, separator):
+    frame = clean_day()
+    frame.to_csv(tmp_path / "day.csv", index=False, sep=separator, encoding="utf-8-sig", lineterminator="\r\n")
+    (partition,) = place(tmp_path / "day.csv")
+    assert (partition.key, partition.rows) == ("2024-01-10", len(frame))
+    frame.to_csv(tmp_path / "day.csv.gz", index=False)
+    assert place(tmp_path / "day.csv.gz") == [partition]
+
+
+def test_another_kind_of_period_over_accepted_ones_is_a_wrong_call_and_changes_nothing(here, place, tmp_path):
+    path = write(clean_day(), tmp_path / "in" / "day.parquet")
+    (partition,) = place(path)
+    ledger.decide_partition(here.engine, partition.id, "accepted")
+    with pytest.raises(UsageError, match="--partition-by day"):
+        place(path, kind="month")
+    assert len(ledger.list_partitions(here.engine, "taxi")) == 1
+
+
+def test_names_do_not_leave_the_lake(here, place, tmp_path):
+    frame = clean_day()[:10].rename(columns={"trip_distance": 'x"; DROP TABLE fitting; --', "PULocationID": "<b>'"})
+    (partition,) = place(write(frame, tmp_path / "in" / "..'; x.parquet"))
+    assert partition.key == "batch-x"
+    assert Path(partition.uri).parent == here.settings.lake("taxi") / "raw"
+    assert "<b>'" in rows_of(partition)
