@@ -64,26 +64,22 @@ def utc(column: str) -> str:
     return f"CAST({column} AS TIMESTAMPTZ)"
 
 
-def join(
-    columns: Sequence[str], event_timestamp: str, views: Sequence[View], span: Span | None, known_at_the_time: bool
-) -> str:  # fmt: skip
-    """Return the query that gives each of the ``entities`` the feature values of its time.
+def join(views: Sequence[View], entity_keys: Sequence[str], span: Span | None, known_at_the_time: bool) -> str:
+    """Return the query that gives each of the ``entities``, by its number, the feature values of its time.
 
-    ``columns`` are those of the entity rows; ``span`` is their oldest and newest time, by which the files are pruned.
-    With ``known_at_the_time`` only rows count that had been created by then. Every entity row comes back once, in no
-    particular order, with its time in UTC.
+    The table ``entities`` has the columns ``row`` (the number), ``moment`` (microseconds) and ``entity_0``,
+    ``entity_1`` and so on, the join keys in the order of ``entity_keys``. ``span`` is the oldest and newest moment, by
+    which the files are pruned. With ``known_at_the_time`` only rows count that had been created by then.
     """
-    moment = utc(f"e.{quoted(event_timestamp)}")
-    chosen = [f"{moment if name == event_timestamp else f'e.{quoted(name)}'} AS {quoted(name)}" for name in columns]
-    tables, joins = [], []
+    chosen, tables, joins = ["e.row"], [], []
     for number, view in enumerate(views):
         alias = f"view_{number}"
         rows = _known if known_at_the_time and view.source.created else _newest
         tables.append(f"{alias} AS ({rows(view, span)})")
-        on = [f"e.{quoted(entity)} = {alias}.key_{i}" for i, (_, entity) in enumerate(view.keys)]
-        joins.append(f"ASOF LEFT JOIN {alias} ON {' AND '.join([*on, f'epoch_us({moment}) >= {alias}.seen'])}")
-        # DuckDB joins a row without time to the newest of its key, hence a condition also where nothing expires.
-        age = f"epoch_us({moment}) - {alias}.time"
+        on = [f"e.entity_{entity_keys.index(entity)} = {alias}.key_{i}" for i, (_, entity) in enumerate(view.keys)]
+        joins.append(f"ASOF LEFT JOIN {alias} ON {' AND '.join([*on, f'e.moment >= {alias}.seen'])}")
+        # DuckDB joins a row without moment to the newest of its key, hence a condition also where nothing expires.
+        age = f"e.moment - {alias}.time"
         valid = f"{age} <= {view.ttl // timedelta(microseconds=1)}" if view.ttl else f"{age} IS NOT NULL"
         for i, (_, name) in enumerate(view.features):
             chosen.append(f"CASE WHEN {valid} THEN {alias}.value_{i} END AS {quoted(name)}")

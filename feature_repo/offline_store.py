@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 import pandas as pd
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from feast import FeatureView, OnDemandFeatureView, RepoConfig
 from feast.data_source import DataSource
@@ -65,6 +66,8 @@ class DuckDBAsofOfflineStore(DuckDBOfflineStore):
     ) -> RetrievalJob:
         """Join features to ``entity_df``: a pandas or Arrow-compatible frame, or a query for DuckDB, which is run once.
 
+        The entity rows come back in their order, their time in microseconds UTC, the features beside them.
+
         Without ``entity_df`` the rows are all keys and event times of the views from ``start_date`` to ``end_date``,
         both included. Raises FeastEntityDFMissingColumnsError if a join key is not among the entity's columns, and
         ValueError if two columns of the result would have the same name.
@@ -78,10 +81,13 @@ class DuckDBAsofOfflineStore(DuckDBOfflineStore):
             entities = _entities(entity_df)
         moment = _event_timestamp(entities.schema)
         _check_columns(entities.column_names, moment, views)
-        span = _span(entities, moment)
+        entities = _in_utc(entities, moment)
+        keys = list(dict.fromkeys(entity for view in views for _, entity in view.keys))
+        span = _span(entities[moment])
         return AsofRetrievalJob(
-            asof.join(entities.column_names, moment, views, span, filter_by_created_timestamp),
+            asof.join(views, keys, span, filter_by_created_timestamp),
             entities,
+            _lookup(entities, moment, keys),
             root,
             full_feature_names,
             OnDemandFeatureView.get_requested_odfvs(feature_refs, project, registry),
@@ -196,14 +202,28 @@ def _event_timestamp(schema: pa.Schema) -> str:
     return str(times[0])
 
 
-def _span(entities: pa.Table, moment: str) -> tuple[datetime, datetime] | None:
-    """Return the oldest and the newest time of the entity rows, or None if they have none."""
-    column = asof.utc(asof.quoted(moment))
-    with connect() as connection:
-        connection.register(asof.ENTITIES, entities)
-        spans = connection.execute(f"SELECT min({column}), max({column}) FROM {asof.ENTITIES}").fetchall()
-    oldest, newest = spans[0]
+def _in_utc(entities: pa.Table, moment: str) -> pa.Table:
+    """Return the entity rows with their time in microseconds UTC; without zone it is UTC."""
+    column = entities[moment]
+    if not pa.types.is_timestamp(column.type):
+        with connect() as connection:
+            connection.register(asof.ENTITIES, entities.select([moment]))
+            query = f"SELECT {asof.utc(asof.quoted(moment))} FROM {asof.ENTITIES}"
+            column = connection.execute("SET preserve_insertion_order = true").execute(query).to_arrow_table()[0]
+    place = entities.column_names.index(moment)
+    return entities.set_column(place, moment, column.cast(pa.timestamp("us", "UTC"), safe=False))
+
+
+def _span(moments: pa.ChunkedArray) -> asof.Span | None:
+    """Return the oldest and the newest of the entity rows' times, or None if they have none."""
+    oldest, newest = pc.min_max(moments).as_py().values()
     return None if oldest is None else (oldest, newest)
+
+
+def _lookup(entities: pa.Table, moment: str, keys: Sequence[str]) -> pa.Table:
+    """Return what the join needs of the entity rows, under the names of ``asof.join``; nothing is copied."""
+    columns = {"moment": entities[moment].cast(pa.int64())}
+    return pa.table(columns | {f"entity_{number}": entities[key] for number, key in enumerate(keys)})
 
 
 def _view(view: FeatureView, feature_refs: Sequence[str], full_feature_names: bool, root: Path | None) -> asof.View:

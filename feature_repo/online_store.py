@@ -23,6 +23,7 @@ from feast.infra.online_stores.sqlite import SqliteOnlineStore, SqliteOnlineStor
 from feast.protos.feast.types.EntityKey_pb2 import EntityKey
 from feast.protos.feast.types.Value_pb2 import Value
 from feast.utils import make_tzaware, to_naive_utc
+from pydantic import field_validator
 
 # What Feast gives to be written: key, values by feature, event time, creation.
 Row = tuple[EntityKey, dict[str, Value], datetime, datetime | None]
@@ -52,8 +53,14 @@ class NewestSqliteOnlineStoreConfig(SqliteOnlineStoreConfig):
     """Configuration: ``path`` of the database file. Feast's columns for vectors and documents are not offered."""
 
     type: str = "feature_repo.online_store.NewestSqliteOnlineStore"  # type: ignore[assignment]
-    vector_enabled: Literal[False] = False
     enable_openai_compatible_store: Literal[False] = False
+
+    @field_validator("vector_enabled")
+    @classmethod
+    def _no_vectors(cls, value: bool) -> bool:
+        if value:
+            raise ValueError("this store keeps no vectors; leave vector_enabled out")
+        return value
 
 
 class NewestSqliteOnlineStore(SqliteOnlineStore):

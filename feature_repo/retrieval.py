@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import duckdb
+import numpy as np
 import pandas as pd
 import pyarrow as pa
 from feast import OnDemandFeatureView
@@ -15,6 +16,8 @@ from feast.infra.offline_stores.offline_store import RetrievalJob, RetrievalMeta
 from feast.saved_dataset import SavedDatasetStorage
 
 from feature_repo import asof, parquet_files
+
+ROW = np.uint32  # numbers of entity rows: half the memory traffic of 64 bits, enough for 4 billion
 
 
 def connect() -> duckdb.DuckDBPyConnection:
@@ -58,12 +61,17 @@ class Narrowed:
 
 
 class AsofRetrievalJob(RetrievalJob):
-    """A query and the entity rows that it joins; each ``to_arrow`` or ``to_df`` runs it in a DuckDB of its own."""
+    """A query, run at each ``to_arrow`` or ``to_df`` in a DuckDB of its own.
+
+    With ``entities`` it is a query of ``asof.join`` on ``lookup``, which has no more of the entity rows than the join
+    needs; the result is the entity rows, uncopied and in their order, with the features beside them.
+    """
 
     def __init__(
         self,
         query: str,
         entities: pa.Table | None = None,
+        lookup: pa.Table | None = None,
         root: Path | None = None,
         full_feature_names: bool = False,
         on_demand_feature_views: list[OnDemandFeatureView] | None = None,
@@ -71,6 +79,7 @@ class AsofRetrievalJob(RetrievalJob):
     ) -> None:
         self._query = query
         self._entities = entities
+        self._lookup = lookup
         self._root = root
         self._full_feature_names = full_feature_names
         self._on_demand_feature_views = on_demand_feature_views or []
@@ -92,7 +101,7 @@ class AsofRetrievalJob(RetrievalJob):
         return self._metadata
 
     def to_sql(self) -> str:
-        """Return the query; it reads the entity rows from a table named ``entities``."""
+        """Return the query; of entity rows it reads and gives no more than ``asof.join`` says."""
         return self._query
 
     def persist(
@@ -109,17 +118,30 @@ class AsofRetrievalJob(RetrievalJob):
 
     def _to_arrow_internal(self, timeout: int | None = None) -> pa.Table:
         with connect() as connection:
-            if self._entities is not None:
-                connection.register(asof.ENTITIES, self._entities)
+            if self._lookup is not None:
+                numbers = pa.array(np.arange(self._lookup.num_rows, dtype=ROW))
+                connection.register(asof.ENTITIES, self._lookup.append_column("row", numbers))
             alarm = threading.Timer(timeout, connection.interrupt) if timeout else None
             if alarm:
                 alarm.start()
             try:
-                return connection.execute(self._query).to_arrow_table()
+                result = connection.execute(self._query).to_arrow_table()
             finally:
                 if alarm:
                     alarm.cancel()
+        return result if self._entities is None else _beside(self._entities, result)
 
     def _to_df_internal(self, timeout: int | None = None) -> pd.DataFrame:
         frame: pd.DataFrame = self._to_arrow_internal(timeout).to_pandas()
         return frame
+
+
+def _beside(entities: pa.Table, features: pa.Table) -> pa.Table:
+    """Return the entity rows with the features, whose column ``row`` says to which row each of them belongs."""
+    rows = features["row"].to_numpy()
+    order = np.empty(rows.size, dtype=ROW)
+    order[rows] = np.arange(rows.size, dtype=ROW)
+    features = features.drop_columns("row").take(pa.array(order))
+    for name in features.column_names:
+        entities = entities.append_column(name, features[name])
+    return entities

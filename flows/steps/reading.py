@@ -113,7 +113,7 @@ def _prepare(
     names = ", ".join(f"{literal(name)}: 'VARCHAR'" for name in header)
     connection.execute(
         f"""CREATE OR REPLACE TEMP TABLE {text} AS SELECT * FROM read_csv($path, auto_detect = false, header = true,
-        columns = {{{names}}}, delim = $separator, quote = '"', escape = '"', strict_mode = true, null_padding = false)""",
+        columns = {{{names}}}, delim = $separator, quote = '"', escape = '"', strict_mode = true)""",
         {"path": str(path), "separator": separator},
     )
     columns = describe(connection, f"SELECT * FROM {text}", {})

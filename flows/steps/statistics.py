@@ -59,7 +59,8 @@ def _moments(connection: DuckDBPyConnection, columns: Mapping[str, str]) -> dict
         if is_number(kind) or is_time(kind) or kind == "VARCHAR":
             wanted += [(name, "min", f"min({column})"), (name, "max", f"max({column})")]
         if is_number(kind):
-            finite = f" FILTER (isfinite({column}))" if kind in ("DOUBLE", "FLOAT") else ""  # DuckDB fails on infinity
+            # Squares beyond a double's reach, and infinity, are an error to DuckDB, not a figure.
+            finite = f" FILTER (abs({column}) < 1e150)" if kind in ("DOUBLE", "FLOAT") else ""
             wanted += [(name, "mean", f"avg({column}){finite}")]
             wanted += [(name, "std", f"stddev_samp({column}::DOUBLE){finite}")]
         if kind in _WHOLE or kind == "VARCHAR":
@@ -121,9 +122,10 @@ def _range(figure: dict[str, Any], kind: str) -> tuple[float, float] | None:
         low, high = (_epoch(figure[end]) for end in ("min", "max"))
     else:
         return None
-    if not (math.isfinite(low) and math.isfinite(high)):
+    if not math.isfinite(high - low):
         return None
-    return (low, high) if low < high else (low - 0.5, low + 0.5)
+    half = max(0.5, abs(low) * 1e-6)
+    return (low, high) if low < high else (low - half, low + half)
 
 
 def _epoch(value: date | datetime) -> float:

@@ -48,7 +48,8 @@ class TrainingSet(Frozen):
 def choose_window(spec: ModelSpec, accepted: list[Partition], judge: timedelta | None = None) -> Window:
     """Return the newest window of a model's accepted partitions and its split: the newest part judges.
 
-    Raises RefusedError if nothing was accepted, or the data is not longer than the judging part.
+    Raises RefusedError if nothing was accepted, the data is not longer than the judging part, or the feature tables do
+    not hold all of the window yet: its newest rows would be trained with the features of earlier days.
     """
     known = [partition for partition in accepted if partition.first_event and partition.last_event]
     if not known:
@@ -63,8 +64,14 @@ def choose_window(spec: ModelSpec, accepted: list[Partition], judge: timedelta |
             f"{spec.name}: the accepted data spans {end - first}, not more than the {judge or spec.training.judge} "
             "that judge the model; ingest more, or shorten the judging part"
         )
-    used = [p.id for p in known if p.last_event and p.first_event and p.last_event >= start and p.first_event < end]
-    return Window(start=start, split=split, end=end, partition_ids=tuple(used))
+    used = [p for p in known if p.last_event and p.first_event and p.last_event >= start and p.first_event < end]
+    waiting = [p.key for p in used if p.featurized_at is None]
+    if waiting:
+        raise RefusedError(
+            f"{spec.name}: the feature tables lack {len(waiting)} accepted partitions ({', '.join(waiting[:3])}"
+            f"{', …' if len(waiting) > 3 else ''}); run `evergreen featurize --model {spec.name}` first"
+        )
+    return Window(start=start, split=split, end=end, partition_ids=tuple(p.id for p in used))
 
 
 def build(

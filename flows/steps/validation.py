@@ -141,7 +141,9 @@ def _reject(connection: DuckDBPyConnection, judge: TableJudge, item: Any, rule: 
         rows = [place[ROW] for place in found]
         done = connection.execute(f"{into} (SELECT unnest($rows::BIGINT[]) AS {ROW})", {"rows": rows}).fetchone()
     if done is None or done[0] != expected:
-        raise BrokenCheckError(f"{rule}: not all of the {expected} rows that break it were found; mend it, ingest again")
+        raise BrokenCheckError(
+            f"{rule}: not all of the {expected} rows that break it were found; mend it, ingest again"
+        )
 
 
 def _query_of(item: Any, result: dict[str, Any]) -> str:

@@ -64,6 +64,33 @@ def test_entity_rows_may_be_pandas_arrow_or_a_query(store: FeatureStore, tmp_pat
     assert trips(store, entities) == sorted(TRIPS, key=repr)
 
 
+def test_entity_rows_keep_their_order_and_their_columns(store: FeatureStore) -> None:
+    number = 5000
+    entities = pa.table(
+        {
+            "ride": [str(index) for index in range(number)],
+            "event_timestamp": [hour(3 - index % 4) for index in range(number)],
+            "zone": pa.array([index % 3 for index in range(number)], pa.int32()),
+            "tags": [["a"] if index % 2 else None for index in range(number)],
+        }
+    )
+    result = store.get_historical_features(entity_df=entities, features=["past:trips"]).to_arrow()
+    assert result.select(entities.column_names).equals(entities)
+    known = {(1, 0): 10, (1, 1): 10, (1, 2): 12, (1, 3): 12, (2, 1): 24, (2, 2): 24, (2, 3): 24}
+    assert result["trips"].to_pylist() == [known.get((index % 3, 3 - index % 4)) for index in range(number)]
+
+
+def test_no_entity_rows_give_no_rows(store: FeatureStore) -> None:
+    result = store.get_historical_features(entity_df=ENTITIES.slice(0, 0), features=["past:trips"]).to_arrow()
+    assert (result.num_rows, result.column_names) == (0, ["zone", "event_timestamp", "trips"])
+
+
+def test_times_may_be_text(store: FeatureStore) -> None:
+    entities = pa.table({"zone": [1, 1], "event_timestamp": ["2022-03-01 02:00:00", "2022-02-28 20:00:00-05:00"]})
+    result = store.get_historical_features(entity_df=entities, features=["past:trips"]).to_arrow()
+    assert result.to_pydict() == {"zone": [1, 1], "event_timestamp": [hour(2), hour(1)], "trips": [12, 10]}
+
+
 def test_a_query_of_entity_rows_is_run_once(store: FeatureStore) -> None:
     query = f"SELECT 1 AS zone, TIMESTAMPTZ '{hour(2)}' AS event_timestamp, uuid() AS ride"
     job = store.get_historical_features(entity_df=query, features=["past:trips"])

@@ -44,10 +44,9 @@ def test_landing_on_a_full_disk_fails_cleanly_and_is_finished_later(tmp_path, st
     days = [write(clean_day(trips=20_000), tmp_path / "day.parquet")]
     size = days[0].stat().st_size
     root = Path(__file__).resolve().parents[2]
-    done = subprocess.run(
-        [sys.executable, "-c", CHILD, str(tmp_path / "home"), str(days[0]), stage, str(size // 3), str(root), str(root / "tests")],
-        capture_output=True, text=True, timeout=120, check=False,
-    )  # fmt: skip
+    options = [str(tmp_path / "home"), str(days[0]), stage, str(size // 3), str(root), str(root / "tests")]
+    command = [sys.executable, "-c", CHILD, *options]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 1, done.stderr
     assert done.stdout.startswith("UNAVAILABLE")
     assert "free some" in done.stdout

@@ -79,7 +79,9 @@ def test_the_index_lists_every_revision_with_its_page_and_reasons(here, tmp_path
 
 def test_names_and_values_are_shown_as_text(here, tmp_path):
     frame = clean_day().rename(columns={"trip_distance": EVIL})
-    source = write(frame.astype({"PULocationID": str}).assign(PULocationID=EVIL), tmp_path / f"{EVIL.replace('/', '')}.parquet")
+    source = write(
+        frame.astype({"PULocationID": str}).assign(PULocationID=EVIL), tmp_path / f"{EVIL.replace('/', '')}.parquet"
+    )
     (partition,) = here.ingest(source)
     assert partition.status == "quarantined"
     for path in (Path(partition.docs_uri), here.settings.docs / "taxi" / "index.html"):

@@ -1,6 +1,6 @@
 """Ingest by its plain steps: what is accepted, what is split off, what is refused, and what survives a crash."""
 
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 
 import duckdb
 import pandas as pd
@@ -17,6 +17,7 @@ from flows.models.taxi.spec import spec
 from flows.steps import judging
 from flows.steps.gx_duckdb import TableJudge
 
+ZONES = list(range(1, 266))
 SUITE: list = []  # what the function below returns, set by each test
 
 
@@ -47,7 +48,11 @@ def test_a_clean_day_is_accepted_whole_with_its_times_in_utc(here, tmp_path):
         *spec.source.columns, "minutes", "label_time", "event_timestamp", "label_timestamp", "label",
     ]  # fmt: skip
     kinds = {name: str(table.schema.field(name).type) for name in ("event_timestamp", "label_timestamp", "label")}
-    assert kinds == {"event_timestamp": "timestamp[us, tz=UTC]", "label_timestamp": "timestamp[us, tz=UTC]", "label": "double"}
+    assert kinds == {
+        "event_timestamp": "timestamp[us, tz=UTC]",
+        "label_timestamp": "timestamp[us, tz=UTC]",
+        "label": "double",
+    }
     accepted = table.to_pandas()
     zone = "America/New_York"
     assert (accepted.event_timestamp == frame.lpep_pickup_datetime.dt.tz_localize(zone).dt.tz_convert("UTC")).all()
@@ -98,7 +103,7 @@ def test_a_hard_rule_quarantines_with_the_figure_that_broke_it(here, tmp_path):
     ("rule", "spoil"),
     [
         (gxe.ExpectColumnValuesToNotBeNull(column="DOLocationID", mostly=0.9), {"DOLocationID": None}),
-        (gxe.ExpectColumnValuesToBeInSet(column="DOLocationID", value_set=list(range(1, 266)), mostly=0.9), {"DOLocationID": 7000}),
+        (gxe.ExpectColumnValuesToBeInSet(column="DOLocationID", value_set=ZONES, mostly=0.9), {"DOLocationID": 7000}),
         (
             gxe.ExpectColumnPairValuesAToBeGreaterThanB(
                 column_A="lpep_dropoff_datetime", column_B="lpep_pickup_datetime", mostly=0.9
@@ -109,12 +114,12 @@ def test_a_hard_rule_quarantines_with_the_figure_that_broke_it(here, tmp_path):
             gxe.ExpectCompoundColumnsToBeUnique(column_list=["PULocationID", "lpep_dropoff_datetime"], mostly=0.9),
             {"PULocationID": 5, "lpep_dropoff_datetime": pd.Timestamp("2024-01-10 12:00")},
         ),
-        (gxe.ExpectColumnValuesToBeUnique(column="minutes", mostly=0.01), None),
-        (gxe.ExpectMulticolumnSumToEqual(column_list=["PULocationID", "trip_distance"], sum_total=1, mostly=0.01), None),
+        (gxe.ExpectColumnValuesToBeUnique(column="minutes"), None),
+        (gxe.ExpectMulticolumnSumToEqual(column_list=["PULocationID", "trip_distance"], sum_total=1), None),
     ],
-)  # fmt: skip
+)
 def test_each_kind_of_row_rule_names_its_rows(here, tmp_path, rule, spoil):
-    """The rows that are split off are as many as Great Expectations counts; its own query or an equal one finds them."""
+    """Those that are split off are as many as Great Expectations counts."""
     frame = clean_day().astype({"DOLocationID": "Int64"})
     if spoil:
         frame.loc[10:19, list(spoil)] = list(spoil.values())
@@ -122,7 +127,7 @@ def test_each_kind_of_row_rule_names_its_rows(here, tmp_path, rule, spoil):
         (partition,) = here.ingest(write(frame, tmp_path / "day.parquet"), MINE)
         assert (partition.status, partition.rejected_rows) == ("accepted", 10)
         return
-    SUITE[:] = [rule.copy(update={"mostly": 0.999})]
+    SUITE[:] = [rule]
     (partition,) = here.ingest(write(frame, tmp_path / "day.parquet"), MINE)
     assert partition.status == "quarantined"
     assert partition.rejected_uri
@@ -131,7 +136,7 @@ def test_each_kind_of_row_rule_names_its_rows(here, tmp_path, rule, spoil):
 def test_a_check_that_breaks_is_neither_bad_data_nor_passed_and_is_judged_again(here, tmp_path):
     path = write(clean_day(), tmp_path / "day.parquet")
     SUITE.append(gxe.ExpectColumnValuesToMatchRegex(column="trip_distance", regex="1"))  # not on DuckDB
-    with pytest.raises(BrokenCheckError, match="2024-01-10 r1.*match_regex.*could not be evaluated"):
+    with pytest.raises(BrokenCheckError, match=r"2024-01-10 r1.*match_regex.*could not be evaluated"):
         here.ingest(path, MINE)
     (partition,) = ledger.list_partitions(here.engine, "taxi")
     assert (partition.status, partition.docs_uri) == ("landed", None)
@@ -140,7 +145,7 @@ def test_a_check_that_breaks_is_neither_bad_data_nor_passed_and_is_judged_again(
     assert len(ledger.list_partitions(here.engine, "taxi")) == 1
 
 
-@pytest.mark.parametrize("column", ["nope", "évil\"; DROP TABLE events; --"])
+@pytest.mark.parametrize("column", ["nope", 'évil"; DROP TABLE events; --'])
 def test_a_check_of_a_column_that_is_not_there_is_broken(here, tmp_path, column):
     SUITE.append(gxe.ExpectColumnMaxToBeBetween(column=column, max_value=3))
     with pytest.raises(BrokenCheckError):
@@ -216,7 +221,9 @@ def test_a_refused_partition_is_judged_again_only_when_the_rules_have_changed(he
 
 def test_repeated_keys_lose_all_but_their_first_row(here, tmp_path):
     frame = clean_day()
-    frame = pd.concat([frame, frame[:10].assign(lpep_dropoff_datetime=frame.lpep_dropoff_datetime[:10] + timedelta(minutes=1))])
+    frame = pd.concat(
+        [frame, frame[:10].assign(lpep_dropoff_datetime=frame.lpep_dropoff_datetime[:10] + timedelta(minutes=1))]
+    )
     (partition,) = here.ingest(write(frame, tmp_path / "day.parquet"))
     assert partition.rejected_rows == 10
     assert frame_of(partition.rejected_uri).reason.str.startswith("repeats the key lpep_pickup_datetime").all()
@@ -257,8 +264,7 @@ def test_statistics_are_those_of_the_accepted_rows(here, tmp_path):
 
 
 def test_a_day_of_the_clock_change_keeps_every_row(here, tmp_path):
-    day = datetime(2024, 11, 3).date()
-    frame = clean_day(day)
+    frame = clean_day(date(2024, 11, 3))
     (partition,) = here.ingest(write(frame, tmp_path / "day.parquet"))
     assert (partition.key, partition.accepted_rows) == ("2024-11-03", len(frame))
     assert datetime(2024, 11, 3, 4, tzinfo=UTC) <= partition.first_event

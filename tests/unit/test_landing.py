@@ -13,6 +13,7 @@ from flows.errors import UsageError
 from flows.models.taxi.simulator import rename_column, simulate_day
 from flows.models.taxi.spec import spec
 
+
 @pytest.fixture
 def here(tmp_path):
     return Place(tmp_path / "home")

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from flows.errors import ContractError, UsageError
 from flows.steps.periods import batch_key, nearest, parse_key, parse_kind, period_of, utc_sql
 
+local = datetime.fromisoformat
 ZONES = ("America/New_York", "Europe/Berlin", "Asia/Kolkata", "Australia/Lord_Howe", "America/St_Johns", "UTC")
 
 
@@ -72,7 +73,7 @@ def connection():
 @settings(max_examples=100, deadline=None)
 @given(
     st.sampled_from(ZONES),
-    st.lists(st.datetimes(datetime(1990, 1, 1), datetime(2035, 1, 1)), min_size=1, max_size=20),
+    st.lists(st.datetimes(local("1990-01-01"), local("2035-01-01")), min_size=1, max_size=20),
 )
 def test_local_times_become_utc_as_in_zoneinfo(connection, zone, times):
     """Also those that occur twice or never: as with fold=0."""
@@ -82,7 +83,7 @@ def test_local_times_become_utc_as_in_zoneinfo(connection, zone, times):
 
 
 def test_the_clock_changes_of_new_york_are_read_as_documented(connection):
-    twice, never = datetime(2024, 11, 3, 1, 30), datetime(2024, 3, 10, 2, 30)
+    twice, never = local("2024-11-03T01:30"), local("2024-03-10T02:30")
     sql = utc_sql("time", "America/New_York", (never, twice), timedelta(hours=1))
     query = f"SELECT {sql} FROM (VALUES (TIMESTAMP '{never}'), (TIMESTAMP '{twice}'), (NULL)) AS t(time)"
     found = [row[0] for row in connection.execute(query).fetchall()]
@@ -91,4 +92,4 @@ def test_the_clock_changes_of_new_york_are_read_as_documented(connection):
 
 def test_a_zone_that_is_none_is_told():
     with pytest.raises(ContractError, match="Mars/Olympus"):
-        utc_sql("time", "Mars/Olympus", (datetime(2024, 1, 1),))
+        utc_sql("time", "Mars/Olympus", (local("2024-01-01"),))

@@ -70,8 +70,9 @@ def test_any_file_name_is_read_as_itself_under_a_safe_path(tmp_path, plain, name
 def test_what_cannot_be_read_is_refused_in_one_line(folder, tmp_path, plain, monkeypatch, source, word):
     (tmp_path / "empty").mkdir()
     monkeypatch.chdir(tmp_path / "empty")
-    with pytest.raises(UsageError, match=word) as caught, opened(
-        source.format(folder=folder, empty=tmp_path / "empty"), plain
+    with (
+        pytest.raises(UsageError, match=word) as caught,
+        opened(source.format(folder=folder, empty=tmp_path / "empty"), plain),
     ):
         pass
     assert "\n" not in str(caught.value)

@@ -1,0 +1,256 @@
+"""The training flow from end to end: when it trains, what it refuses, what it leaves behind.
+
+The tests share a home and look at what has changed; none needs another one before it.
+"""
+
+import hashlib
+from datetime import date
+from pathlib import Path
+
+import pytest
+from training_parts import (
+    MANUAL,
+    artifact,
+    champion,
+    copy_home,
+    history,
+    log_again,
+    numbers,
+    opened,
+    state,
+    trained,
+)
+
+from flows import ledger
+from flows.errors import ContractError, RefusedError
+from flows.models.taxi.simulator import simulate_day
+from flows.spec import load_model
+from flows.steps import feature_store, registry
+from flows.steps.lineage import ROOT, Lineage
+
+GATES = ["baseline", "champion", "slices", "loads", "same predictions", "api", "latency"]
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory, simulated_days, prefect_api):
+    source = trained(tmp_path_factory.getbasetemp(), simulated_days, prefect_api)
+    with opened(tmp_path_factory.mktemp("training") / "home", prefect_api) as settings:
+        copy_home(source, settings)
+        yield settings
+
+
+def tags(home, run_id: str) -> dict[str, str]:
+    run = registry.open_client(home).get_run(run_id)
+    assert run.info.status == "FINISHED"
+    return run.data.tags
+
+
+def test_the_same_again_trains_nothing_and_force_trains_a_new_version_that_a_rollback_takes_back_for_good(home):
+    from flows.promote import rollback
+    from flows.train import train
+
+    before = train()
+    made, reigning = numbers(home), champion(home)
+    again = train()
+    assert (again["unchanged"], again["version"], again["promoted"]) == (True, before["version"], False)
+    assert (numbers(home), champion(home)) == (made, reigning)
+
+    forced = train(force=True, reason="by hand")
+    assert (forced["version"], forced["promoted"]) == (made[0] + 1, True)
+    assert numbers(home) == [forced["version"], *made]
+    assert champion(home) == forced["version"]
+
+    rollback(why="customers complain")
+    assert champion(home) == reigning
+    after = history(home)
+    assert after[-1][1:] == ("rollback", reigning, forced["version"])
+    assert train()["promoted"] is False
+    assert history(home) == after
+    assert registry.aliases(home, "taxi") == {"champion": reigning}
+
+
+def test_newer_data_is_trained_on_once_it_is_in_the_feature_tables(home, tmp_path):
+    from flows.featurize import featurize
+    from flows.ingest import ingest
+    from flows.train import train
+
+    day = date(2024, 1, 9)
+    simulate_day(day, trips=2000).to_parquet(tmp_path / f"{day}.parquet")
+    ingest(str(tmp_path))
+    before = state(home)
+    with pytest.raises(RefusedError, match=r"feature tables lack 1 accepted partitions \(2024-01-09\); run `evergreen featurize"):
+        train()
+    assert state(home) == before
+    featurize()
+    found = train(reason="newer data")
+    assert "unchanged" not in found
+    lineage = Lineage.model_validate(artifact(home, found["run_id"], "lineage.json"))
+    assert [one.key for one in lineage.partitions] == [f"2024-01-0{number}" for number in range(1, 10)]
+    assert lineage.champion_version == before[0][-1][2] == found["champion_version"]
+    assert found["champion_error"] > 0
+
+
+def test_with_manual_promotion_changed_parameters_make_a_challenger_that_a_person_promotes(home, monkeypatch):
+    from flows.promote import promote
+    from flows.train import train
+
+    monkeypatch.setenv("EVERGREEN_MODEL_PACKAGES", MANUAL)
+    before = history(home)
+    found = train()
+    assert "unchanged" not in found
+    assert found["promoted"] is False
+    assert numbers(home)[0] == found["version"]
+    assert history(home) == before
+    assert registry.aliases(home, "taxi") == {"champion": before[-1][2], "challenger": found["version"]}
+    assert train() == {
+        "version": found["version"], "run_id": found["run_id"], "failed": [], "reason": "on demand", "unchanged": True,
+        "promoted": False,
+    }  # fmt: skip
+
+    promoted = promote(why="looked at it")
+    assert (promoted["version"], promoted["previous_version"]) == (found["version"], before[-1][2])
+    assert registry.aliases(home, "taxi") == {"champion": found["version"]}
+    again = history(home)
+    with pytest.raises(RefusedError, match="no challenger waits"):
+        promote()
+    with pytest.raises(RefusedError, match="is the champion already"):
+        promote(version=found["version"])
+    assert history(home) == again
+
+
+def test_a_broken_estimator_is_refused_by_named_gates_logged_and_not_registered(home):
+    from flows.train import train
+
+    before = state(home)
+    found = train(estimator="flows.models.taxi.broken:build", reason="made it faster")
+    assert (found["version"], found["promoted"]) == (None, False)
+    assert {"baseline", "champion"} <= set(found["failed"])
+    assert not {"loads", "same predictions", "api"} & set(found["failed"])
+    assert state(home) == before
+
+    logged = tags(home, found["run_id"])
+    assert (logged["evergreen.gates"], logged["evergreen.failed_gates"]) == ("refused", ", ".join(found["failed"]))
+    evidence = artifact(home, found["run_id"], registry.EVIDENCE)
+    assert [gate["gate"] for gate in evidence["gates"]] == GATES
+    assert [gate["gate"] for gate in evidence["gates"] if not gate["passed"]] == found["failed"]
+    figures = registry.open_client(home).get_run(found["run_id"]).data.metrics
+    assert figures["gate_baseline"] == pytest.approx(found["error"] / found["baseline_error"])
+    assert figures["gate_baseline"] > load_model("taxi", home).gates.baseline_ratio
+    (run,) = [one for one in ledger.last_runs(ledger.connect(home), "taxi", 1) if one.flow == "train"]
+    assert (run.state, run.summary["failed"]) == ("completed", found["failed"])
+
+
+def test_an_estimator_of_a_type_that_nobody_trusts_is_refused_by_the_gate_loads(home):
+    from flows.train import train
+
+    before = state(home)
+    found = train(estimator="team.estimators:homemade")
+    assert "loads" in found["failed"]
+    assert found["version"] is None
+    evidence = artifact(home, found["run_id"], registry.EVIDENCE)
+    (reason,) = [gate["reason"] for gate in evidence["gates"] if gate["gate"] == "loads"]
+    assert "team.estimators.Homemade" in reason
+    assert "EVERGREEN_TRUSTED_TYPES" in reason
+    assert state(home) == before
+
+
+@pytest.mark.parametrize(
+    ("factory", "reason"),
+    [
+        ("team.estimators:raising", r"team\.estimators:raising failed with .*ValueError: the learning rate is missing"),
+        ("team.estimators:nothing", r"team\.estimators:nothing returned NoneType, which has no fit\(\)"),
+        ("team.estimators:unfit", r"team\.estimators:unfit: fit failed .*RuntimeError: no column named fare"),
+        ("team.estimators:absent", r"team\.estimators:absent cannot be imported"),
+        ("team.nowhere:build", r"team\.nowhere:build cannot be imported"),
+    ],
+)
+def test_an_estimator_that_cannot_be_made_or_fitted_is_an_error_of_one_line_and_leaves_nothing(home, factory, reason):
+    from flows.train import train
+
+    before, runs = state(home), logged_runs(home)
+    with pytest.raises(ContractError, match=reason) as error:
+        train(estimator=factory)
+    assert "\n" not in str(error.value)
+    assert (state(home), logged_runs(home)) == (before, runs)
+    assert list(home.home.glob("train-*")) == []
+    (run,) = ledger.last_runs(ledger.connect(home), "taxi", 1)
+    assert (run.flow, run.state) == ("train", "failed")
+    assert str(error.value) in run.summary["error"]
+
+
+def logged_runs(home) -> set[str]:
+    client = registry.open_client(home)
+    return {run.info.run_id for run in client.search_runs([client.get_experiment_by_name("taxi").experiment_id])}
+
+
+def test_tuning_tunes_the_estimator_that_is_trained_with_what_suggest_makes_of_its_trials(home):
+    from flows.train import train
+
+    found = train(estimator="team.estimators:tree", trials=2)
+    lineage = Lineage.model_validate(artifact(home, found["run_id"], "lineage.json"))
+    assert (lineage.estimator, lineage.trials) == ("team.estimators:tree", 2)
+    assert lineage.params["depth"] in (4, 6, 8)
+    assert lineage.params["splitter"] == "best"
+    assert "tune" in [stage.name for stage in lineage.stages]
+
+
+def test_registering_a_run_twice_makes_one_version(home, tmp_path):
+    made = log_again(home, tmp_path)
+    before = state(home)
+    lineage = Lineage.model_validate(artifact(home, made.run_id, "lineage.json"))
+    model_id = registry.open_client(home).get_model_version("taxi", str(made.version)).model_id
+    spec = load_model("taxi", home)
+    assert registry.register(home, spec, lineage, made.run_id, model_id, made.folder, made.digest) == made
+    assert state(home) == before
+
+
+def test_the_lineage_says_all_that_made_a_version(home):
+    version = registry.get_version(home, "taxi", 1)
+    lineage = Lineage.model_validate(artifact(home, version.run_id, "lineage.json"))
+    spec, engine = load_model("taxi", home), ledger.connect(home)
+    logged = tags(home, version.run_id)
+    assert logged["evergreen.fingerprint"] == lineage.fingerprint == version.fingerprint
+    assert (logged["evergreen.gates"], logged["evergreen.failed_gates"]) == ("passed", "")
+
+    names = [stage.name for stage in lineage.stages]
+    assert names == [*dict.fromkeys(names)]
+    assert {"choose-window", "build-training-set", "fit", "evaluate", "save-bundle", "probe", "judge"} <= set(names)
+    for earlier, later in zip(lineage.stages, lineage.stages[1:], strict=False):
+        assert earlier.start <= earlier.end <= later.start
+        assert earlier.start.utcoffset() is not None
+    assert {stage.executor for stage in lineage.stages} == {lineage.executor}
+
+    landed = {one.key: one for one in ledger.list_partitions(engine, "taxi", "accepted")}
+    assert [one.key for one in lineage.partitions] == [f"2024-01-0{number}" for number in range(1, 9)]
+    for used in lineage.partitions:
+        assert (used.digest, used.revision, used.rows) == (landed[used.key].digest, 1, landed[used.key].rows)
+        assert used.accepted_rows + used.rejected_rows == used.rows
+        assert used.validation == landed[used.key].validation != {}
+
+    (run,) = [one for one in ledger.last_runs(engine, "taxi", 100) if one.id == lineage.run_id]
+    assert (run.flow, run.executor) == ("train", lineage.executor)
+    assert {"log-run", "register"} <= {stage["name"] for stage in run.summary["stages"]}
+    lock = ROOT / "uv.lock"
+    assert lineage.code.lock_sha256 == hashlib.sha256(lock.read_bytes()).hexdigest()
+    assert {"scikit-learn", "feast", "skops"} <= set(lineage.code.libraries)
+    assert len(lineage.code.sources_sha256) == 64
+    store = feature_store.open_store(home)
+    assert lineage.feature_definitions_sha256 == feature_store.definition_hash(store, spec)
+    assert lineage.feature_service == "taxi_duration_v1"
+    assert list(lineage.features) == feature_store.feature_names(store, spec)
+    assert (lineage.estimator, lineage.params) == (spec.estimator, spec.params)
+    assert (lineage.seed, lineage.threads, lineage.trials) == (spec.training.seed, spec.training.threads, 0)
+    assert lineage.champion_version is None
+    assert lineage.window.start < lineage.window.split < lineage.window.end
+    assert min(lineage.train_rows, lineage.judge_rows) > 1000
+    client = registry.open_client(home)
+    (entry,) = client.get_run(version.run_id).inputs.dataset_inputs
+    assert entry.dataset.digest == lineage.training_set_sha256[:36]
+    assert {path.name for path in Path(version.folder).iterdir()} >= {"model.skops", "serving.json", registry.EVIDENCE}
+
+
+def test_definitions_that_are_applied_again_are_the_same_definitions(home):
+    spec = load_model("taxi", home)
+    before = feature_store.definition_hash(feature_store.open_store(home), spec)
+    assert feature_store.apply_definitions(home, spec) == before
+    assert feature_store.definition_hash(feature_store.open_store(home), spec) == before

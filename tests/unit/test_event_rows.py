@@ -1,0 +1,100 @@
+"""Event rows: what a model's rows function must keep to, and what is added to its rows."""
+
+from datetime import UTC, datetime, timedelta
+
+import duckdb
+import ibis
+import pytest
+
+from flows.errors import ContractError
+from flows.models.taxi.source import trips
+from flows.models.taxi.spec import spec
+from flows.steps.event_rows import added_sql, compiled, create_events, dated_sql, numbered_sql
+
+
+def drops(raw):
+    return trips(raw).drop("trip_distance")
+
+
+def selects(raw):
+    return raw.select("lpep_pickup_datetime", minutes=raw.trip_distance, label_time=raw.lpep_dropoff_datetime)
+
+
+def lacks_label_time(raw):
+    return trips(raw).drop("label_time")
+
+
+def label_time_is_a_number(raw):
+    return trips(raw).mutate(label_time=ibis.literal(1.0))
+
+
+def raises(raw):
+    raise ZeroDivisionError("a bug")
+
+
+def hourly(raw):
+    """Return rows whose event time is made of others, in UTC."""
+    rows = trips(raw)
+    return rows.mutate(hour=rows.lpep_pickup_datetime.truncate("h"))
+
+
+def of(function, **source):
+    return spec.model_copy(
+        update={"rows": f"{__name__}:{function.__name__}", "source": spec.source.model_copy(update=source)}
+    )
+
+
+@pytest.mark.parametrize(
+    ("function", "word"),
+    [
+        (drops, "drops trip_distance"),
+        (selects, "drops lpep_dropoff_datetime"),
+        (lacks_label_time, "must return a column 'label_time'"),
+        (label_time_is_a_number, "must be a time"),
+        (raises, "ZeroDivisionError: a bug"),
+    ],
+)
+def test_a_rows_function_that_breaks_its_contract_is_told(function, word):
+    with pytest.raises(ContractError, match=word):
+        compiled(of(function))
+
+
+@pytest.fixture
+def raw():
+    with duckdb.connect() as connection:
+        connection.execute("SET TimeZone = 'UTC'")
+        connection.execute(
+            """CREATE TABLE rows AS SELECT * FROM (VALUES
+            (TIMESTAMP '2024-03-09 23:50:00', TIMESTAMP '2024-03-10 00:20:00', 'nan'::DOUBLE, 1::BIGINT, 2::BIGINT),
+            (TIMESTAMP '2024-03-10 03:10:00', TIMESTAMP '2024-03-10 03:40:00', 2.0, 1, 2),
+            (TIMESTAMP 'infinity', NULL, 1.0, 1, 2)
+            ) AS t(lpep_pickup_datetime, lpep_dropoff_datetime, trip_distance, PULocationID, DOLocationID)"""
+        )
+        yield connection
+
+
+def test_event_rows_have_utc_times_and_a_label_and_no_nan(raw):
+    assert create_events(raw, spec, numbered_sql("", "rows")) == 3
+    added = added_sql(raw, spec)
+    found = raw.execute(
+        f"SELECT evergreen_row, trip_distance, {added['event_timestamp']}, {added['label_timestamp']}, {added['label']} "
+        "FROM events WHERE isfinite(lpep_pickup_datetime)"
+    ).fetchall()
+    first, second = datetime(2024, 3, 10, 4, 50, tzinfo=UTC), datetime(2024, 3, 10, 7, 10, tzinfo=UTC)
+    assert found == [
+        (0, None, first, first + timedelta(minutes=90), 30.0),
+        (1, 2.0, second, second + timedelta(minutes=90), 30.0),
+    ]
+
+
+def test_the_day_is_that_of_the_local_event_time_also_of_one_that_the_rows_add(raw):
+    for model in (spec, of(hourly, event_time="hour")):
+        dated = dated_sql(model, "rows", model.source.columns)
+        days = raw.execute(f"SELECT evergreen_day FROM ({dated})").fetchall()
+        assert [day.isoformat() for (day,) in days[:2]] == ["2024-03-09", "2024-03-10"]
+
+
+def test_without_a_time_there_is_no_day(raw):
+    columns = {name: kind for name, kind in spec.source.columns.items() if name != "lpep_pickup_datetime"}
+    raw.execute("CREATE TABLE misfit AS SELECT * EXCLUDE (lpep_pickup_datetime) FROM rows")
+    assert raw.execute(f"SELECT evergreen_day FROM ({dated_sql(spec, 'misfit', columns)})").fetchall() == [(None,)] * 3
