@@ -13,6 +13,7 @@ from datetime import UTC, datetime, timedelta
 
 ENTITIES = "entities"  # the name under which the entity rows are registered
 EVENT_TIMESTAMP = "event_timestamp"
+NOTHING = 2**32 - 1  # numbers of rows are of 32 bits
 NO_KEY = "__dummy_id"  # the key, always empty, that Feast wants of a table without keys
 LAST_WRITTEN_FIRST = "file_index DESC, file_row_number DESC"
 
@@ -64,27 +65,33 @@ def utc(column: str) -> str:
     return f"CAST({column} AS TIMESTAMPTZ)"
 
 
-def join(views: Sequence[View], entity_keys: Sequence[str], span: Span | None, known_at_the_time: bool) -> str:
-    """Return the query that gives each of the ``entities``, by its number, the feature values of its time.
+def seen(view: View, span: Span | None, known_at_the_time: bool) -> str:
+    """Return the query for the rows of a view that entity rows of a span of moments can be joined with.
 
-    The table ``entities`` has the columns ``row`` (the number), ``moment`` (microseconds) and ``entity_0``,
-    ``entity_1`` and so on, the join keys in the order of ``entity_keys``. ``span`` is the oldest and newest moment, by
-    which the files are pruned. With ``known_at_the_time`` only rows count that had been created by then.
+    Its columns are ``key_0`` and so on, ``value_0`` and so on, in the order of the view, ``time``, the event time, and
+    ``seen``, the time from which the row counts (microseconds). With ``known_at_the_time`` a row counts only once it
+    had been created.
     """
-    chosen, tables, joins = ["e.row"], [], []
+    return (_known if known_at_the_time and view.source.created else _newest)(view, span)
+
+
+def join(views: Sequence[View], entity_keys: Sequence[str]) -> str:
+    """Return the query for the row of each view that counts for each of the ``entities``, all by their numbers.
+
+    The table ``entities`` has the columns ``number``, ``moment`` (microseconds) and ``entity_0`` and so on, the join
+    keys in the order of ``entity_keys``; the tables ``view_0`` and so on are those of ``seen`` with a ``number``. The
+    result has ``entity``, ``view_0`` and so on; where no row counts, or an expired one, the number is ``NOTHING``.
+    """
+    chosen, joins = ["e.number AS entity"], []
     for number, view in enumerate(views):
         alias = f"view_{number}"
-        rows = _known if known_at_the_time and view.source.created else _newest
-        tables.append(f"{alias} AS ({rows(view, span)})")
         on = [f"e.entity_{entity_keys.index(entity)} = {alias}.key_{i}" for i, (_, entity) in enumerate(view.keys)]
         joins.append(f"ASOF LEFT JOIN {alias} ON {' AND '.join([*on, f'e.moment >= {alias}.seen'])}")
         # DuckDB joins a row without moment to the newest of its key, hence a condition also where nothing expires.
         age = f"e.moment - {alias}.time"
         valid = f"{age} <= {view.ttl // timedelta(microseconds=1)}" if view.ttl else f"{age} IS NOT NULL"
-        for i, (_, name) in enumerate(view.features):
-            chosen.append(f"CASE WHEN {valid} THEN {alias}.value_{i} END AS {quoted(name)}")
-    with_tables = f"WITH {', '.join(tables)} " if tables else ""
-    return f"{with_tables}SELECT {', '.join(chosen)} FROM {ENTITIES} AS e {' '.join(joins)}"
+        chosen.append(f"CASE WHEN {valid} THEN {alias}.number ELSE CAST({NOTHING} AS UINTEGER) END AS {alias}")
+    return f"SELECT {', '.join(chosen)} FROM {ENTITIES} AS e {' '.join(joins)}"
 
 
 def occurrences(views: Sequence[View], span: Span) -> str:

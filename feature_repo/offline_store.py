@@ -30,7 +30,7 @@ from feast.repo_config import FeastConfigBaseModel
 from feast.utils import compute_non_entity_date_range
 
 from feature_repo import asof, parquet_files
-from feature_repo.retrieval import AsofRetrievalJob, connect, run
+from feature_repo.retrieval import AsofRetrievalJob, DuckDBRetrievalJob, connect, run
 
 
 class DuckDBAsofOfflineStoreConfig(FeastConfigBaseModel):
@@ -82,20 +82,20 @@ class DuckDBAsofOfflineStore(DuckDBOfflineStore):
         moment = _event_timestamp(entities.schema)
         _check_columns(entities.column_names, moment, views)
         entities = _in_utc(entities, moment)
-        keys = list(dict.fromkeys(entity for view in views for _, entity in view.keys))
-        span = _span(entities[moment])
+        oldest, newest = pc.min_max(entities[moment]).as_py().values()
         return AsofRetrievalJob(
-            asof.join(views, keys, span, filter_by_created_timestamp),
             entities,
-            _lookup(entities, moment, keys),
+            moment,
+            views,
+            filter_by_created_timestamp,
             root,
             full_feature_names,
             OnDemandFeatureView.get_requested_odfvs(feature_refs, project, registry),
             RetrievalMetadata(
                 features=feature_refs,
                 keys=[name for name in entities.column_names if name != moment],
-                min_event_timestamp=span[0] if span else None,
-                max_event_timestamp=span[1] if span else None,
+                min_event_timestamp=oldest,
+                max_event_timestamp=newest,
             ),
         )
 
@@ -115,7 +115,7 @@ class DuckDBAsofOfflineStore(DuckDBOfflineStore):
         source = _source(data_source, timestamp_field, created_timestamp_column, root)
         keys = _real(join_key_columns)
         columns = [*(keys or [asof.NO_KEY]), *feature_name_columns, *_times(source)]
-        return AsofRetrievalJob(asof.latest(source, keys, columns, start_date, end_date), root=root)
+        return DuckDBRetrievalJob(asof.latest(source, keys, columns, start_date, end_date), root=root)
 
     @staticmethod
     def pull_all_from_table_or_query(
@@ -132,7 +132,7 @@ class DuckDBAsofOfflineStore(DuckDBOfflineStore):
         root = _root(config)
         source = _source(data_source, timestamp_field, created_timestamp_column, root)
         columns = [*(_real(join_key_columns) or [asof.NO_KEY]), *feature_name_columns, *_times(source)]
-        return AsofRetrievalJob(
+        return DuckDBRetrievalJob(
             asof.between(source, columns if feature_name_columns else [], start_date, end_date), root=root
         )
 
@@ -212,18 +212,6 @@ def _in_utc(entities: pa.Table, moment: str) -> pa.Table:
             column = connection.execute("SET preserve_insertion_order = true").execute(query).to_arrow_table()[0]
     place = entities.column_names.index(moment)
     return entities.set_column(place, moment, column.cast(pa.timestamp("us", "UTC"), safe=False))
-
-
-def _span(moments: pa.ChunkedArray) -> asof.Span | None:
-    """Return the oldest and the newest of the entity rows' times, or None if they have none."""
-    oldest, newest = pc.min_max(moments).as_py().values()
-    return None if oldest is None else (oldest, newest)
-
-
-def _lookup(entities: pa.Table, moment: str, keys: Sequence[str]) -> pa.Table:
-    """Return what the join needs of the entity rows, under the names of ``asof.join``; nothing is copied."""
-    columns = {"moment": entities[moment].cast(pa.int64())}
-    return pa.table(columns | {f"entity_{number}": entities[key] for number, key in enumerate(keys)})
 
 
 def _view(view: FeatureView, feature_refs: Sequence[str], full_feature_names: bool, root: Path | None) -> asof.View:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,6 @@ from feast.infra.offline_stores.offline_store import RetrievalJob, RetrievalMeta
 from feast.saved_dataset import SavedDatasetStorage
 
 from feature_repo import asof, parquet_files
-
-ROW = np.uint32  # numbers of entity rows: half the memory traffic of 64 bits, enough for 4 billion
 
 
 def connect() -> duckdb.DuckDBPyConnection:
@@ -60,48 +59,30 @@ class Narrowed:
         return self._view.transform_arrow(narrow, full_feature_names)
 
 
-class AsofRetrievalJob(RetrievalJob):
-    """A query, run at each ``to_arrow`` or ``to_df`` in a DuckDB of its own.
+class DuckDBRetrievalJob(RetrievalJob):
+    """A query, run at each ``to_arrow`` or ``to_df`` in a DuckDB of its own."""
 
-    With ``entities`` it is a query of ``asof.join`` on ``lookup``, which has no more of the entity rows than the join
-    needs; the result is the entity rows, uncopied and in their order, with the features beside them.
-    """
-
-    def __init__(
-        self,
-        query: str,
-        entities: pa.Table | None = None,
-        lookup: pa.Table | None = None,
-        root: Path | None = None,
-        full_feature_names: bool = False,
-        on_demand_feature_views: list[OnDemandFeatureView] | None = None,
-        metadata: RetrievalMetadata | None = None,
-    ) -> None:
+    def __init__(self, query: str, root: Path | None = None) -> None:
         self._query = query
-        self._entities = entities
-        self._lookup = lookup
         self._root = root
-        self._full_feature_names = full_feature_names
-        self._on_demand_feature_views = on_demand_feature_views or []
-        self._metadata = metadata
 
     @property
     def full_feature_names(self) -> bool:
         """Tell whether features are named ``view__feature``."""
-        return self._full_feature_names
+        return False
 
     @property
     def on_demand_feature_views(self) -> list[Any]:
         """Return the on-demand views that Feast applies to the result."""
-        return [Narrowed(view) for view in self._on_demand_feature_views]
+        return []
 
     @property
     def metadata(self) -> RetrievalMetadata | None:
-        """Return what was asked for; None for the ``pull_`` methods."""
-        return self._metadata
+        """Return what was asked for, if it was asked for by feature references."""
+        return None
 
     def to_sql(self) -> str:
-        """Return the query; of entity rows it reads and gives no more than ``asof.join`` says."""
+        """Return the query."""
         return self._query
 
     def persist(
@@ -116,32 +97,96 @@ class AsofRetrievalJob(RetrievalJob):
             raise SavedDatasetLocationAlreadyExists(location=str(path))
         parquet_files.overwrite(self.to_arrow(timeout=timeout), path)
 
+    def _answer(self, connection: duckdb.DuckDBPyConnection) -> pa.Table:
+        return connection.execute(self._query).to_arrow_table()
+
     def _to_arrow_internal(self, timeout: int | None = None) -> pa.Table:
         with connect() as connection:
-            if self._lookup is not None:
-                numbers = pa.array(np.arange(self._lookup.num_rows, dtype=ROW))
-                connection.register(asof.ENTITIES, self._lookup.append_column("row", numbers))
             alarm = threading.Timer(timeout, connection.interrupt) if timeout else None
             if alarm:
                 alarm.start()
             try:
-                result = connection.execute(self._query).to_arrow_table()
+                return self._answer(connection)
             finally:
                 if alarm:
                     alarm.cancel()
-        return result if self._entities is None else _beside(self._entities, result)
 
     def _to_df_internal(self, timeout: int | None = None) -> pd.DataFrame:
         frame: pd.DataFrame = self._to_arrow_internal(timeout).to_pandas()
         return frame
 
 
-def _beside(entities: pa.Table, features: pa.Table) -> pa.Table:
-    """Return the entity rows with the features, whose column ``row`` says to which row each of them belongs."""
-    rows = features["row"].to_numpy()
-    order = np.empty(rows.size, dtype=ROW)
-    order[rows] = np.arange(rows.size, dtype=ROW)
-    features = features.drop_columns("row").take(pa.array(order))
-    for name in features.column_names:
-        entities = entities.append_column(name, features[name])
-    return entities
+class AsofRetrievalJob(DuckDBRetrievalJob):
+    """The entity rows, uncopied and in their order, with the features of ``views`` at their time beside them.
+
+    DuckDB joins keys, times and row numbers, nothing else; the values are picked by number afterwards, so that what it
+    has to sort does not grow with the columns of the entity rows or of the views.
+    """
+
+    def __init__(
+        self,
+        entities: pa.Table,
+        moment: str,
+        views: Sequence[asof.View],
+        known_at_the_time: bool,
+        root: Path | None,
+        full_feature_names: bool,
+        on_demand_feature_views: Sequence[OnDemandFeatureView],
+        metadata: RetrievalMetadata,
+    ) -> None:
+        keys = list(dict.fromkeys(entity for view in views for _, entity in view.keys))
+        super().__init__(asof.join(views, keys), root)
+        span = metadata.min_event_timestamp, metadata.max_event_timestamp
+        bounds = None if span[0] is None or span[1] is None else (span[0], span[1])
+        self._entities = entities
+        self._lookup = pa.table(
+            {"moment": entities[moment].cast(pa.int64())}
+            | {f"entity_{number}": entities[key] for number, key in enumerate(keys)}
+        )
+        self._seen = [asof.seen(view, bounds, known_at_the_time) for view in views]
+        self._names = [[name for _, name in view.features] for view in views]
+        self._full_feature_names = full_feature_names
+        self._on_demand_feature_views = on_demand_feature_views
+        self._metadata = metadata
+
+    @property
+    def full_feature_names(self) -> bool:
+        """Tell whether features are named ``view__feature``."""
+        return self._full_feature_names
+
+    @property
+    def on_demand_feature_views(self) -> list[Any]:
+        """Return the on-demand views that Feast applies to the result."""
+        return [Narrowed(view) for view in self._on_demand_feature_views]
+
+    @property
+    def metadata(self) -> RetrievalMetadata:
+        """Return what was asked for."""
+        return self._metadata
+
+    def to_sql(self) -> str:
+        """Return the statements: one for the rows of each view, then the join of ``asof.join``."""
+        return ";\n".join([*self._seen, self._query])
+
+    def _answer(self, connection: duckdb.DuckDBPyConnection) -> pa.Table:
+        values = []
+        for number, query in enumerate(self._seen):
+            table = connection.execute(query).to_arrow_table()
+            names = [name for name in table.column_names if name.startswith("value_")]
+            connection.register(f"view_{number}", _numbered(table.drop_columns(names)))
+            values.append(table.select(names).combine_chunks())
+        connection.register(asof.ENTITIES, _numbered(self._lookup))
+        found = connection.execute(self._query).to_arrow_table()
+        entity = found["entity"].to_numpy()
+        result = self._entities
+        for number, names in enumerate(self._names):
+            chosen = np.empty(entity.size, dtype=np.uint32)
+            chosen[entity] = found[f"view_{number}"].to_numpy()
+            picked = values[number].take(pa.array(chosen, mask=chosen == asof.NOTHING))
+            for name, column in zip(names, picked.columns, strict=True):
+                result = result.append_column(name, column)
+        return result
+
+
+def _numbered(table: pa.Table) -> pa.Table:
+    return table.append_column("number", pa.array(np.arange(table.num_rows, dtype=np.uint32)))

@@ -18,7 +18,9 @@ app = typer.Typer(
 )  # fmt: skip
 
 Model = Annotated[str, typer.Option(help="Name of the model, a folder in flows/models.")]
-Home = Annotated[Path | None, typer.Option(help="Folder that holds everything; default: EVERGREEN_HOME, or .evergreen.")]
+Home = Annotated[
+    Path | None, typer.Option(help="Folder that holds everything; default: EVERGREEN_HOME, or .evergreen.")
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 Why = Annotated[str, typer.Option(help="The reason, kept in the ledger.")]
 

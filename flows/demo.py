@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import shutil
@@ -78,12 +79,20 @@ def run_demo(home: Path | None, json_file: Path | None) -> int:
                     break
     except KeyboardInterrupt:
         line("interrupted: server and service are stopped", "yellow")
+        write_text(settings.home / MARK, json.dumps({"pid": None, "runs": None}))
         return 130
-    outcomes += [Outcome(step=n, expected=e, happened="not reached", ok=False, seconds=0.0) for n, e, _ in STEPS[len(outcomes) :]]
+    outcomes += [
+        Outcome(step=n, expected=e, happened="not reached", ok=False, seconds=0.0) for n, e, _ in STEPS[len(outcomes) :]
+    ]
     seconds, ok = time.monotonic() - start, all(outcome.ok for outcome in outcomes)
     _close(settings, outcomes, seconds)
     if json_file:
-        content = {"ok": ok, "seconds": round(seconds, 2), "home": str(settings.home), "steps": [o.model_dump() for o in outcomes]}
+        content = {
+            "ok": ok,
+            "seconds": round(seconds, 2),
+            "home": str(settings.home),
+            "steps": [o.model_dump() for o in outcomes],
+        }
         write_text(json_file, json.dumps(content, indent=1) + "\n")
     return 0 if ok else 1
 
@@ -109,7 +118,7 @@ def start_server(stage: Stage) -> tuple[bool, str]:
     from flows.steps.prefect_server import prefect_server
 
     os.environ.pop("PREFECT_API_URL", None)  # the demo has a server of its own
-    meanwhile = threading.Thread(target=_prepare, args=(stage.settings.home,), daemon=True)
+    meanwhile = threading.Thread(target=_prepare, args=(stage.settings,), daemon=True)
     meanwhile.start()
     url = stage.stack.enter_context(prefect_server(stage.settings))
     stage.stack.callback(settle)
@@ -134,7 +143,8 @@ def land(stage: Stage) -> tuple[bool, str]:
     reason = renamed["reasons"][0] if renamed["reasons"] else "no reason"
     return ok, (
         f"{len(accepted)} of {len(found)} days accepted, {sum(one['accepted_rows'] for one in accepted)} rows; "
-        f"{renamed['key']} quarantined ({reason}); {broken['key']}: {broken['rejected_rows']} of {broken['rows']} rows quarantined"
+        f"{renamed['key']} quarantined ({reason}); "
+        f"{broken['key']}: {broken['rejected_rows']} of {broken['rows']} rows quarantined"
     )
 
 
@@ -144,7 +154,9 @@ def compute_features(stage: Stage) -> tuple[bool, str]:
 
     found = featurize(model=MODEL)
     rows = found["rows"]
-    return found["ticks"] >= DAYS - 1 and min(rows.values()) > 0, f"{sum(rows.values())} values of {len(rows)} views, by day"
+    return found["ticks"] >= DAYS - 1 and min(
+        rows.values()
+    ) > 0, f"{sum(rows.values())} values of {len(rows)} views, by day"
 
 
 def train_first(stage: Stage) -> tuple[bool, str]:
@@ -153,7 +165,8 @@ def train_first(stage: Stage) -> tuple[bool, str]:
 
     found = train(model=MODEL, reason="first training")
     return found["version"] == 1 and found["promoted"], (
-        f"version {found['version']}: error {found['error']:.2f} min on the newest {found['judge_rows']} trips, naive {found['baseline_error']:.2f}"
+        f"version {found['version']}: error {found['error']:.2f} min on the newest {found['judge_rows']} trips, "
+        f"naive {found['baseline_error']:.2f}"
         + (f"; refused by {', '.join(found['failed'])}" if found["failed"] else "")
     )
 
@@ -167,11 +180,19 @@ def serve(stage: Stage) -> tuple[bool, str]:
     stage.stack.callback(stop, stage.service)
     where = serving.find(stage.settings, MODEL) or {}
     stage.url = where["url"]
-    asked = {"lpep_pickup_datetime": f"{_day(DAYS)}T08:30:00", "PULocationID": 74, "DOLocationID": 42, "trip_distance": 2.4}
+    asked = {
+        "lpep_pickup_datetime": f"{_day(DAYS)}T08:30:00",
+        "PULocationID": 74,
+        "DOLocationID": 42,
+        "trip_distance": 2.4,
+    }
     answer = serving.predict(stage.url, [asked, {**asked, "DOLocationID": 9999}])
     known, unknown = answer["predictions"]
     ok = answer["version"] == 1 and known["prediction"] > 0 and "dropoff_zone" in unknown["unknown"]
-    return ok, f"{stage.url}: {known['prediction']:.1f} min from version {answer['version']}; zone 9999 flagged as unknown"
+    return (
+        ok,
+        f"{stage.url}: {known['prediction']:.1f} min from version {answer['version']}; zone 9999 flagged as unknown",
+    )
 
 
 def drift(stage: Stage) -> tuple[bool, str]:
@@ -188,7 +209,9 @@ def drift(stage: Stage) -> tuple[bool, str]:
     for file in sorted(week.glob("*.parquet")):
         trips = pd.read_parquet(file)
         trips = trips[trips["lpep_pickup_datetime"].dt.date == date.fromisoformat(file.stem)]
-        requests = trips.drop(columns="lpep_dropoff_datetime").assign(lpep_pickup_datetime=trips["lpep_pickup_datetime"].astype(str))
+        requests = trips.drop(columns="lpep_dropoff_datetime").assign(
+            lpep_pickup_datetime=trips["lpep_pickup_datetime"].astype(str)
+        )
         for start in range(0, len(requests), 500):
             rows = requests[start : start + 500].to_dict("records")
             asked += len(serving.predict(stage.url, rows)["predictions"])
@@ -241,9 +264,15 @@ def roll_back(stage: Stage) -> tuple[bool, str]:
     engine = ledger.connect(stage.settings)
     waits = []
     for version in (1, 2):
-        with ThreadPoolExecutor(1) as pool:  # looks at the service all the while, so that the flow's own end does not count
+        with ThreadPoolExecutor(
+            1
+        ) as pool:  # looks at the service all the while, so that the flow's own end does not count
             seen = pool.submit(serving.first_answer, stage.url, version, 20.0)
-            made = rollback(model=MODEL, why="demo") if version == 1 else promote(MODEL, version, why="demo: forward again")
+            made = (
+                rollback(model=MODEL, why="demo")
+                if version == 1
+                else promote(MODEL, version, why="demo: forward again")
+            )
             if made["version"] != version:
                 return False, f"the ledger names version {made['version']}, not {version}"
             moment, champion = seen.result(), ledger.champion(engine, MODEL)
@@ -277,7 +306,7 @@ def _claim(home: Path) -> None:
             mark = json.loads((home / MARK).read_text())
         except (OSError, ValueError) as error:
             raise UsageError(f"{home} holds something else than a demo; name another folder with --home") from error
-        if mark["pid"] != os.getpid() and psutil.pid_exists(mark["pid"]):
+        if mark["pid"] is not None and psutil.pid_exists(mark["pid"]):
             raise UsageError(f"a demo (pid {mark['pid']}) is at work in {home}; name another folder with --home")
         if mark["runs"] is not None and mark["runs"] != _count_runs(home):
             raise UsageError(f"{home} was used after its demo; name another folder with --home, or delete it")
@@ -290,12 +319,16 @@ def _count_runs(home: Path) -> int:
     from flows import ledger
 
     settings = Settings(home=home)
-    return len(ledger.last_runs(ledger.connect(settings), MODEL, 100_000)) + len(ledger.list_partitions(ledger.connect(settings), MODEL))
+    return len(ledger.last_runs(ledger.connect(settings), MODEL, 100_000)) + len(
+        ledger.list_partitions(ledger.connect(settings), MODEL)
+    )
 
 
-def _prepare(home: Path) -> None:
+def _prepare(settings: Settings) -> None:
     from flows.models.taxi.simulator import break_rows, rename_column, simulate_day
+    from flows.steps import registry
 
+    home = settings.home
     changes: dict[int, Callable[[Any], Any]] = {RENAMED: rename_column, BROKEN: break_rows}
     for number in range(DAYS + WEEK):
         trips = simulate_day(_day(number), roads_changed=number >= DAYS)
@@ -304,7 +337,10 @@ def _prepare(home: Path) -> None:
         if number in changes:
             trips = changes[number](trips)
         trips.to_parquet(folder / f"{_day(number)}.parquet")
-    import great_expectations  # noqa: F401
+    # What the flows will need, loaded while the server starts. Prefect is not: it reads the server's address on import.
+    for library in ("great_expectations", "feast", "sklearn.ensemble", "skops.io"):
+        importlib.import_module(library)
+    registry.open_client(settings)
 
 
 def _day(number: int) -> date:
@@ -317,7 +353,9 @@ def _interrupt(*_: object) -> None:
 
 def _close(settings: Settings, outcomes: list[Outcome], seconds: float) -> None:
     """Show the table and where to look, and leave the mark by which a later demo knows this home."""
-    drawn = Table("", "step", "expected", "happened", "seconds", title="Evergreen demo", title_style="bold", show_lines=True)
+    drawn = Table(
+        "", "step", "expected", "happened", "seconds", title="Evergreen demo", title_style="bold", show_lines=True
+    )
     for outcome in outcomes:
         mark = Text("✓", style="green") if outcome.ok else Text("✗", style="red")
         drawn.add_row(mark, outcome.step, outcome.expected, Text(outcome.happened), f"{outcome.seconds:.1f}")
@@ -330,8 +368,11 @@ def _close(settings: Settings, outcomes: list[Outcome], seconds: float) -> None:
         ("state", f"uv run evergreen status --home {home}"),
         ("Data Docs", f"{settings.docs / MODEL / 'index.html'}"),
         ("MLflow UI", f"uv run mlflow ui --backend-store-uri {settings.tracking_uri}"),
-        ("Prefect UI", f"PREFECT_HOME={settings.prefect_home} PREFECT_SERVER_ANALYTICS_ENABLED=false uv run prefect server start"),
+        (
+            "Prefect UI",
+            f"PREFECT_HOME={settings.prefect_home} PREFECT_SERVER_ANALYTICS_ENABLED=false uv run prefect server start",
+        ),
         ("service", f"uv run evergreen serve --home {home}"),
     ):
         console.print(Text(f"  {what:<11}{how}"), soft_wrap=True)
-    write_text(home / MARK, json.dumps({"pid": os.getpid(), "runs": _count_runs(home)}))
+    write_text(home / MARK, json.dumps({"pid": None, "runs": _count_runs(home)}))

@@ -199,7 +199,9 @@ def make_engine(url: str) -> Engine:
         @sa.event.listens_for(engine, "begin")
         def _begin(connection: Connection) -> None:
             # A deferred transaction that reads and then writes fails at once when another writer came between.
-            connection.exec_driver_sql("BEGIN IMMEDIATE" if connection.get_execution_options().get("write") else "BEGIN")
+            connection.exec_driver_sql(
+                "BEGIN IMMEDIATE" if connection.get_execution_options().get("write") else "BEGIN"
+            )
 
     return engine
 
@@ -235,9 +237,13 @@ def find_partition(engine: Engine, model: str, key: str, digest: str) -> Partiti
     """Return the revision of a partition that holds exactly these bytes, if it has landed before."""
     table = partitions.c
     with engine.connect() as connection:
-        row = connection.execute(
-            sa.select(partitions).where(table.model == model, table.key == key, table.digest == digest)
-        ).mappings().first()
+        row = (
+            connection.execute(
+                sa.select(partitions).where(table.model == model, table.key == key, table.digest == digest)
+            )
+            .mappings()
+            .first()
+        )
     return Partition.model_validate(dict(row)) if row else None
 
 
@@ -249,11 +255,15 @@ def add_partition(
     ``reasons`` are what reading already found against it.
     """
     with write(engine) as connection:
-        known = connection.execute(
-            sa.select(partitions).where(
-                partitions.c.model == model, partitions.c.key == key, partitions.c.digest == digest
+        known = (
+            connection.execute(
+                sa.select(partitions).where(
+                    partitions.c.model == model, partitions.c.key == key, partitions.c.digest == digest
+                )
             )
-        ).mappings().first()
+            .mappings()
+            .first()
+        )
         if known is None:
             last = connection.scalar(
                 sa.select(sa.func.max(partitions.c.revision)).where(
@@ -349,9 +359,7 @@ def promote(
     sequence = expected.sequence + 1 if expected else 1
     try:
         with write(engine) as connection:
-            last = connection.scalar(
-                sa.select(sa.func.max(promotions.c.sequence)).where(promotions.c.model == model)
-            )
+            last = connection.scalar(sa.select(sa.func.max(promotions.c.sequence)).where(promotions.c.model == model))
             if (last or 0) != sequence - 1:
                 raise ConflictError(
                     f"{model}: the champion changed while version {version} was being promoted "
@@ -365,9 +373,9 @@ def promote(
                 )
             ).inserted_primary_key  # fmt: skip
             assert identity is not None
-            row: RowMapping = connection.execute(
-                sa.select(promotions).where(promotions.c.id == identity[0])
-            ).mappings().one()
+            row: RowMapping = (
+                connection.execute(sa.select(promotions).where(promotions.c.id == identity[0])).mappings().one()
+            )
     except sa.exc.IntegrityError as error:  # the unique key decided, on a database that lets two insert at once
         raise ConflictError(
             f"{model}: version {version} was not promoted, another promotion came first; try again"

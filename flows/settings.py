@@ -39,7 +39,9 @@ class Settings(BaseSettings):
         default=(), description="class paths of a team's own estimators that may be loaded from a model file"
     )
     ledger_url: str = Field(default="", description="SQLAlchemy URL; default: SQLite in the home")
-    mlflow_tracking_uri: str = Field(default="", description="MLflow tracking and registry; default: SQLite in the home")
+    mlflow_tracking_uri: str = Field(
+        default="", description="MLflow tracking and registry; default: SQLite in the home"
+    )
     service_host: str = "127.0.0.1"
     service_port: int = Field(default=8300, ge=0, le=65535)
     follow_seconds: float = Field(default=0.5, gt=0, description="how often the service looks at the ledger")
@@ -99,12 +101,16 @@ class Settings(BaseSettings):
 
     def environment(self) -> dict[str, str]:
         """Return what this process and its children need in their environment to work on this home, telemetry off."""
-        return NO_TELEMETRY | POLITE | {
-            "EVERGREEN_HOME": str(self.home),
-            "PREFECT_HOME": str(self.prefect_home),
-            "PREFECT_RESULTS_LOCAL_STORAGE_PATH": str(self.prefect_home / "storage"),
-            "MLFLOW_TRACKING_URI": self.tracking_uri,
-        }
+        return (
+            NO_TELEMETRY
+            | POLITE
+            | {
+                "EVERGREEN_HOME": str(self.home),
+                "PREFECT_HOME": str(self.prefect_home),
+                "PREFECT_RESULTS_LOCAL_STORAGE_PATH": str(self.prefect_home / "storage"),
+                "MLFLOW_TRACKING_URI": self.tracking_uri,
+            }
+        )
 
     def activate(self) -> Settings:
         """Make the home and put ``environment()`` into this process; call before Prefect, MLflow or Feast is imported."""

@@ -32,7 +32,9 @@ def quiet_libraries() -> None:
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[object]], title: str | None = None) -> Table:
     """Return a table; a cell is shown as it is, never as markup, and coloured if it names a known state."""
-    drawn = Table(*columns, title=title, title_justify="left", title_style="bold", header_style="bold", box=None, pad_edge=False)
+    drawn = Table(
+        *columns, title=title, title_justify="left", title_style="bold", header_style="bold", box=None, pad_edge=False
+    )
     for row in rows:
         drawn.add_row(*(Text("-" if cell is None else str(cell), style=MARKS.get(str(cell), "")) for cell in row))
     return drawn
@@ -66,7 +68,15 @@ def _partitions(found: list[dict[str, Any]]) -> None:
         table(
             ["partition", "revision", "status", "rows", "accepted", "rejected", "reasons"],
             [
-                (p["key"], p["revision"], p["status"], p["rows"], p["accepted_rows"], p["rejected_rows"], "; ".join(p["reasons"]))
+                (
+                    p["key"],
+                    p["revision"],
+                    p["status"],
+                    p["rows"],
+                    p["accepted_rows"],
+                    p["rejected_rows"],
+                    "; ".join(p["reasons"]),
+                )
                 for p in found
             ],
         )
@@ -84,7 +94,10 @@ def show_trained(found: dict[str, Any]) -> None:
     if found.get("unchanged"):
         line(f"version {found['version']} was made of exactly this data and code; --force trains all the same")
         return
-    line(f"error {found['error']:.4g} on {found['judge_rows']} newest rows, {found['train_error']:.4g} on {found['train_rows']} trained on")
+    line(
+        f"error {found['error']:.4g} on the {found['judge_rows']} newest rows, "
+        f"{found['train_error']:.4g} on {found['train_rows']} trained on"
+    )
     line(f"naive {found['baseline_error']:.4g}", QUIET)
     if found["champion_error"] is not None:
         line(f"champion, version {found['champion_version']}: {found['champion_error']:.4g} on the same rows", QUIET)
@@ -124,7 +137,10 @@ def show_versions(found: list[dict[str, Any]]) -> None:
     console.print(
         table(
             ["version", "state", "made", "metrics", "reason", "run"],
-            [(v["version"], v["state"], _time(v["created_at"]), _metrics(v["metrics"]), v["reason"], v["run_id"][:8]) for v in found],
+            [
+                (v["version"], v["state"], _time(v["created_at"]), _metrics(v["metrics"]), v["reason"], v["run_id"][:8])
+                for v in found
+            ],
         )
     )
 
@@ -138,14 +154,20 @@ def show_status(found: dict[str, Any]) -> None:
         ("metrics", _metrics(now["metrics"]) if now else None),
         ("challenger", f"version {waiting['version']}" if waiting else "none"),
         ("MLflow alias", found["alias"]),
-        ("partitions", f"{landed['accepted']} accepted ({landed['first']} to {landed['last']}), {landed['quarantined']} quarantined"),
+        (
+            "partitions",
+            f"{landed['accepted']} accepted ({landed['first']} to {landed['last']}), {landed['quarantined']} quarantined",
+        ),
         ("rows", f"{landed['rows']} accepted, {landed['rejected_rows']} rejected"),
         ("service", f"{service['url']} answers with version {service['version']}" if service else "not running"),
     ]
     console.print(table(["", ""], rows))
     if found["last_runs"]:
         console.print()
-        runs = [(r["flow"], r["state"], _time(r["started_at"]), _seconds(r["seconds"]), r["reason"] or _outcome(r)) for r in found["last_runs"]]
+        runs = [
+            (r["flow"], r["state"], _time(r["started_at"]), _seconds(r["seconds"]), r["reason"] or _outcome(r))
+            for r in found["last_runs"]
+        ]
         console.print(table(["last runs", "state", "started", "seconds", "why"], runs))
 
 

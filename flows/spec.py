@@ -63,7 +63,9 @@ class Label(Frozen):
     unit: str = ""
     low: float | None = None
     high: float | None = None
-    delay: timedelta = Field(default=timedelta(0), description="from the event that fixes the label until it is in the lake")
+    delay: timedelta = Field(
+        default=timedelta(0), description="from the event that fixes the label until it is in the lake"
+    )
 
 
 class Metric(Frozen):
@@ -78,7 +80,9 @@ class Gates(Frozen):
 
     baseline_ratio: float = Field(default=0.9, gt=0, description="error at most this share of the naive baseline's")
     champion_tolerance: float = Field(
-        default=0.0, ge=0, description="error may exceed the champion's by this share at most, at the interval's lower end"
+        default=0.0,
+        ge=0,
+        description="error may exceed the champion's by this share at most, at the interval's lower end",
     )
     slice_tolerance: float = Field(default=0.10, ge=0, description="no slice's error may exceed the champion's by more")
     slice_min_rows: int = Field(default=100, ge=1)
@@ -91,9 +95,13 @@ class Triggers(Frozen):
     """When monitoring asks for a retraining."""
 
     performance_ratio: float = Field(
-        default=1.10, gt=1, description="error over what the champion's test lets one expect, at the interval's lower end"
+        default=1.10,
+        gt=1,
+        description="error over what the champion's test lets one expect, at the interval's lower end",
     )
-    drift_effect: float = Field(default=0.2, gt=0, description="Jensen-Shannon distance from which a feature has drifted")
+    drift_effect: float = Field(
+        default=0.2, gt=0, description="Jensen-Shannon distance from which a feature has drifted"
+    )
     drift_features: int = Field(default=1, ge=1, description="how many features must have drifted")
     drift_columns: tuple[str, ...] = Field(
         default=(),
@@ -106,7 +114,9 @@ class Triggers(Frozen):
     window_days: int = Field(default=7, ge=1, description="the newest days of events that performance is measured on")
     drift_days: int = Field(default=2, ge=1, description="the newest whole days of them that drift is measured on")
     min_labels: int = Field(default=500, ge=1)
-    max_age: timedelta | None = Field(default=None, description="the champion is stale when newer data is so far past it")
+    max_age: timedelta | None = Field(
+        default=None, description="the champion is stale when newer data is so far past it"
+    )
     cool_down: timedelta = Field(default=timedelta(0), description="least time from one training to the next")
 
 
@@ -116,7 +126,9 @@ class Training(Frozen):
     window: timedelta = timedelta(days=35)
     judge: timedelta = timedelta(days=2)
     min_rows: int = Field(default=1000, ge=10)
-    trials: int = Field(default=0, ge=0, description="optuna trials inside the training window; 0 uses params as they are")
+    trials: int = Field(
+        default=0, ge=0, description="optuna trials inside the training window; 0 uses params as they are"
+    )
     seed: int = 0
     threads: int = Field(default=2, ge=1)
 
@@ -135,9 +147,13 @@ class ModelSpec(Frozen):
     task: Literal["regression", "binary", "multiclass"]
     source: Source
     label: Label
-    key: tuple[str, ...] = Field(description="columns that together name one row; a prediction and its label meet on them")
+    key: tuple[str, ...] = Field(
+        description="columns that together name one row; a prediction and its label meet on them"
+    )
     request: tuple[RequestField, ...]
-    entities: dict[str, tuple[str, ...]] = Field(description="feature view -> its join keys, all of them request fields")
+    entities: dict[str, tuple[str, ...]] = Field(
+        description="feature view -> its join keys, all of them request fields"
+    )
     definitions: str = Field(description="module with the model's Feast definitions")
     feature_service: str
     rows: str

@@ -64,7 +64,10 @@ def train(
     spec = load_model(model, home)
     engine = ledger.connect(home)
     factory, tries = estimator or spec.estimator, spec.training.trials if trials is None else trials
-    with recorded(engine, model, "train", reason) as run, tempfile.TemporaryDirectory(dir=home.home, prefix="train-") as folder:
+    with (
+        recorded(engine, model, "train", reason) as run,
+        tempfile.TemporaryDirectory(dir=home.home, prefix="train-") as folder,
+    ):
         store = feature_store.open_store(home)
         definitions = feature_store.definition_hash(store, spec)
         accepted = ledger.list_partitions(engine, model, "accepted")
@@ -133,5 +136,7 @@ def find_made(home: Settings, engine: Engine, spec: ModelSpec, fingerprint: str)
 def show(spec: ModelSpec, verdicts: list[gates.Verdict], run: Record) -> None:
     """Put the verdicts on the run's page in Prefect."""
     create_markdown_artifact(
-        key=f"gates-{spec.name.replace('_', '-')}", markdown=gates.markdown(verdicts), description=f"MLflow run {run.summary['run_id']}"
+        key=f"gates-{spec.name.replace('_', '-')}",
+        markdown=gates.markdown(verdicts),
+        description=f"MLflow run {run.summary['run_id']}",
     )

@@ -105,9 +105,7 @@ def evaluate(
     confidence, seed = spec.gates.confidence, spec.training.seed
     evaluation = Evaluation(
         error=metrics.error(spec.metric, ours),
-        train_error=metrics.error(
-            spec.metric, metrics.row_losses(spec.metric, train_labels, train_predicted, classes)
-        ),
+        train_error=metrics.error(spec.metric, metrics.row_losses(spec.metric, train_labels, train_predicted, classes)),
         baseline_error=metrics.error(spec.metric, baseline),
         champion_version=champion_version if champion else None,
         champion_error=metrics.error(spec.metric, theirs) if theirs is not None else None,

@@ -126,7 +126,9 @@ def materialize(settings: Settings, spec: ModelSpec, start: datetime, end: datet
     Raises RefusedError for a time in the future: Feast would remember it and skip everything up to it later.
     """
     if end > datetime.now(UTC):
-        raise RefusedError(f"cannot materialize up to {end:%Y-%m-%d %H:%M} UTC, which is in the future; use an earlier end")
+        raise RefusedError(
+            f"cannot materialize up to {end:%Y-%m-%d %H:%M} UTC, which is in the future; use an earlier end"
+        )
     store = open_store(settings)
     with quiet():
         store.materialize(start_date=start, end_date=end, feature_views=list(spec.entities))
@@ -144,7 +146,9 @@ def historical(store: FeatureStore, spec: ModelSpec, rows: pa.Table) -> pa.Table
     names = feature_names(store, spec)
     clash = sorted({*names} & {*rows.column_names})
     if clash:
-        raise ContractError(f"{spec.name}: columns {', '.join(clash)} are in the rows and in the feature service; rename")
+        raise ContractError(
+            f"{spec.name}: columns {', '.join(clash)} are in the rows and in the feature service; rename"
+        )
     inputs = list(dict.fromkeys([*(field.name for field in spec.request), "event_timestamp"]))
     asked = rows.select(inputs).append_column(ROW, pa.array(np.arange(rows.num_rows)))
     with quiet():
@@ -166,9 +170,9 @@ def read_online(
     names that view in ``unknown``.
     """
     service = feature_service(store, spec, cached=True)
-    response = store.get_online_features(
-        features=service, entity_rows=[dict(row) for row in rows]
-    ).to_dict(include_event_timestamps=True)
+    response = store.get_online_features(features=service, entity_rows=[dict(row) for row in rows]).to_dict(
+        include_event_timestamps=True
+    )
     zone = ZoneInfo(spec.source.time_zone)
     moments = [row[spec.source.event_time].replace(tzinfo=zone).timestamp() for row in rows]
     columns = {name: response[name] for name in names}

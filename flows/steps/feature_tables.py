@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Sequence
-from datetime import UTC, datetime, time, timedelta
+from datetime import UTC, datetime, time
 from pathlib import Path
 from zoneinfo import ZoneInfo
 
@@ -44,8 +44,14 @@ def plan(spec: ModelSpec, accepted: Sequence[Partition], now: datetime | None = 
         if tick > computed_until or any(low < tick <= high + spec.tick for low, high in affected)
     )
     low, high = (ticks[0] - spec.history, ticks[-1]) if ticks else (first, first)
-    read = [p for p in known if p.accepted_uri and p.last_event and p.first_event and p.last_event >= low and p.first_event < high]
-    return FeaturePlan(ticks=ticks, uris=tuple(p.accepted_uri for p in read if p.accepted_uri), new=tuple(p.id for p in new))
+    read = [
+        p
+        for p in known
+        if p.accepted_uri and p.last_event and p.first_event and p.last_event >= low and p.first_event < high
+    ]
+    return FeaturePlan(
+        ticks=ticks, uris=tuple(p.accepted_uri for p in read if p.accepted_uri), new=tuple(p.id for p in new)
+    )
 
 
 def next_tick(spec: ModelSpec, moment: datetime) -> datetime:

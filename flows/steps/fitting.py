@@ -70,9 +70,7 @@ def tune(spec: ModelSpec, data: TrainingSet, trials: int, estimator_path: str | 
     return {**spec.params, **suggest(optuna.trial.FixedTrial(study.best_params))}
 
 
-def _fit(
-    spec: ModelSpec, path: str, params: dict[str, Any], inputs: pd.DataFrame, label: pa.ChunkedArray
-) -> Any:
+def _fit(spec: ModelSpec, path: str, params: dict[str, Any], inputs: pd.DataFrame, label: pa.ChunkedArray) -> Any:
     from threadpoolctl import threadpool_limits
 
     with threadpool_limits(limits=spec.training.threads):

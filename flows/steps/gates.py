@@ -89,7 +89,8 @@ def brief(evaluation: Evaluation) -> dict[str, Any]:
 def markdown(verdicts: list[Verdict]) -> str:
     """Return the verdicts as a Markdown table."""
     lines = [
-        f"| {'passed' if v.passed else '**refused**'} | {v.gate} | {v.number:.4g} | {v.direction} {v.threshold:.4g} | {v.reason} |"
+        f"| {'passed' if v.passed else '**refused**'} | {v.gate} | {v.number:.4g} "
+        f"| {v.direction} {v.threshold:.4g} | {v.reason} |"
         for v in verdicts
     ]
     return "\n".join(["| verdict | gate | number | threshold | what |", "| --- | --- | --- | --- | --- |", *lines])

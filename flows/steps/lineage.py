@@ -20,7 +20,18 @@ from flows.steps.files import sha256_of
 from flows.steps.training_set import TrainingSet, Window
 
 ROOT = Path(__file__).parents[2]
-LIBRARIES = ("duckdb", "feast", "great-expectations", "mlflow", "numpy", "pandas", "prefect", "pyarrow", "scikit-learn", "skops")
+LIBRARIES = (
+    "duckdb",
+    "feast",
+    "great-expectations",
+    "mlflow",
+    "numpy",
+    "pandas",
+    "prefect",
+    "pyarrow",
+    "scikit-learn",
+    "skops",
+)
 
 
 class Stage(Frozen):
@@ -135,7 +146,9 @@ def fingerprint(
 
 def used(partitions: Sequence[Partition]) -> tuple[UsedPartition, ...]:
     """Return what the lineage keeps of partitions."""
-    return tuple(UsedPartition.model_validate(p.model_dump(include=set(UsedPartition.model_fields))) for p in partitions)
+    return tuple(
+        UsedPartition.model_validate(p.model_dump(include=set(UsedPartition.model_fields))) for p in partitions
+    )
 
 
 def trace(

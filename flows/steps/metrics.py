@@ -77,7 +77,9 @@ def block_interval(
     return float(low), float(high)
 
 
-def further_metrics(spec: ModelSpec, labels: ArrayLike, predicted: Floats, classes: ArrayLike | None) -> dict[str, float]:
+def further_metrics(
+    spec: ModelSpec, labels: ArrayLike, predicted: Floats, classes: ArrayLike | None
+) -> dict[str, float]:
     """Return the usual figures of the task beside the deciding one, from scikit-learn."""
     from sklearn import metrics
 

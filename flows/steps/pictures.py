@@ -50,7 +50,9 @@ def draw_evaluation(
     else:
         chance = predicted[:, -1]
         hit = (labels == np.asarray(classes)[-1]).astype(float)
-        left.hist([chance[hit == 0], chance[hit == 1]], bins=30, color=[QUIET, ACCENT], label=["others", str(classes[-1])])
+        left.hist(
+            [chance[hit == 0], chance[hit == 1]], bins=30, color=[QUIET, ACCENT], label=["others", str(classes[-1])]
+        )
         left.legend(fontsize=8, frameon=False)
         left.set_title(f"Probability of {classes[-1]}", fontsize=9, color=INK)
         order = np.array_split(np.argsort(chance, kind="stable"), min(10, len(chance)))

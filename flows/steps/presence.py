@@ -77,15 +77,13 @@ def _insert(connection: DuckDBPyConnection, reason: str, where: str) -> int:
 def _strays(connection: DuckDBPyConnection, spec: ModelSpec, period: Period | None) -> tuple[int, int]:
     """Reject rows without an event time, and those of another period; return how many there are of each."""
     time = local_sql(spec, spec.source.event_time, event_columns(spec)[spec.source.event_time])
-    nowhere = f"({time} IS NULL OR NOT isfinite({time}))"
-    elsewhere = "false"
-    if period:
-        elsewhere = (
-            f"NOT {nowhere} AND NOT ({time} >= TIMESTAMP '{period.start}' AND {time} < TIMESTAMP '{period.end}')"
-        )
-    unknown, outside = connection.execute(
-        f"SELECT count(*) FILTER ({nowhere}), count(*) FILTER ({elsewhere}) FROM {EVENTS}"
-    ).fetchone() or (0, 0)
+    known = f"isfinite({time})"
+    inside = f"{time} >= TIMESTAMP '{period.start}' AND {time} < TIMESTAMP '{period.end}'" if period else known
+    total, with_time, of_period = connection.execute(
+        f"SELECT count(*), count(*) FILTER ({known}), count(*) FILTER ({inside}) FROM {EVENTS}"
+    ).fetchone() or (0, 0, 0)
+    unknown, outside = total - with_time, with_time - of_period
+    nowhere, elsewhere = f"{known} IS NOT TRUE", f"{known} AND NOT ({inside})"
     for number, reason, where in ((unknown, UNKNOWN, nowhere), (outside, OUTSIDE, elsewhere)):
         if number:
             _insert(connection, reason, where)

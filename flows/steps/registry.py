@@ -108,7 +108,10 @@ def log_run(
     )
     source = json.dumps({"partitions": [f"{p.key} r{p.revision}" for p in lineage.partitions]})
     dataset = Dataset(
-        name=f"{spec.name} training set", digest=lineage.training_set_sha256[:36], source_type="evergreen", source=source[:60000]
+        name=f"{spec.name} training set",
+        digest=lineage.training_set_sha256[:36],
+        source_type="evergreen",
+        source=source[:60000],
     )
     client.log_inputs(run_id, datasets=[DatasetInput(dataset)])
     client.log_dict(run_id, lineage.model_dump(mode="json"), "lineage.json")
@@ -121,7 +124,9 @@ def log_run(
     return run_id, logged.model_id, str(logged.artifact_location).removeprefix("file://")
 
 
-def register(settings: Settings, spec: ModelSpec, lineage: Lineage, run_id: str, model_id: str, folder: str, digest: str) -> Version:
+def register(
+    settings: Settings, spec: ModelSpec, lineage: Lineage, run_id: str, model_id: str, folder: str, digest: str
+) -> Version:
     """Register a logged model as the next version and give it the alias ``challenger``; twice makes one version."""
     from mlflow.exceptions import MlflowException
 
@@ -160,13 +165,17 @@ def get_version(settings: Settings, model: str, version: int) -> Version:
     except MlflowException as error:
         raise RefusedError(f"{model} has no version {version}; `evergreen versions` lists them") from error
     if DIGEST not in found.tags or not found.run_id:
-        raise RefusedError(f"{model} version {version} was not made by `evergreen train`, so nothing vouches for it; train one")
+        raise RefusedError(
+            f"{model} version {version} was not made by `evergreen train`, so nothing vouches for it; train one"
+        )
     try:
         status = client.get_run(found.run_id).info.status
     except MlflowException:
         status = "gone"
     if status != "FINISHED":
-        raise RefusedError(f"{model} version {version}: its training run is {status.lower()}, not finished; train again")
+        raise RefusedError(
+            f"{model} version {version}: its training run is {status.lower()}, not finished; train again"
+        )
     return _version(found)
 
 
@@ -231,7 +240,9 @@ def write_mlmodel(bundle: Path) -> None:
 
     manifest = Manifest.model_validate_json((bundle / "serving.json").read_text(encoding="utf-8"))
     kinds = {"float": "double", "string": "string"}
-    inputs: list[Any] = [ColSpec(kinds[kind], name) for name, kind in zip(manifest.feature_names, manifest.feature_types, strict=True)]
+    inputs: list[Any] = [
+        ColSpec(kinds[kind], name) for name, kind in zip(manifest.feature_names, manifest.feature_types, strict=True)
+    ]
     output = "double" if manifest.task == "regression" else "string"
     model = Model(signature=ModelSignature(Schema(inputs), Schema([ColSpec(output)])))
     requirements = [f"{name}=={version}" for name, version in manifest.versions.items() if name != "python"]

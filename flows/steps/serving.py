@@ -55,7 +55,9 @@ def start(settings: Settings, model: str) -> subprocess.Popen[bytes]:
             if found and found["pid"] == process.pid and found["ready"]:
                 return process
             if process.poll() is not None or time.monotonic() > deadline:
-                raise UnavailableError(f"the prediction service did not become ready within {START_SECONDS:.0f} s; see {log}")
+                raise UnavailableError(
+                    f"the prediction service did not become ready within {START_SECONDS:.0f} s; see {log}"
+                )
             time.sleep(0.05)
     except BaseException:
         stop(process)

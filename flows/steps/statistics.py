@@ -30,7 +30,12 @@ def describe_rows(connection: DuckDBPyConnection, columns: Mapping[str, str], la
     times: a histogram of equal bins, of numbers from the 1 % to the 99 % quantile with the rest in the outer bins.
     Whole numbers and texts: distinct values and the most frequent ones. Times are ISO texts, local as they came.
     """
-    figures = _moments(connection, columns)
+    import duckdb
+
+    try:
+        figures = _moments(connection, columns)
+    except duckdb.OutOfRangeException:  # squares beyond a double's reach, and infinity, are an error to DuckDB
+        figures = _moments(connection, columns, "FILTER (abs({}) < 1e150)")
     rows = figures.pop("")["rows"]
     if rows:
         step = math.ceil(rows / SAMPLE)
@@ -50,8 +55,8 @@ def is_number(kind: str) -> bool:
     return kind in _NUMBERS or kind.startswith("DECIMAL")
 
 
-def _moments(connection: DuckDBPyConnection, columns: Mapping[str, str]) -> dict[str, dict[str, Any]]:
-    """Return what one pass over the rows gives; under "" their number."""
+def _moments(connection: DuckDBPyConnection, columns: Mapping[str, str], only: str = "") -> dict[str, dict[str, Any]]:
+    """Return what one pass over the rows gives; under "" their number. ``only`` says which values have a mean."""
     wanted: list[tuple[str, str, str]] = [("", "rows", "count(*)")]
     for name, kind in columns.items():
         column = identifier(name)
@@ -59,10 +64,11 @@ def _moments(connection: DuckDBPyConnection, columns: Mapping[str, str]) -> dict
         if is_number(kind) or is_time(kind) or kind == "VARCHAR":
             wanted += [(name, "min", f"min({column})"), (name, "max", f"max({column})")]
         if is_number(kind):
-            # Squares beyond a double's reach, and infinity, are an error to DuckDB, not a figure.
-            finite = f" FILTER (abs({column}) < 1e150)" if kind in ("DOUBLE", "FLOAT") else ""
-            wanted += [(name, "mean", f"avg({column}){finite}")]
-            wanted += [(name, "std", f"stddev_samp({column}::DOUBLE){finite}")]
+            those = only.format(column)
+            wanted += [
+                (name, "mean", f"avg({column}) {those}"),
+                (name, "std", f"stddev_samp({column}::DOUBLE) {those}"),
+            ]
         if kind in _WHOLE or kind == "VARCHAR":
             wanted.append((name, "distinct", f"count(DISTINCT {column})"))
     found = connection.execute(f"SELECT {', '.join(sql for _, _, sql in wanted)} FROM {EVENTS}").fetchone() or ()

@@ -72,7 +72,9 @@ def versions(settings: Settings, spec: ModelSpec, engine: Engine) -> list[dict[s
     found = []
     for one in registry.versions(settings, spec.name):
         mine = [promotion for promotion in history if promotion.version == one.version]
-        state = "champion" if history and history[0].version == one.version else "served before" if mine else "challenger"
+        state = (
+            "champion" if history and history[0].version == one.version else "served before" if mine else "challenger"
+        )
         evidence = mine[0].evidence if mine else _evidence(one)
         found.append({**one.model_dump(mode="json"), "state": state, "metrics": evidence.get("metrics", {})})
     return found
@@ -94,4 +96,7 @@ def _alias(settings: Settings, spec: ModelSpec, reigning: Promotion | None) -> d
         known = registry.aliases(settings, spec.name).get(registry.CHALLENGER)
     except UnavailableError as error:
         return {"challenger": None, "state": str(error)}
-    return {"challenger": {"version": known} if known else None, "state": "repaired" if repaired else "as the ledger says"}
+    return {
+        "challenger": {"version": known} if known else None,
+        "state": "repaired" if repaired else "as the ledger says",
+    }

@@ -80,7 +80,9 @@ def bare(home: Settings) -> dict[str, Any]:
     figures = {}
     for part, chosen in (("train", train), ("test", ~train)):
         predicted, labels = fitted.predict(inputs[chosen]), rows["label"][chosen]
-        figures[part] = {f.__name__: f(labels, predicted) for f in (root_mean_squared_error, mean_absolute_error, r2_score)}
+        figures[part] = {
+            f.__name__: f(labels, predicted) for f in (root_mean_squared_error, mean_absolute_error, r2_score)
+        }
     return {"error": figures["test"]["root_mean_squared_error"], "rows": len(rows)}
 
 
@@ -108,8 +110,14 @@ def main() -> None:
                 if "stages" not in times and options.rounds:
                     show_stages(home)
     ratio = statistics.median(times["flow"]) / statistics.median(times["bare"])
-    spread = {name: f"{statistics.median(values):.2f} s ({min(values):.2f} to {max(values):.2f})" for name, values in times.items()}
-    print(f"{options.rows:,} rows, median of {options.rounds}: flow {spread['flow']}, bare {spread['bare']}; ratio {ratio:.2f} (goal 1.5)")
+    spread = {
+        name: f"{statistics.median(values):.2f} s ({min(values):.2f} to {max(values):.2f})"
+        for name, values in times.items()
+    }
+    print(
+        f"{options.rows:,} rows, median of {options.rounds}: flow {spread['flow']}, bare {spread['bare']}; "
+        f"ratio {ratio:.2f} (goal 1.5)"
+    )
     if options.json:
         options.json.write_text(json.dumps({"rows": options.rows, "seconds": times, "ratio": ratio}, indent=1))
     sys.stdout.flush()

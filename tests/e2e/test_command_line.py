@@ -44,6 +44,7 @@ def test_help_names_every_command() -> None:
     done = run("--help")
     assert done.returncode == 0
     for command in (
-        "demo", "ingest", "featurize", "train", "promote", "rollback", "monitor", "score", "serve", "status", "partitions", "versions",
+        "demo", "ingest", "featurize", "train", "promote", "rollback", "monitor", "score", "serve", "status",
+        "partitions", "versions",
     ):  # fmt: skip
         assert f" {command} " in done.stdout

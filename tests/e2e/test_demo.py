@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +42,7 @@ def processes_of(home: Path) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def demo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Any]]:
+def demo(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """Run the demo once and return its JSON, with the home, the terminal's text and the log of refused connections."""
     folder = tmp_path_factory.mktemp("demo")
     home, log, report = folder / "home", folder / "outside.log", folder / "demo.json"
@@ -56,7 +55,7 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Any]]:
     found = json.loads(report.read_text())
     print(f"demo: {found['seconds']} s")
     log_text = log.read_text() if log.exists() else ""
-    yield {**found, "status": done.returncode, "home": home, "terminal": done.stdout + done.stderr, "outside": log_text}
+    return {**found, "status": done.returncode, "home": home, "terminal": done.stdout + done.stderr, "outside": log_text}
 
 
 def test_every_step_comes_out_as_expected(demo: dict[str, Any]) -> None:
@@ -114,7 +113,9 @@ def test_the_lineage_of_each_version_is_whole(demo: dict[str, Any]) -> None:
         assert lineage["champion_version"] == champion
         assert len(lineage["partitions"]) >= 27
         assert all(len(one["digest"]) == 64 and one["validation"] for one in lineage["partitions"])
-        assert {"choose-window", "build-training-set", "fit", "evaluate", "judge"} <= {s["name"] for s in lineage["stages"]}
+        assert {"choose-window", "build-training-set", "fit", "evaluate", "judge"} <= {
+            s["name"] for s in lineage["stages"]
+        }
         assert all(stage["start"] <= stage["end"] and stage["executor"] for stage in lineage["stages"])
         assert lineage["features"]
         assert len(lineage["feature_definitions_sha256"]) == 64

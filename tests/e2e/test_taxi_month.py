@@ -40,10 +40,13 @@ def test_every_day_is_accepted_and_the_dirt_is_quarantined(trained: dict[str, An
 
     lake = Path(trained["home"]) / "lake" / "taxi"
     listed = json.loads(run("partitions", "--json", "--home", trained["home"]).stdout)
-    accepted, rejected = ([one[f"{kind}_uri"] for one in listed if one[f"{kind}_uri"]] for kind in ("accepted", "rejected"))
+    accepted, rejected = (
+        [one[f"{kind}_uri"] for one in listed if one[f"{kind}_uri"]] for kind in ("accepted", "rejected")
+    )
     assert all(Path(uri).is_relative_to(lake) for uri in accepted + rejected)
     kept = duckdb.sql(
-        f"SELECT count(*) FILTER (year(lpep_pickup_datetime) <> 2022 OR minutes > 180 OR minutes <= 0) FROM read_parquet({accepted})"
+        "SELECT count(*) FILTER (year(lpep_pickup_datetime) <> 2022 OR minutes > 180 OR minutes <= 0) "
+        f"FROM read_parquet({accepted})"
     ).fetchall()
     assert kept == [(0,)]
     thrown = duckdb.sql(
@@ -53,12 +56,19 @@ def test_every_day_is_accepted_and_the_dirt_is_quarantined(trained: dict[str, An
     ).fetchall()[0]
     assert thrown[0] > 0
     assert thrown[1] > 0
-    assert thrown[2] + sum(one["accepted_rows"] for one in trained["ingest"]) == sum(one["rows"] for one in trained["ingest"]) == 62495
+    assert (
+        thrown[2] + sum(one["accepted_rows"] for one in trained["ingest"])
+        == sum(one["rows"] for one in trained["ingest"])
+        == 62495
+    )
 
 
 def test_the_champion_reaches_the_figure_of_the_readme(trained: dict[str, Any]) -> None:
     found = trained["train"]
-    print(f"RMSE {found['error']:.4f} on {found['judge_rows']} trips, trained on {found['train_rows']}; mean {found['baseline_error']:.2f}")
+    print(
+        f"RMSE {found['error']:.4f} on {found['judge_rows']} trips, trained on {found['train_rows']}; "
+        f"mean {found['baseline_error']:.2f}"
+    )
     assert found["promoted"]
     assert found["error"] <= 5.57
     stated = re.search(r"RMSE of\s+\*\*([\d.]+) minutes\*\*", README.read_text())

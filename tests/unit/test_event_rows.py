@@ -77,8 +77,8 @@ def test_event_rows_have_utc_times_and_a_label_and_no_nan(raw):
     assert create_events(raw, spec, numbered_sql("", "rows")) == 3
     added = added_sql(raw, spec)
     found = raw.execute(
-        f"SELECT evergreen_row, trip_distance, {added['event_timestamp']}, {added['label_timestamp']}, {added['label']} "
-        "FROM events WHERE isfinite(lpep_pickup_datetime)"
+        f"SELECT evergreen_row, trip_distance, {', '.join(added.values())} FROM events "
+        "WHERE isfinite(lpep_pickup_datetime)"
     ).fetchall()
     first, second = datetime(2024, 3, 10, 4, 50, tzinfo=UTC), datetime(2024, 3, 10, 7, 10, tzinfo=UTC)
     assert found == [

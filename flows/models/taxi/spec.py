@@ -44,7 +44,7 @@ spec = ModelSpec(
     feature_tables="flows.models.taxi.features:TABLES",
     estimator="flows.models.taxi.estimator:build",
     search_space="flows.models.taxi.estimator:suggest",
-    params={"learning_rate": 0.05, "max_iter": 300, "min_samples_leaf": 40},
+    params={"learning_rate": 0.08, "max_iter": 200, "min_samples_leaf": 40},
     metric=Metric(name="rmse"),
     slices=("weekday", "rush_hour"),
     history=timedelta(days=28),
