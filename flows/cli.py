@@ -246,13 +246,17 @@ def _open(home: Path | None, model: str) -> Any:
 def _run(home: Path | None, model: str, call: Callable[[], Any]) -> Any:
     """Run a flow on the Prefect server of the home, or on one that lives as long as it."""
     settings = _open(home, model)
-    from flows.show import quiet_libraries
+    from flows.show import end_on_signals, quiet_libraries, stop_if_interrupted
     from flows.steps.prefect_server import prefect_server
 
     quiet_libraries()
+    end_on_signals()
     with prefect_server(settings):
         try:
             return call()
+        except Exception:
+            stop_if_interrupted()
+            raise
         finally:
             from flows.runs import settle
 

@@ -6,7 +6,6 @@ import importlib
 import json
 import os
 import shutil
-import signal
 import subprocess
 import threading
 import time
@@ -23,7 +22,7 @@ from rich.text import Text
 
 from flows.errors import UsageError
 from flows.settings import Settings
-from flows.show import console, line, quiet_libraries
+from flows.show import console, end_on_signals, line, quiet_libraries, stop_if_interrupted
 from flows.spec import Frozen
 from flows.steps.files import write_text
 
@@ -67,7 +66,7 @@ def run_demo(home: Path | None, json_file: Path | None) -> int:
     _claim(settings.home)
     quiet_libraries()
     settings.activate()
-    signal.signal(signal.SIGTERM, _interrupt)
+    end_on_signals()
     outcomes: list[Outcome] = []
     start = time.monotonic()
     try:
@@ -103,6 +102,7 @@ def _run(stage: Stage, name: str, expected: str, step: Step) -> Outcome:
         try:
             ok, happened = step(stage)
         except Exception as error:  # noqa: BLE001 (any failure is what this step came to, and is shown as such)
+            stop_if_interrupted()  # DuckDB, for one, turns Ctrl-C into an error of its own
             ok, happened = False, f"{type(error).__name__}: {error}"
     seconds = time.monotonic() - start
     line(f"{'✓' if ok else '✗'} {name} ({seconds:.1f} s): {happened}", "green" if ok else "red")
@@ -345,10 +345,6 @@ def _prepare(settings: Settings) -> None:
 
 def _day(number: int) -> date:
     return FIRST + timedelta(days=number)
-
-
-def _interrupt(*_: object) -> None:
-    raise KeyboardInterrupt
 
 
 def _close(settings: Settings, outcomes: list[Outcome], seconds: float) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -16,6 +17,26 @@ MARKS = {
     "accepted": GOOD, "completed": GOOD, "champion": GOOD, "quarantined": BAD, "failed": BAD, "replaced": QUIET,
     "served before": QUIET,
 }  # fmt: skip
+
+
+_interrupted: list[int] = []
+
+
+def end_on_signals() -> None:
+    """Make SIGINT and SIGTERM a KeyboardInterrupt, and remember it: libraries turn it into errors of their own."""
+
+    def interrupt(number: int, _: object) -> None:
+        _interrupted.append(number)
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGINT, interrupt)
+    signal.signal(signal.SIGTERM, interrupt)
+
+
+def stop_if_interrupted() -> None:
+    """Raise KeyboardInterrupt if a signal asked for the end."""
+    if _interrupted:
+        raise KeyboardInterrupt
 
 
 def quiet_libraries() -> None:

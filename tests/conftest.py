@@ -36,8 +36,14 @@ def prefect_api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     from flows.steps.processes import free_port, stop
 
     process, api_url = start(Settings(home=tmp_path_factory.mktemp("prefect")), free_port())
-    yield api_url
-    stop(process)
+    try:
+        from prefect.settings import PREFECT_API_URL, temporary_settings
+
+        # Prefect reads the environment once, on import: another test may have imported it before.
+        with temporary_settings({PREFECT_API_URL: api_url}):
+            yield api_url
+    finally:
+        stop(process)
 
 
 @pytest.fixture

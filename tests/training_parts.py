@@ -123,7 +123,9 @@ def _artifact(client: Any, run_id: str, name: str) -> Any:
     return mlflow.artifacts.load_dict(f"{client.get_run(run_id).info.artifact_uri}/{name}")
 
 
-def python(code: str, timeout: float = 180, environment: Mapping[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+def python(
+    code: str, timeout: float = 180, environment: Mapping[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
     """Run a program in a process of its own, on the home that is opened."""
     return subprocess.run(
         [sys.executable, "-c", code], env=os.environ | dict(environment or {}), capture_output=True, text=True,

@@ -47,10 +47,9 @@ class Period(Frozen):
 
 def period_at(kind: Kind, start: date) -> Period:
     """Return the period that starts on a day; a week starts on Monday, a month on its first."""
-    if kind == "month":
-        end = (start + timedelta(days=32)).replace(day=1)
-    else:
-        end = start + timedelta(days=7 if kind == "week" else 1)
+    days = {"day": 1, "week": 7, "month": 32}[kind]
+    end = start + timedelta(days=days)
+    end = end.replace(day=1) if kind == "month" else end
     return Period(kind=kind, start=start, end=end)
 
 

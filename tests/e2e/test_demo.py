@@ -55,7 +55,13 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     found = json.loads(report.read_text())
     print(f"demo: {found['seconds']} s")
     log_text = log.read_text() if log.exists() else ""
-    return {**found, "status": done.returncode, "home": home, "terminal": done.stdout + done.stderr, "outside": log_text}
+    return {
+        **found,
+        "status": done.returncode,
+        "home": home,
+        "terminal": done.stdout + done.stderr,
+        "outside": log_text,
+    }
 
 
 def test_every_step_comes_out_as_expected(demo: dict[str, Any]) -> None:

@@ -46,7 +46,7 @@ def test_the_champion_stays_and_the_next_run_promotes_what_was_registered_withou
     assert history(home) == [(1, "promote", 1, None), (2, "promote", 2, 1)]
     assert ledger.champion(engine, "taxi").why == "newer data"
     assert registry.aliases(home, "taxi") == {"champion": 2}
-    newest = [run for run in ledger.last_runs(engine, "taxi") if run.flow == "train"][0]
+    newest = next(run for run in ledger.last_runs(engine, "taxi") if run.flow == "train")
     assert "fit" not in [stage["name"] for stage in newest.summary["stages"]]
 
     assert train()["promoted"] is False

@@ -13,11 +13,11 @@ from flows.errors import UsageError
 from flows.models.taxi.simulator import break_rows, rename_column
 
 
-def emitted(api_url, names, count):
-    """Return the events of these names that reached the server, waiting until there are as many, at most 30 s."""
+def emitted(api_url, names, since, count):
+    """Return the events of these names since a moment, waiting until there are as many, at most 30 s."""
     deadline = time.monotonic() + 30
     while True:
-        body = {"filter": {"event": {"name": names}}, "limit": 50}
+        body = {"filter": {"event": {"name": names}, "occurred": {"since": since}}, "limit": 50}
         found = httpx.post(f"{api_url}/events/filter", json=body, timeout=10).raise_for_status().json()["events"]
         if len(found) >= count or time.monotonic() > deadline:
             return found
@@ -27,6 +27,7 @@ def emitted(api_url, names, count):
 def test_the_flow_decides_says_so_and_keeps_its_record(flow_home, prefect_api, tmp_path):
     from flows.ingest import ingest
 
+    start = ledger.now().isoformat()
     frames = [
         clean_day(),
         break_rows(clean_day(DAY + timedelta(days=1))),
@@ -50,7 +51,7 @@ def test_the_flow_decides_says_so_and_keeps_its_record(flow_home, prefect_api, t
     assert UUID(run.id)
 
     names = [events.PARTITION_ACCEPTED, events.PARTITION_QUARANTINED]
-    told = {event["payload"]["partition"]: event for event in emitted(prefect_api, names, 3)}
+    told = {event["payload"]["partition"]: event for event in emitted(prefect_api, names, start, 3)}
     assert {key: event["event"] for key, event in told.items()} == {
         "2024-01-10": names[0], "2024-01-11": names[0], "2024-01-12": names[1],
     }  # fmt: skip
@@ -60,7 +61,7 @@ def test_the_flow_decides_says_so_and_keeps_its_record(flow_home, prefect_api, t
     assert "renamed?" in refused["payload"]["reasons"][0]
 
     assert ingest(source=str(tmp_path / "in")) == found  # again: nothing new, and nothing is said twice
-    assert len(emitted(prefect_api, names, 3)) == 3
+    assert len(emitted(prefect_api, names, start, 3)) == 3
 
 
 def test_a_wrong_call_is_told_and_changes_nothing(flow_home, tmp_path):

@@ -28,22 +28,6 @@ TRIPS = 500
 FITTED, KNOWN = 14, 16  # days that train; days that train or judge
 
 
-@pytest.fixture(scope="module")
-def prefect_api(tmp_path_factory):
-    """Give a Prefect server of our own; the environment is as before afterwards."""
-    import os
-
-    from flows.steps.prefect_server import prefect_server
-
-    before = dict(os.environ)
-    try:
-        with prefect_server(Settings(home=tmp_path_factory.mktemp("server")).activate()) as url:
-            yield url
-    finally:
-        os.environ.clear()
-        os.environ.update(before)
-
-
 def trips(first: int, last: int, **change) -> pd.DataFrame:
     """Return the trips of days [first, last) with all columns of accepted rows and of request features."""
     days = [simulate_day(FIRST + timedelta(days=n), trips=TRIPS, **change) for n in range(first, last)]
@@ -53,9 +37,9 @@ def trips(first: int, last: int, **change) -> pd.DataFrame:
     frame["minutes"] = frame["label"] = seconds / 60
     local = frame["lpep_pickup_datetime"].dt.tz_localize(spec.source.time_zone)
     frame["event_timestamp"] = local.dt.tz_convert("UTC")
-    frame["label_timestamp"] = frame["event_timestamp"] + frame["lpep_dropoff_datetime"].sub(
-        frame["lpep_pickup_datetime"]
-    ) + spec.label.delay
+    frame["label_timestamp"] = (
+        frame["event_timestamp"] + frame["lpep_dropoff_datetime"].sub(frame["lpep_pickup_datetime"]) + spec.label.delay
+    )
     return pd.concat([frame, request_features(frame[["lpep_pickup_datetime", "trip_distance"]])], axis=1)
 
 

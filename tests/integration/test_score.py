@@ -1,6 +1,5 @@
 """Batch scoring: the same features and the same model as online, a whole file or none."""
 
-import os
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from types import SimpleNamespace
@@ -230,20 +229,6 @@ def test_bad_paths_are_refused_and_an_earlier_output_stays(place, requests, tmp_
         run(place, tmp_path / source, tmp_path / target)
     assert sorted(path.name for path in tmp_path.iterdir()) == before
     assert (tmp_path / "out.parquet").read_text() == (tmp_path / "out.csv").read_text() == "earlier"
-
-
-@pytest.fixture
-def prefect_api(tmp_path_factory):
-    """Give a Prefect server of our own; the environment is as before afterwards."""
-    from flows.steps.prefect_server import prefect_server
-
-    before = dict(os.environ)
-    try:
-        with prefect_server(Settings(home=tmp_path_factory.mktemp("server")).activate()) as url:
-            yield url
-    finally:
-        os.environ.clear()
-        os.environ.update(before)
 
 
 def test_the_flow_scores_with_the_champion_and_refuses_without_one(place, requests, tmp_path, monkeypatch, prefect_api):

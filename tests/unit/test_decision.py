@@ -145,9 +145,7 @@ def test_without_a_recorded_training_the_promotion_is_the_last_one():
 
 def test_quarantined_partitions_are_problems_until_the_key_is_accepted():
     bad = partition("2024-03-02", "quarantined", days(1), reasons=["column trip_distance is missing"])
-    assert collected([bad]).data_problems == (
-        "partition 2024-03-02 is quarantined: column trip_distance is missing",
-    )
+    assert collected([bad]).data_problems == ("partition 2024-03-02 is quarantined: column trip_distance is missing",)
     assert collected([bad, partition("2024-03-02", "accepted", days(2))]).data_problems == ()
     assert collected([bad], [run("train", "completed", days(2))]).data_problems == ()
 
