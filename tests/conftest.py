@@ -39,9 +39,12 @@ def prefect_api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     try:
         from prefect.settings import PREFECT_API_URL, temporary_settings
 
+        from flows.runs import settle
+
         # Prefect reads the environment once, on import: another test may have imported it before.
         with temporary_settings({PREFECT_API_URL: api_url}):
             yield api_url
+            settle()
     finally:
         stop(process)
 
