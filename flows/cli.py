@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 from collections.abc import Callable
@@ -284,8 +285,29 @@ def main() -> None:
         problem = error.errors()[0]
         place = ".".join(map(str, problem["loc"]))
         _fail(f"setting EVERGREEN_{place.upper()}: {problem['msg']}; correct it in the environment", 2)
+    except Exception as error:  # noqa: BLE001 (nobody else is left to tell it)
+        _fail(f"{_first_line(error)}; the traceback is in {_keep_traceback()}", 1)
     except KeyboardInterrupt:
         _fail("interrupted; nothing was left half done, the same command goes on", 130)
+
+
+def _first_line(error: Exception) -> str:
+    """Return an unforeseen error as one line; a full disk is named as such, whichever library met it."""
+    line = (str(error).splitlines() or [""])[0]
+    if (
+        isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+    ) or "disk is full" in line:
+        return f"the disk is full ({line}); free some space, then run the same command again"
+    return f"unforeseen {type(error).__name__}: {line}"
+
+
+def _keep_traceback() -> Path:
+    import tempfile
+    import traceback
+
+    with tempfile.NamedTemporaryFile("w", prefix="evergreen-", suffix=".log", delete=False) as file:
+        traceback.print_exc(file=file)
+    return Path(file.name)
 
 
 def _fail(line: str, status: int) -> None:

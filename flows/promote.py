@@ -22,9 +22,12 @@ record_rollback = stage(promotion.roll_back, name="record-rollback")
 
 
 @flow(name="promote")
-def promote(model: str = "taxi", version: int | None = None, why: str = "", who: str = "") -> dict[str, Any]:
+def promote(
+    model: str = "taxi", version: int | None = None, why: str = "", who: str = "", automatic: bool = False
+) -> dict[str, Any]:
     """Make a version the champion: the named one, or the newest challenger.
 
+    An ``automatic`` promotion needs a version that was judged against the champion of this moment; a person may know better.
     Raises RefusedError for a version that may not serve, ConflictError if another promotion came first; the champion
     is then as it was.
     """
@@ -35,6 +38,8 @@ def promote(model: str = "taxi", version: int | None = None, why: str = "", who:
         expected = ledger.champion(engine, model)
         chosen = choose(home, spec, engine, version)
         evidence = check(home, chosen)
+        if automatic:
+            promotion.refuse_stale(chosen, evidence, expected)
         made = record(spec, engine, chosen, evidence, expected, who or person(), why or f"passed {_gates(evidence)}")
         run.summary = announce(home, made)
     return run.summary

@@ -110,7 +110,7 @@ def train(
             emit_event(events.MODEL_REGISTERED, resource=events.resource(model), payload=payload)
     promoted = run.summary["version"] is not None and spec.promotion == "automatic"
     if promoted:
-        promote(model, run.summary["version"], why=reason)
+        promote(model, run.summary["version"], why=reason, automatic=True)
     return {**run.summary, "promoted": promoted}
 
 
@@ -118,15 +118,17 @@ def find_made(home: Settings, engine: Engine, spec: ModelSpec, fingerprint: str)
     """Return the outcome of an earlier run that made a version of the very same; one that was never promoted is now.
 
     So a run that broke off between registering and promoting ends as it would have. A version that served and was
-    rolled back stays where it is.
+    rolled back stays where it is; one that was judged against another champion has to be made anew.
     """
     made = next((one for one in registry.versions(home, spec.name) if one.fingerprint == fingerprint), None)
     if made is None:
         return None
-    before = {promotion.version for promotion in ledger.list_promotions(engine, spec.name)}
-    waiting = made.version > max(before, default=0)
+    history = ledger.list_promotions(engine, spec.name)
+    waiting = made.version > max((promotion.version for promotion in history), default=0)
+    if waiting and registry.read_evidence(made).get("champion") != (history[0].version if history else None):
+        return None
     if waiting and spec.promotion == "automatic":
-        promote(spec.name, made.version, why=made.reason)
+        promote(spec.name, made.version, why=made.reason, automatic=True)
     return {
         "version": made.version, "run_id": made.run_id, "failed": [], "reason": made.reason, "unchanged": True,
         "promoted": waiting and spec.promotion == "automatic",

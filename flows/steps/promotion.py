@@ -9,7 +9,7 @@ from typing import Any
 from sqlalchemy.engine import Engine
 
 from flows import ledger
-from flows.errors import EvergreenError, RefusedError
+from flows.errors import ConflictError, EvergreenError, RefusedError
 from flows.ledger import Promotion
 from flows.settings import Settings
 from flows.spec import ModelSpec
@@ -47,6 +47,16 @@ def check(settings: Settings, version: Version) -> dict[str, Any]:
         raise RefusedError(f"{name} failed its gates: {', '.join(sorted(failed))}; it cannot be promoted")
     _open(settings, f"{name} cannot be promoted", version.folder, version.digest)
     return evidence
+
+
+def refuse_stale(version: Version, evidence: dict[str, Any], champion: Promotion | None) -> None:
+    """Raise ConflictError if a version was judged against another champion than this one."""
+    reigning = champion.version if champion else None
+    if evidence.get("champion") != reigning:
+        raise ConflictError(
+            f"{version.model} version {version.version} was judged against version {evidence.get('champion')}, but "
+            f"the champion is version {reigning} by now; train again, or promote it by hand"
+        )
 
 
 def promote(

@@ -45,7 +45,7 @@ def open_client(settings: Settings) -> MlflowClient:
 
     Raises UnavailableError if it does not answer.
     """
-    logging.getLogger("mlflow").setLevel(logging.WARNING)
+    logging.getLogger("mlflow").setLevel(logging.CRITICAL)  # what fails is raised as well
     logging.getLogger("alembic").setLevel(logging.WARNING)
     import mlflow
     from mlflow import MlflowClient

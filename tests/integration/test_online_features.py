@@ -242,7 +242,7 @@ def test_durations_that_became_known_later_change_no_training_row_before_that(pl
     pd.testing.assert_frame_equal(before[keys], after[keys])
     untouched = times < late
     assert untouched.sum() > 8000
-    # A mean is summed in the order in which the threads come to the rows: its last bit may differ, and no more.
+    # A mean is summed in the order in which the join yields the rows: its last bit may differ, and no more.
     same = {"check_exact": False, "rtol": 1e-13, "atol": 0.0}
     pd.testing.assert_frame_equal(before[untouched], after[untouched], **same)
 
