@@ -141,7 +141,7 @@ def test_the_run_of_each_version_has_metrics_pictures_and_gates(demo: dict[str, 
     assert {one.path for one in client.list_artifacts(run_of.info.run_id, "pictures")} == {
         "pictures/judging.png", "pictures/features.png"
     }  # fmt: skip
-    assert client.get_model_version_by_alias("taxi", "champion").version == "2"
+    assert int(client.get_model_version_by_alias("taxi", "champion").version) == 2
 
 
 def test_a_model_can_be_opened_with_mlflow_itself(demo: dict[str, Any]) -> None:
