@@ -152,9 +152,11 @@ def historical(store: FeatureStore, spec: ModelSpec, rows: pa.Table) -> pa.Table
     inputs = list(dict.fromkeys([*(field.name for field in spec.request), "event_timestamp"]))
     asked = rows.select(inputs).append_column(ROW, pa.array(np.arange(rows.num_rows)))
     with quiet():
-        joined = store.get_historical_features(entity_df=asked.to_pandas(), features=service).to_arrow()
-    order = np.argsort(joined[ROW].to_numpy(), kind="stable")
-    joined = joined.select(names).take(order)
+        joined = store.get_historical_features(entity_df=asked, features=service).to_arrow()
+    order = joined[ROW].to_numpy()
+    joined = joined.select(names)
+    if (np.diff(order) < 0).any():  # our offline store keeps the order, others need not
+        joined = joined.take(np.argsort(order, kind="stable"))
     for name in names:
         rows = rows.append_column(name, joined[name])
     return rows

@@ -44,10 +44,10 @@ def write_text(path: Path, text: str) -> Path:
     return path
 
 
-def write_parquet(table: pa.Table, path: Path) -> Path:
-    """Write an arrow table as zstd parquet, atomically; timestamps are in microseconds."""
+def write_parquet(table: pa.Table, path: Path, compression: str = "zstd") -> Path:
+    """Write an arrow table as parquet, atomically; timestamps are in microseconds."""
     import pyarrow.parquet as pq
 
     with replacing(path) as temporary:
-        pq.write_table(table, temporary, compression="zstd", coerce_timestamps="us", allow_truncated_timestamps=False)
+        pq.write_table(table, temporary, compression=compression, coerce_timestamps="us", allow_truncated_timestamps=False)
     return path

@@ -122,7 +122,7 @@ def select_rows(spec: ModelSpec, partitions: list[Partition], window: Window) ->
 def write_training_set(rows: pa.Table, features: list[str], window: Window, folder: Path) -> TrainingSet:
     """Write the joined rows as parquet and return its record."""
     path = folder / "training_set.parquet"
-    write_parquet(rows, path)
+    write_parquet(rows, path, compression="lz4")  # it lives as long as the run
     train = pc.sum(pc.equal(rows[PART], "train")).as_py()
     return TrainingSet(
         uri=str(path), digest=sha256_of(path), features=tuple(features), train_rows=train,
