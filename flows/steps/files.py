@@ -49,5 +49,7 @@ def write_parquet(table: pa.Table, path: Path, compression: str = "zstd") -> Pat
     import pyarrow.parquet as pq
 
     with replacing(path) as temporary:
-        pq.write_table(table, temporary, compression=compression, coerce_timestamps="us", allow_truncated_timestamps=False)
+        pq.write_table(
+            table, temporary, compression=compression, coerce_timestamps="us", allow_truncated_timestamps=False
+        )
     return path
