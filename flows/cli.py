@@ -191,13 +191,13 @@ def serve(
 @app.command()
 def status(model: Model = "taxi", home: Home = None, as_json: AsJson = False) -> None:
     """Say what serves, what waits, what was landed and what ran last."""
-    from flows import ledger
+    from flows import database
     from flows.show import show_status
     from flows.spec import load_model
     from flows.steps.status import status as look
 
     settings = _open(home, model)
-    _report(look(settings, load_model(model, settings), ledger.connect(settings)), as_json, show_status)
+    _report(look(settings, load_model(model, settings), database.connect(settings)), as_json, show_status)
 
 
 @app.command()
@@ -210,25 +210,25 @@ def partitions(
     as_json: AsJson = False,
 ) -> None:
     """List the landed partitions and their verdicts."""
-    from flows import ledger
+    from flows import database, ledger
     from flows.show import show_partitions
     from flows.steps.status import partition
 
     settings = _open(home, model)
-    found = [partition(one) for one in ledger.list_partitions(ledger.connect(settings), model, state)]
+    found = [partition(one) for one in ledger.list_partitions(database.connect(settings), model, state)]
     _report(found, as_json, show_partitions)
 
 
 @app.command()
 def versions(model: Model = "taxi", home: Home = None, as_json: AsJson = False) -> None:
     """List the registered versions of a model."""
-    from flows import ledger
+    from flows import database
     from flows.show import show_versions
     from flows.spec import load_model
     from flows.steps.status import versions as look
 
     settings = _open(home, model)
-    found = look(settings, load_model(model, settings), ledger.connect(settings)) if settings.mlflow_exists else []
+    found = look(settings, load_model(model, settings), database.connect(settings)) if settings.mlflow_exists else []
     _report(found, as_json, show_versions)
 
 

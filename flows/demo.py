@@ -103,11 +103,11 @@ def _claim(home: Path) -> None:
 
 
 def _count_runs(home: Path) -> int:
-    from flows import ledger
+    from flows import database, ledger
 
     settings = Settings(home=home)
-    return len(ledger.last_runs(ledger.connect(settings), MODEL, 100_000)) + len(
-        ledger.list_partitions(ledger.connect(settings), MODEL)
+    return len(ledger.last_runs(database.connect(settings), MODEL, 100_000)) + len(
+        ledger.list_partitions(database.connect(settings), MODEL)
     )
 
 

@@ -180,11 +180,11 @@ def refuse(stage: Stage) -> tuple[bool, str]:
 
 def roll_back(stage: Stage) -> tuple[bool, str]:
     """Roll back to version 1, and forward again."""
-    from flows import ledger
+    from flows import database, ledger
     from flows.promote import promote, rollback
     from flows.steps import serving
 
-    engine = ledger.connect(stage.settings)
+    engine = database.connect(stage.settings)
     waits = []
     for version in (1, 2):
         with ThreadPoolExecutor(

@@ -7,7 +7,7 @@ from typing import Any
 from filelock import FileLock
 from prefect import flow
 
-from flows import ledger
+from flows import database, ledger
 from flows.runs import recorded, stage
 from flows.settings import load
 from flows.spec import load_model
@@ -30,7 +30,7 @@ def featurize(model: str = "taxi") -> dict[str, Any]:
     """
     home = load()
     spec = load_model(model, home)
-    engine = ledger.connect(home)
+    engine = database.connect(home)
     with recorded(engine, model, "featurize") as run, FileLock(home.home / f"featurize-{model}.lock", PATIENCE_SECONDS):
         definitions = apply_definitions(home, spec)
         planned = feature_tables.plan(spec, ledger.list_partitions(engine, model, "accepted"))

@@ -8,7 +8,7 @@ from filelock import FileLock
 from prefect import flow
 from prefect.events import emit_event
 
-from flows import events, ledger
+from flows import database, events, ledger
 from flows.errors import BrokenCheckError, UnavailableError
 from flows.ledger import Partition
 from flows.runs import recorded, stage
@@ -41,7 +41,7 @@ def ingest(source: str, model: str = "taxi", partition_by: str | None = None) ->
     """
     home = load()
     spec = load_model(model, home)
-    engine = ledger.connect(home)
+    engine = database.connect(home)
     kind = parse_kind(partition_by or spec.partition_by)
     with (
         recorded(engine, model, "ingest") as run,

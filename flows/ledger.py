@@ -5,103 +5,16 @@ The only ledger code. Every function takes an engine and is one transaction; wha
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from datetime import UTC, datetime
-from pathlib import Path
+from collections.abc import Sequence
+from datetime import datetime
 from typing import Any, Literal
 
 import sqlalchemy as sa
-from filelock import FileLock
 from pydantic import BaseModel, ConfigDict
-from sqlalchemy.engine import Connection, Engine, RowMapping
+from sqlalchemy.engine import Engine, RowMapping
 
+from flows.database import now, partitions, promotions, runs, write
 from flows.errors import ConflictError
-from flows.settings import Settings
-
-metadata = sa.MetaData()
-
-
-class UtcDateTime(sa.TypeDecorator[datetime]):
-    """A point in time, aware and in UTC on both sides of the database."""
-
-    impl = sa.DateTime(timezone=True)
-    cache_ok = True
-
-    def process_bind_param(self, value: datetime | None, dialect: sa.Dialect) -> datetime | None:
-        if value is None:
-            return None
-        if value.tzinfo is None:
-            raise ValueError("a time without a zone cannot be stored; make it aware")
-        return value.astimezone(UTC)
-
-    def process_result_value(self, value: datetime | None, dialect: sa.Dialect) -> datetime | None:
-        if value is None:
-            return None
-        return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
-
-
-partitions = sa.Table(
-    "partitions",
-    metadata,
-    sa.Column("id", sa.Integer, primary_key=True),
-    sa.Column("model", sa.String(40), nullable=False),
-    sa.Column("key", sa.String(80), nullable=False),
-    sa.Column("revision", sa.Integer, nullable=False),
-    sa.Column("digest", sa.String(64), nullable=False),  # sha256 of the rows as they came
-    sa.Column("source", sa.Text, nullable=False),
-    sa.Column("status", sa.String(12), nullable=False),  # landed, accepted, quarantined, replaced
-    sa.Column("uri", sa.Text, nullable=False),  # parquet of the raw rows as landed
-    sa.Column("accepted_uri", sa.Text),  # parquet of the event rows that may be used
-    sa.Column("rejected_uri", sa.Text),  # parquet of the rows that may not, with the reason
-    sa.Column("docs_uri", sa.Text),
-    sa.Column("rows", sa.Integer, nullable=False),
-    sa.Column("accepted_rows", sa.Integer, nullable=False, default=0),
-    sa.Column("rejected_rows", sa.Integer, nullable=False, default=0),
-    sa.Column("reasons", sa.JSON, nullable=False, default=list),
-    sa.Column("statistics", sa.JSON, nullable=False, default=dict),
-    sa.Column("validation", sa.JSON, nullable=False, default=dict),
-    sa.Column("first_event", UtcDateTime),
-    sa.Column("last_event", UtcDateTime),
-    sa.Column("landed_at", UtcDateTime, nullable=False),
-    sa.Column("decided_at", UtcDateTime),
-    sa.Column("featurized_at", UtcDateTime),
-    sa.UniqueConstraint("model", "key", "revision"),
-    sa.UniqueConstraint("model", "key", "digest"),
-)
-
-promotions = sa.Table(
-    "promotions",
-    metadata,
-    sa.Column("id", sa.Integer, primary_key=True),
-    sa.Column("model", sa.String(40), nullable=False),
-    sa.Column("sequence", sa.Integer, nullable=False),
-    sa.Column("kind", sa.String(10), nullable=False),  # promote, rollback
-    sa.Column("version", sa.Integer, nullable=False),
-    sa.Column("previous_version", sa.Integer),
-    sa.Column("run_id", sa.String(64), nullable=False),
-    sa.Column("model_uri", sa.Text, nullable=False),  # folder with model.skops and serving.json
-    sa.Column("digest", sa.String(64), nullable=False),  # sha256 of serving.json, which holds that of model.skops
-    sa.Column("who", sa.Text, nullable=False),
-    sa.Column("why", sa.Text, nullable=False),
-    sa.Column("evidence", sa.JSON, nullable=False),
-    sa.Column("at", UtcDateTime, nullable=False),
-    sa.UniqueConstraint("model", "sequence"),  # the compare-and-set: one successor for each state
-)
-
-runs = sa.Table(
-    "runs",
-    metadata,
-    sa.Column("id", sa.String(64), primary_key=True),  # Prefect's flow run id, or a UUID without one
-    sa.Column("model", sa.String(40), nullable=False),
-    sa.Column("flow", sa.String(40), nullable=False),
-    sa.Column("reason", sa.Text, nullable=False, default=""),
-    sa.Column("state", sa.String(12), nullable=False),  # running, completed, failed
-    sa.Column("executor", sa.Text, nullable=False),
-    sa.Column("summary", sa.JSON, nullable=False, default=dict),
-    sa.Column("started_at", UtcDateTime, nullable=False),
-    sa.Column("ended_at", UtcDateTime),
-)
 
 
 class Record(BaseModel):
@@ -167,67 +80,6 @@ class Run(Record):
     summary: dict[str, Any]
     started_at: datetime
     ended_at: datetime | None
-
-
-def now() -> datetime:
-    """Return the present time, aware, in UTC."""
-    return datetime.now(UTC)
-
-
-def connect(settings: Settings) -> Engine:
-    """Open the ledger and bring its schema up to date, once, under a lock.
-
-    Six processes on a fresh home all succeed: one migrates, the others wait.
-    """
-    engine = make_engine(settings.ledger)
-    with FileLock(settings.home / "ledger.lock", timeout=120):
-        migrate(engine)
-    return engine
-
-
-def make_engine(url: str) -> Engine:
-    """Make an engine; on SQLite with WAL, foreign keys and 30 s of patience for other writers."""
-    engine = sa.create_engine(url, connect_args={"timeout": 30} if url.startswith("sqlite") else {})
-    if engine.dialect.name == "sqlite":
-
-        @sa.event.listens_for(engine, "connect")
-        def _pragmas(connection: Any, _: Any) -> None:
-            connection.isolation_level = None  # BEGIN is ours, see below
-            connection.execute("PRAGMA journal_mode=WAL")
-            connection.execute("PRAGMA synchronous=FULL")
-
-        @sa.event.listens_for(engine, "begin")
-        def _begin(connection: Connection) -> None:
-            # A deferred transaction that reads and then writes fails at once when another writer came between.
-            connection.exec_driver_sql(
-                "BEGIN IMMEDIATE" if connection.get_execution_options().get("write") else "BEGIN"
-            )
-
-    return engine
-
-
-def migrate(engine: Engine) -> None:
-    """Run the alembic migrations that the database lacks."""
-    from alembic import command
-    from alembic.config import Config
-    from alembic.migration import MigrationContext
-    from alembic.script import ScriptDirectory
-
-    config = Config()
-    config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
-    with engine.connect() as connection:
-        current = MigrationContext.configure(connection).get_current_revision()
-    if current != ScriptDirectory.from_config(config).get_current_head():
-        with write(engine) as connection:
-            config.attributes["connection"] = connection
-            command.upgrade(config, "head")
-
-
-@contextmanager
-def write(engine: Engine) -> Iterator[Connection]:
-    """Open a writing transaction: committed at the end, rolled back on an error."""
-    with engine.connect().execution_options(write=True) as connection, connection.begin():
-        yield connection
 
 
 # --- partitions ---------------------------------------------------------------------------------------------------

@@ -10,7 +10,7 @@ from prefect.artifacts import create_markdown_artifact
 from prefect.events import emit_event
 from sqlalchemy.engine import Engine
 
-from flows import events, ledger
+from flows import database, events, ledger
 from flows.errors import RefusedError
 from flows.runs import recorded, stage
 from flows.settings import load
@@ -35,7 +35,7 @@ def monitor(model: str = "taxi", days: int | None = None, retrain: bool = True) 
     """
     settings = load()
     spec = load_model(model, settings)
-    engine = ledger.connect(settings)
+    engine = database.connect(settings)
     with recorded(engine, model, "monitor") as run:
         champion = find_champion(engine, spec)
         known = reference.read(spec, champion)
@@ -74,7 +74,7 @@ def conclude(
     moved: list[drift.FeatureDrift],
 ) -> report.Findings:
     """Put what was measured beside what the ledger holds, and decide."""
-    now = ledger.now()
+    now = database.now()
     partitions, runs = ledger.list_partitions(engine, spec.name), ledger.last_runs(engine, spec.name, limit=1000)
     facts = decision.gather(spec.triggers, found, moved, champion, known.drift.end, partitions, runs, now)
     return report.Findings(

@@ -7,7 +7,7 @@ from typing import Any
 from prefect import flow, get_run_logger
 from prefect.events import emit_event
 
-from flows import events, ledger
+from flows import database, events, ledger
 from flows.errors import UnavailableError
 from flows.ledger import Promotion
 from flows.runs import person, recorded, stage
@@ -33,7 +33,7 @@ def promote(
     """
     home = load()
     spec = load_model(model, home)
-    engine = ledger.connect(home)
+    engine = database.connect(home)
     with recorded(engine, model, "promote", why) as run:
         expected = ledger.champion(engine, model)
         chosen = choose(home, spec, engine, version)
@@ -50,7 +50,7 @@ def rollback(model: str = "taxi", why: str = "", who: str = "") -> dict[str, Any
     """Make the version that served before the champion the champion again; raises RefusedError if there is none."""
     home = load()
     spec = load_model(model, home)
-    engine = ledger.connect(home)
+    engine = database.connect(home)
     with recorded(engine, model, "rollback", why) as run:
         made = record_rollback(home, spec, engine, who or person(), why or "rolled back by hand")
         run.summary = announce(home, made)

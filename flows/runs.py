@@ -18,7 +18,7 @@ from prefect.cache_policies import NO_CACHE
 from prefect.runtime import flow_run
 from sqlalchemy.engine import Engine
 
-from flows import ledger
+from flows import database, ledger
 from flows.steps.lineage import Stage
 
 
@@ -63,12 +63,12 @@ def stage(function: Callable[..., Any], **options: Any) -> Any:
 
     @functools.wraps(function)
     def timed(*arguments: Any, **keywords: Any) -> Any:
-        record, start = _current.get(), ledger.now()
+        record, start = _current.get(), database.now()
         try:
             return function(*arguments, **keywords)
         finally:
             if record is not None:
-                record.stages.append(Stage(name=name, start=start, end=ledger.now(), executor=record.executor))
+                record.stages.append(Stage(name=name, start=start, end=database.now(), executor=record.executor))
 
     made: Any = task(name=name, cache_policy=NO_CACHE, **options)
     return made(timed)

@@ -8,7 +8,7 @@ from typing import Any
 from prefect import flow
 from sqlalchemy.engine import Engine
 
-from flows import ledger
+from flows import database, ledger
 from flows.errors import RefusedError
 from flows.runs import recorded, stage
 from flows.settings import load
@@ -28,7 +28,7 @@ def score(source: str, target: str, model: str = "taxi") -> dict[str, Any]:
     """
     settings = load()
     spec = load_model(model, settings)
-    engine = ledger.connect(settings)
+    engine = database.connect(settings)
     with recorded(engine, model, "score") as run:
         champion = find_champion(engine, spec)
         bundle = load_bundle(Path(champion.model_uri), champion.digest, settings.trusted_types)

@@ -12,7 +12,7 @@ from prefect.artifacts import create_markdown_artifact
 from prefect.events import emit_event
 from sqlalchemy.engine import Engine
 
-from flows import events, ledger
+from flows import database, events, ledger
 from flows.promote import promote
 from flows.runs import Record, recorded, stage
 from flows.settings import Settings, load
@@ -62,7 +62,7 @@ def train(
     """
     home = load()
     spec = load_model(model, home)
-    engine = ledger.connect(home)
+    engine = database.connect(home)
     factory, tries = estimator or spec.estimator, spec.training.trials if trials is None else trials
     with (
         recorded(engine, model, "train", reason) as run,

@@ -6,7 +6,7 @@ from pathlib import Path
 import pandas as pd
 from sqlalchemy.engine import Engine
 
-from flows import ledger
+from flows import database, ledger
 from flows.ledger import Partition
 from flows.models.taxi.simulator import simulate_day
 from flows.models.taxi.spec import spec as taxi
@@ -24,7 +24,7 @@ class Place:
     def __init__(self, home: Path) -> None:
         home.mkdir(parents=True, exist_ok=True)
         self.settings = Settings(home=home)
-        self.engine: Engine = ledger.connect(self.settings)
+        self.engine: Engine = database.connect(self.settings)
 
     def land(self, source: object, spec: ModelSpec = taxi, kind: str = "day") -> list[Partition]:
         """Land a source, and leave it undecided."""

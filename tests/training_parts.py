@@ -14,7 +14,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from flows import ledger
+from flows import database, ledger
 from flows.settings import Settings
 from flows.spec import load_model
 from flows.steps import registry
@@ -73,13 +73,13 @@ def copy_home(source: Path, home: Settings) -> None:
 
 def champion(home: Settings) -> int | None:
     """Return the version that the ledger says serves."""
-    found = ledger.champion(ledger.connect(home), "taxi")
+    found = ledger.champion(database.connect(home), "taxi")
     return found.version if found else None
 
 
 def history(home: Settings) -> list[tuple[int, str, int, int | None]]:
     """Return sequence, kind, version and previous version of all promotions, oldest first."""
-    found = ledger.list_promotions(ledger.connect(home), "taxi")
+    found = ledger.list_promotions(database.connect(home), "taxi")
     return [(one.sequence, one.kind, one.version, one.previous_version) for one in reversed(found)]
 
 

@@ -10,7 +10,7 @@ from deployments.service.features import OnlineFeatures
 from deployments.service.follower import Follower
 from deployments.service.predictor import FeatureReader, Predictor
 from deployments.service.request import RequestParser
-from flows import ledger
+from flows import database
 from flows.settings import Settings
 from flows.spec import ModelSpec
 from flows.steps.prediction_log import PredictionLog
@@ -24,7 +24,7 @@ def build(settings: Settings, spec: ModelSpec, read_features: FeatureReader | No
     prediction_log = PredictionLog(settings, spec)
     predictor = Predictor(spec, read_features or OnlineFeatures(settings, spec), prediction_log)
     follower = Follower(
-        predictor, BundleCache(settings, spec.name), lambda: ledger.connect(settings), RequestParser(spec).example(),
+        predictor, BundleCache(settings, spec.name), lambda: database.connect(settings), RequestParser(spec).example(),
         settings.follow_seconds,
     )  # fmt: skip
 

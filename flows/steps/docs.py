@@ -8,7 +8,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from flows.ledger import Partition, now
+from flows.database import now
+from flows.ledger import Partition
 from flows.settings import Settings
 from flows.spec import ModelSpec
 from flows.steps.files import write_text

@@ -53,7 +53,7 @@ def bare(source: Path, folder: Path) -> float:
 
 def land(source: Path, folder: Path, kind: str) -> float:
     """Land the rows in a fresh home by the plain steps; return the seconds."""
-    from flows import ledger
+    from flows import database, ledger
     from flows.settings import Settings
     from flows.spec import load_model
     from flows.steps import docs, judging, landing
@@ -62,7 +62,7 @@ def land(source: Path, folder: Path, kind: str) -> float:
 
     home = Settings(home=Path(tempfile.mkdtemp(dir=folder)))
     spec = load_model("taxi", home)
-    engine = ledger.connect(home)
+    engine = database.connect(home)
     started = time.perf_counter()
     with connect(home.home) as connection:
         landed = landing.land(str(source), spec, home, engine, parse_kind(kind), connection)

@@ -50,13 +50,13 @@ def bare(home: Settings) -> dict[str, Any]:
     import duckdb
     from sklearn.metrics import mean_absolute_error, r2_score, root_mean_squared_error
 
-    from flows import ledger
+    from flows import database, ledger
     from flows.models.taxi.features import request_features
     from flows.models.taxi.spec import spec
     from flows.steps.fitting import make_estimator
     from flows.steps.training_set import choose_window
 
-    accepted = ledger.list_partitions(ledger.connect(home), "taxi", "accepted")
+    accepted = ledger.list_partitions(database.connect(home), "taxi", "accepted")
     window = choose_window(spec, accepted)
     joins, columns = [], []
     for view, keys in spec.entities.items():
@@ -125,9 +125,9 @@ def main() -> None:
 
 def show_stages(home: Settings) -> None:
     """Print how long each stage of the newest training took."""
-    from flows import ledger
+    from flows import database, ledger
 
-    run = next(run for run in ledger.last_runs(ledger.connect(home), "taxi") if run.flow == "train")
+    run = next(run for run in ledger.last_runs(database.connect(home), "taxi") if run.flow == "train")
     for stage in run.summary["stages"]:
         from datetime import datetime
 

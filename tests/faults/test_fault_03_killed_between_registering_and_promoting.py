@@ -9,7 +9,7 @@ import signal
 import pytest
 from training_parts import champion, copy_home, history, numbers, opened, python, trained
 
-from flows import ledger
+from flows import database, ledger
 from flows.steps import registry, status
 
 KILLED_BEFORE_PROMOTING = """
@@ -36,7 +36,7 @@ def test_the_champion_stays_and_the_next_run_promotes_what_was_registered_withou
     assert champion(home) == 1
     assert numbers(home) == [2, 1]
     assert registry.aliases(home, "taxi") == {"champion": 1, "challenger": 2}
-    engine = ledger.connect(home)
+    engine = database.connect(home)
     seen = status.status(home, load_model("taxi", home), engine)
     assert (seen["champion"]["version"], seen["challenger"]) == (1, {"version": 2})
 

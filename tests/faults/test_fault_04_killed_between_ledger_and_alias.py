@@ -8,7 +8,7 @@ import signal
 import pytest
 from training_parts import champion, copy_home, history, log_again, opened, python, trained
 
-from flows import ledger
+from flows import database
 from flows.spec import load_model
 from flows.steps import registry, status
 
@@ -37,7 +37,7 @@ def test_the_ledger_decides_and_status_repairs_the_alias(home):
     assert history(home) == WHOLE
     assert registry.aliases(home, "taxi") == {"champion": 1, "challenger": 2}
 
-    spec, engine = load_model("taxi", home), ledger.connect(home)
+    spec, engine = load_model("taxi", home), database.connect(home)
     seen = status.status(home, spec, engine)
     assert (seen["alias"], seen["champion"]["version"], seen["challenger"]) == ("repaired", 2, None)
     assert registry.aliases(home, "taxi") == {"champion": 2}

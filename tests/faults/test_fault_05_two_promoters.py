@@ -2,7 +2,7 @@
 
 import multiprocessing
 
-from flows import ledger
+from flows import database, ledger
 from flows.errors import ConflictError
 from flows.settings import Settings
 
@@ -12,7 +12,7 @@ PATIENCE_SECONDS = 60
 
 def promote_in_every_round(home, number, barrier, outcomes):
     """Promote version ``100 * round + number`` against the champion of the moment, in step with the other process."""
-    engine = ledger.connect(Settings(home=home))
+    engine = database.connect(Settings(home=home))
     for turn in range(1, ROUNDS + 1):
         barrier.wait(PATIENCE_SECONDS)
         expected = ledger.champion(engine, "taxi")
@@ -50,7 +50,7 @@ def test_in_each_round_one_wins_the_other_is_told_and_each_transition_fits_the_o
         told = [version for at, version, text in found if at == turn and "try again" in text]
         assert (len(won), len(told)) == (1, 1)
         winners[turn] = won[0]
-    rows = ledger.list_promotions(ledger.connect(Settings(home=home)), "taxi")[::-1]
+    rows = ledger.list_promotions(database.connect(Settings(home=home)), "taxi")[::-1]
     assert [row.sequence for row in rows] == list(range(1, ROUNDS + 1))
     assert [row.version for row in rows] == list(winners.values())
     assert [row.previous_version for row in rows] == [None, *list(winners.values())[:-1]]

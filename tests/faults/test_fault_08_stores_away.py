@@ -10,7 +10,7 @@ import pytest
 import sqlalchemy as sa
 from serving_parts import ROW, eventually, home, make_bundle, promote, serving, version_of
 
-from flows import ledger
+from flows import database
 
 NOBODY = "http://127.0.0.1:9"  # the discard port, on which nobody listens
 
@@ -33,7 +33,7 @@ def without_ledger(settings):
 
 def served_once(settings, origin, version=1):
     """Let a service serve a version, so that it is in the cache."""
-    promote(ledger.connect(settings), *origin, version)
+    promote(database.connect(settings), *origin, version)
     with serving(settings) as client:
         eventually(lambda: version_of(client) == version)
         return client.post("/predict", json=ROW).json()["predictions"]
@@ -81,23 +81,23 @@ def test_a_damaged_cache_is_made_again_from_the_bundle(settings, origin):
 
 def test_a_champion_that_is_gone_leaves_the_last_good_one_at_the_next_start(settings, origin, tmp_path):
     served_once(settings, origin)
-    promote(ledger.connect(settings), tmp_path / "gone", "0" * 64, 2)
+    promote(database.connect(settings), tmp_path / "gone", "0" * 64, 2)
     with serving(settings) as client:
         eventually(lambda: version_of(client) == 1)
         assert "version 2 is refused" in eventually(lambda: client.get("/readyz").json()["error"])
 
 
 def test_a_ledger_that_breaks_later_stops_nothing_and_is_followed_again_once_mended(settings, origin, tmp_path):
-    engine = ledger.connect(settings)
+    engine = database.connect(settings)
     promote(engine, *origin, 1)
     with serving(settings) as client:
         eventually(lambda: client.get("/readyz").json()["following"])
-        with ledger.write(engine) as connection:
+        with database.write(engine) as connection:
             connection.execute(sa.text("ALTER TABLE promotions RENAME TO away"))
         eventually(lambda: not client.get("/readyz").json()["ledger_answers"])
         assert client.get("/readyz").status_code == 200
         assert client.post("/predict", json=ROW).json()["version"] == 1
-        with ledger.write(engine) as connection:
+        with database.write(engine) as connection:
             connection.execute(sa.text("ALTER TABLE away RENAME TO promotions"))
         eventually(lambda: client.get("/readyz").json()["following"])
         promote(engine, tmp_path / "other", make_bundle(tmp_path / "other", rows=700), 2)

@@ -28,7 +28,7 @@ from serving_parts import (
     version_of,
 )  # fmt: skip
 
-from flows import ledger
+from flows import database
 from flows.errors import ContractError, EvergreenError, TamperedError
 from flows.steps.bundle import load_bundle
 
@@ -124,7 +124,7 @@ def test_an_artifact_cannot_trust_its_own_types(bundle, tmp_path):
 @pytest.mark.parametrize("digest", ["../../outside", "/tmp", "", "A" * 64, "0" * 63 + "\n"])
 def test_a_digest_that_is_none_leads_to_no_path(digest, bundle, tmp_path):
     settings = home(tmp_path / "home", follow_seconds=0.02)
-    engine = ledger.connect(settings)
+    engine = database.connect(settings)
     promote(engine, bundle[0], digest, 1)
     before = sorted(path for path in tmp_path.rglob("*") if settings.home not in path.parents)
     with serving(settings) as client:
@@ -138,7 +138,7 @@ def test_a_service_goes_on_with_the_version_before_and_keeps_no_copy(bundle, tmp
     good, bad = tmp_path / "good", bundle[0]
     digest = replace_model(bad, MODELS["function"](tmp_path / "ran"))
     settings = home(tmp_path / "home", follow_seconds=0.02)
-    engine = ledger.connect(settings)
+    engine = database.connect(settings)
     promote(engine, good, make_bundle(good, rows=700), 1)
     with serving(settings) as client:
         eventually(lambda: version_of(client) == 1)

@@ -14,7 +14,7 @@ from serving_parts import (
     version_of,
 )
 
-from flows import ledger
+from flows import database
 from flows.errors import ContractError
 from flows.steps.bundle import load_bundle
 from flows.steps.probe import probe_bundle
@@ -61,7 +61,7 @@ def test_the_probe_measures_how_far_off_it_is(bundle, tmp_path):
 
 def test_it_sees_no_traffic(bundle, tmp_path):
     settings = home(tmp_path / "home", follow_seconds=0.02)
-    engine = ledger.connect(settings)
+    engine = database.connect(settings)
     promote(engine, tmp_path / "good", make_bundle(tmp_path / "good", rows=700), 1)
     with serving(settings) as client:
         eventually(lambda: version_of(client) == 1)

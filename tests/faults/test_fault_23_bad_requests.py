@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from serving_parts import ROW, eventually, home, make_bundle, promote, serving, version_of
 
-from flows import ledger
+from flows import database
 from flows.models.taxi.spec import spec
 from flows.steps.prediction_log import read_predictions
 
@@ -26,7 +26,7 @@ def place(tmp_path_factory):
     """A running service: its client, and the settings of its home."""
     folder = tmp_path_factory.mktemp("fault23")
     settings = home(folder / "home", follow_seconds=0.05)
-    promote(ledger.connect(settings), folder / "bundle", make_bundle(folder / "bundle"), 1)
+    promote(database.connect(settings), folder / "bundle", make_bundle(folder / "bundle"), 1)
     with serving(settings) as client:
         eventually(lambda: version_of(client) == 1)
         yield client, settings

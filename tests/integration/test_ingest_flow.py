@@ -8,7 +8,7 @@ import httpx
 import pytest
 from ingest_parts import DAY, clean_day, write
 
-from flows import events, ledger
+from flows import database, events, ledger
 from flows.errors import UsageError
 from flows.models.taxi.simulator import break_rows, rename_column
 
@@ -27,7 +27,7 @@ def emitted(api_url, names, since, count):
 def test_the_flow_decides_says_so_and_keeps_its_record(flow_home, prefect_api, tmp_path):
     from flows.ingest import ingest
 
-    start = ledger.now().isoformat()
+    start = database.now().isoformat()
     frames = [
         clean_day(),
         break_rows(clean_day(DAY + timedelta(days=1))),
@@ -43,7 +43,7 @@ def test_the_flow_decides_says_so_and_keeps_its_record(flow_home, prefect_api, t
     assert found[1]["rejected_rows"] == round(0.005 * len(frames[1]))
     assert (flow_home.docs / "taxi" / "index.html").is_file()
 
-    (run,) = ledger.last_runs(ledger.connect(flow_home), "taxi")
+    (run,) = ledger.last_runs(database.connect(flow_home), "taxi")
     assert (run.flow, run.state) == ("ingest", "completed")
     assert run.summary["accepted"] == 2
     assert run.summary["quarantined"] == 1
@@ -73,4 +73,4 @@ def test_a_wrong_call_is_told_and_changes_nothing(flow_home, tmp_path):
         ingest(source=str(tmp_path), partition_by="hour")
     with pytest.raises(UsageError, match="no model"):
         ingest(source=str(tmp_path), model="trains")
-    assert ledger.list_partitions(ledger.connect(flow_home), "taxi") == []
+    assert ledger.list_partitions(database.connect(flow_home), "taxi") == []

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from flows import ledger
+from flows import database, ledger
 from flows.errors import ContractError, RefusedError
 from flows.models.taxi.features import request_features
 from flows.models.taxi.simulator import simulate_day
@@ -103,7 +103,7 @@ def home(tmp_path, monkeypatch, champion, prefect_api):
     folder, digest, known = champion
     monkeypatch.setenv("EVERGREEN_HOME", str(tmp_path))
     settings = Settings(home=tmp_path)
-    engine = ledger.connect(settings)
+    engine = database.connect(settings)
     accept(engine, tmp_path, "known", known)
     ledger.promote(
         engine, model="taxi", expected=None, kind="promote", version=1, run_id="r", model_uri=str(folder),

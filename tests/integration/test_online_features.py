@@ -10,7 +10,7 @@ import pyarrow as pa
 import pytest
 from training_parts import copy_home, featurized, opened
 
-from flows import ledger
+from flows import database, ledger
 from flows.errors import RefusedError
 from flows.models.taxi.simulator import simulate_day
 from flows.models.taxi.spec import spec
@@ -49,7 +49,7 @@ def busy(place):
 
 
 def uris(home) -> list[str]:
-    return [one.accepted_uri for one in ledger.list_partitions(ledger.connect(home), "taxi", "accepted")]
+    return [one.accepted_uri for one in ledger.list_partitions(database.connect(home), "taxi", "accepted")]
 
 
 def request(zones: dict[str, int], at: datetime, miles: float = 2.5) -> dict:
@@ -217,7 +217,7 @@ def test_online_and_offline_are_the_same_value_by_value_for_random_requests(plac
 
 def joined(home) -> pd.DataFrame:
     """Return the training set of all days, the last one judging, as the training flow joins it."""
-    accepted = ledger.list_partitions(ledger.connect(home), "taxi", "accepted")
+    accepted = ledger.list_partitions(database.connect(home), "taxi", "accepted")
     window = training_set.choose_window(spec, accepted, timedelta(days=1))
     rows = training_set.select_rows(spec, accepted, window)
     return feature_store.historical(feature_store.open_store(home), spec, rows).to_pandas()

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from flows import ledger
+from flows import database, ledger
 from flows.errors import RefusedError, UsageError
 from flows.models.taxi.simulator import simulate_day
 from flows.models.taxi.spec import spec
@@ -45,7 +45,7 @@ def place(tmp_path_factory):
     from sklearn.ensemble import HistGradientBoostingRegressor
 
     settings = Settings(home=tmp_path_factory.mktemp("home"))
-    engine = ledger.connect(settings)
+    engine = database.connect(settings)
     rows = events(0, DAYS)
     path = write_parquet(pa.Table.from_pandas(rows, preserve_index=False), settings.lake("taxi") / "days.parquet")
     landed = ledger.add_partition(
@@ -239,7 +239,7 @@ def test_the_flow_scores_with_the_champion_and_refuses_without_one(place, reques
     found = score(source=str(tmp_path / "in.parquet"), target=str(tmp_path / "out.csv"))
     assert found == {"model": "taxi", "target": str(tmp_path / "out.csv"), "rows": 100, "version": 7}
     assert Path(found["target"]).read_text().count("\n") == 101
-    run = ledger.last_runs(ledger.connect(place.settings), "taxi", 1)[0]
+    run = ledger.last_runs(database.connect(place.settings), "taxi", 1)[0]
     assert (run.flow, run.state) == ("score", "completed")
     assert run.ended_at is not None
     assert run.ended_at <= datetime.now(UTC)

@@ -25,7 +25,7 @@ from sklearn.linear_model import LinearRegression
 from deployments.service import app as app_module
 from deployments.service import follower as follower_module
 from deployments.service.build import build
-from flows import ledger
+from flows import database
 from flows.models.taxi.spec import spec
 from flows.steps.bundle import frame_of, load_bundle, save_bundle
 from flows.steps.prediction_log import read_predictions
@@ -46,7 +46,7 @@ def place(tmp_path, monkeypatch):
     """A home with its ledger; the service in it follows fast."""
     monkeypatch.setattr(follower_module, "RETRY_SECONDS", 0.1)
     settings = home(tmp_path / "home", follow_seconds=0.02)
-    engine = ledger.connect(settings)
+    engine = database.connect(settings)
     yield SimpleNamespace(settings=settings, engine=engine)
     engine.dispose()
 

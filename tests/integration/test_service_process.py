@@ -15,7 +15,7 @@ import pyarrow as pa
 import pytest
 from serving_parts import FEATURES, ROW, eventually, home, make_bundle, promote
 
-from flows import ledger
+from flows import database, ledger
 from flows.models.taxi.spec import spec
 from flows.steps import feature_store
 from flows.steps.bundle import frame_of, load_bundle
@@ -70,7 +70,7 @@ def settings(tmp_path_factory):
     write_features(settings, "route", "route", PULocationID=1, DOLocationID=1)
     feature_store.apply_definitions(settings, spec)
     feature_store.materialize(settings, spec, TICK - timedelta(days=1), TICK + timedelta(seconds=1))
-    promote(ledger.connect(settings), settings.home / "one", make_bundle(settings.home / "one"), 1)
+    promote(database.connect(settings), settings.home / "one", make_bundle(settings.home / "one"), 1)
     return settings
 
 
@@ -90,7 +90,7 @@ def service(settings):
 def test_answers_come_from_the_online_store_by_the_same_definitions(settings, service):
     rows = [ROW, ROW | {"PULocationID": 9999}, ROW | {"lpep_pickup_datetime": "2022-02-25T08:30:00"}]
     answer = httpx.post(f"{service[1]}/predict", json={"rows": rows}).json()
-    champion = ledger.champion(ledger.connect(settings), "taxi")
+    champion = ledger.champion(database.connect(settings), "taxi")
     bundle = load_bundle(Path(champion.model_uri), champion.digest)
     known = frame_of(bundle.manifest, [[8.5, 8.5, 8.5], [2.4, 2.4, 2.4], [9.0, None, None]])
     assert bundle.manifest.feature_names == tuple(FEATURES)
@@ -102,7 +102,7 @@ def test_answers_come_from_the_online_store_by_the_same_definitions(settings, se
 
 
 def test_a_promotion_and_a_rollback_are_followed_without_a_restart(settings, service):
-    engine = ledger.connect(settings)
+    engine = database.connect(settings)
     one = ledger.champion(engine, "taxi")
     two = settings.home / "two"
     promote(engine, two, make_bundle(two, rows=700), 2)
@@ -195,12 +195,12 @@ from pathlib import Path
 from deployments.service.cache import BundleCache
 from deployments.service.features import OnlineFeatures
 from deployments.service.request import RequestParser
-from flows import ledger, settings
+from flows import database, ledger, settings
 from flows.spec import load_model
 home = settings.load({str(settings.home)!r})
 spec = load_model("taxi", home)
 OnlineFeatures(home, spec)(["hour"], RequestParser(spec).example())
-BundleCache(home, "taxi").fetch(ledger.champion(ledger.connect(home), "taxi"))
+BundleCache(home, "taxi").fetch(ledger.champion(database.connect(home), "taxi"))
 """
     )
     assert {"feast", "sklearn"} <= loaded

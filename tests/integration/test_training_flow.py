@@ -21,7 +21,7 @@ from training_parts import (
     trained,
 )
 
-from flows import ledger
+from flows import database, ledger
 from flows.errors import ContractError, RefusedError
 from flows.models.taxi.simulator import simulate_day
 from flows.spec import load_model
@@ -139,7 +139,7 @@ def test_a_broken_estimator_is_refused_by_named_gates_logged_and_not_registered(
     assert figures["gate_baseline"] == pytest.approx(found["error"] / found["baseline_error"])
     assert figures["gate_slices"] > 1 + load_model("taxi", home).gates.slice_tolerance
     assert figures["gate_champion"] > 0
-    (run,) = [one for one in ledger.last_runs(ledger.connect(home), "taxi", 1) if one.flow == "train"]
+    (run,) = [one for one in ledger.last_runs(database.connect(home), "taxi", 1) if one.flow == "train"]
     assert (run.state, run.summary["failed"]) == ("completed", found["failed"])
 
 
@@ -176,7 +176,7 @@ def test_an_estimator_that_cannot_be_made_or_fitted_is_an_error_of_one_line_and_
     assert "\n" not in str(error.value)
     assert (state(home), logged_runs(home)) == (before, runs)
     assert list(home.home.glob("train-*")) == []
-    (run,) = ledger.last_runs(ledger.connect(home), "taxi", 1)
+    (run,) = ledger.last_runs(database.connect(home), "taxi", 1)
     assert (run.flow, run.state) == ("train", "failed")
     assert str(error.value) in run.summary["error"]
 
@@ -210,7 +210,7 @@ def test_registering_a_run_twice_makes_one_version(home, tmp_path):
 def test_the_lineage_says_all_that_made_a_version(home):
     version = registry.get_version(home, "taxi", 1)
     lineage = Lineage.model_validate(artifact(home, version.run_id, "lineage.json"))
-    spec, engine = load_model("taxi", home), ledger.connect(home)
+    spec, engine = load_model("taxi", home), database.connect(home)
     logged = tags(home, version.run_id)
     assert logged["evergreen.fingerprint"] == lineage.fingerprint == version.fingerprint
     assert (logged["evergreen.gates"], logged["evergreen.failed_gates"]) == ("passed", "")

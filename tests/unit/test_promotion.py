@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from flows import ledger
+from flows import database, ledger
 from flows.errors import ConflictError
 from flows.ledger import Promotion
 from flows.settings import Settings
@@ -43,12 +43,12 @@ def write(engine: Any, steps: list[tuple[str, int]]) -> list[Promotion]:
 def test_a_rollback_takes_back_the_newest_promotion_that_stands(
     home: Settings, steps: list[tuple[str, int]], target: int | None
 ) -> None:
-    found = rollback_target(write(ledger.connect(home), steps))
+    found = rollback_target(write(database.connect(home), steps))
     assert (found.version if found else None) == target
 
 
 def test_a_promotion_against_a_state_that_has_passed_is_refused_and_changes_nothing(home: Settings) -> None:
-    engine = ledger.connect(home)
+    engine = database.connect(home)
     first = add(engine, None, 1)
     add(engine, first, 2)
     with pytest.raises(ConflictError, match="changed while version 3"):
