@@ -53,3 +53,12 @@ def write_parquet(table: pa.Table, path: Path, compression: str = "zstd") -> Pat
             table, temporary, compression=compression, coerce_timestamps="us", allow_truncated_timestamps=False
         )
     return path
+
+
+def write_arrow(table: pa.Table, path: Path) -> Path:
+    """Write an arrow table as an Arrow file, atomically: as large as in memory, and read without a copy."""
+    from pyarrow.feather import write_feather
+
+    with replacing(path) as temporary:
+        write_feather(table, str(temporary), compression="uncompressed")
+    return path

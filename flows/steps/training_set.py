@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
+import pyarrow.feather as feather
 
 from flows.errors import RefusedError
 from flows.ledger import Partition
 from flows.spec import Frozen, ModelSpec
 from flows.steps import feature_store
 from flows.steps.feature_tables import next_tick
-from flows.steps.files import sha256_of, write_parquet
+from flows.steps.files import sha256_of, write_arrow
 from flows.steps.sql import identifiers
 
 if TYPE_CHECKING:
@@ -120,9 +120,8 @@ def select_rows(spec: ModelSpec, partitions: list[Partition], window: Window) ->
 
 
 def write_training_set(rows: pa.Table, features: list[str], window: Window, folder: Path) -> TrainingSet:
-    """Write the joined rows as parquet and return its record."""
-    path = folder / "training_set.parquet"
-    write_parquet(rows, path, compression="lz4")  # it lives as long as the run
+    """Write the joined rows and return their record."""
+    path = write_arrow(rows, folder / "training_set.arrow")
     train = pc.sum(pc.equal(rows[PART], "train")).as_py()
     return TrainingSet(
         uri=str(path), digest=sha256_of(path), features=tuple(features), train_rows=train,
@@ -132,7 +131,8 @@ def write_training_set(rows: pa.Table, features: list[str], window: Window, fold
 
 def read_part(data: TrainingSet, part: str) -> pa.Table:
     """Read the rows of one part of a training set."""
-    return pq.read_table(data.uri, filters=[(PART, "=", part)])
+    rows = feather.read_table(data.uri, memory_map=True)
+    return rows.filter(pc.equal(rows[PART], part))
 
 
 def matrix(rows: pa.Table, features: tuple[str, ...]) -> pd.DataFrame:

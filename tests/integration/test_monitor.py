@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pyarrow as pa
-import pyarrow.parquet as pq
+import pyarrow.feather as feather
 import pytest
 
 from flows import database, ledger
@@ -240,6 +240,6 @@ def test_a_reference_holds_all_features_the_prediction_and_the_label(champion):
     folder, _, known = champion
     found = json.loads((folder / reference.FILE).read_text())
     assert [column["name"] for column in found["drift"]["columns"]] == [*FEATURES, "prediction", "label"]
-    judged = pq.read_table(folder / "data" / "training_set.parquet", filters=[("part", "=", "judge")]).num_rows
+    judged = feather.read_table(folder / "data" / "training_set.arrow")["part"].to_pylist().count("judge")
     assert found["expected"]["rows"] == judged
     assert found["drift"]["rows"] + judged == known["label"].between(1, 60).sum()

@@ -8,6 +8,7 @@ from zoneinfo import ZoneInfo
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+import pyarrow.feather as feather
 import pyarrow.parquet as pq
 import pytest
 
@@ -151,7 +152,7 @@ def test_several_batches_are_one_file(place, requests, tmp_path, monkeypatch):
 def test_a_classifier_gives_the_likeliest_class_and_all_probabilities(place, requests):
     from sklearn.ensemble import HistGradientBoostingClassifier
 
-    rows = pq.read_table(place.settings.home / "set" / "training_set.parquet")
+    rows = feather.read_table(place.settings.home / "set" / "training_set.arrow")
     names = place.bundle.manifest.feature_names
     kinds = np.array(["short", "middle", "long"])[np.digitize(rows["label"].to_numpy(), [10, 20])]
     estimator = HistGradientBoostingClassifier(max_iter=10, random_state=0).fit(matrix(rows, names), kinds)

@@ -11,7 +11,7 @@ import ibis
 import ibis.expr.types as ir
 from ibis import _
 
-from flows.steps.windows import recent, rolling
+from flows.steps.windows import mean, recent, rolling
 
 MONTH = timedelta(days=28)
 WEEK = timedelta(days=7)
@@ -30,13 +30,13 @@ def _past(rows: ir.Table, ticks: ir.Table, name: str, keys: tuple[str, ...]) -> 
         MONTH,
         **{
             f"{name}_trips_28d": _.count(),
-            f"{name}_minutes_mean_28d": _.minutes.mean(),
+            f"{name}_minutes_mean_28d": mean(_.minutes),
             f"{name}_minutes_median_28d": _.minutes.median(),
             f"{name}_minutes_q90_28d": _.minutes.quantile(0.9),
-            f"{name}_mph_mean_28d": _.mph.mean(),
+            f"{name}_mph_mean_28d": mean(_.mph),
             f"{name}_mph_median_28d": _.mph.median(),
-            f"{name}_minutes_mean_7d": _.minutes.mean(where=recent(WEEK)),
-            f"{name}_mph_mean_7d": _.mph.mean(where=recent(WEEK)),
+            f"{name}_minutes_mean_7d": mean(_.minutes, where=recent(WEEK)),
+            f"{name}_mph_mean_7d": mean(_.mph, where=recent(WEEK)),
         },
     )
 
