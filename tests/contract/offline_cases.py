@@ -99,3 +99,19 @@ def multiset(table: pa.Table) -> list[tuple[Any, ...]]:
         tuple(None if value is None or value != value else value for value in row.values()) for row in table.to_pylist()
     )
     return sorted(rows, key=repr)
+
+
+ROWS = [
+    (1, hour(0), hour(0), 10, 1.0),
+    (1, hour(2), hour(2), 12, 1.2),
+    (2, hour(1), hour(1), 21, 2.1),
+    (2, hour(1), hour(4), 24, 2.4),
+]
+ENTITIES = pa.table({"zone": [1, 1, 2, 3], "event_timestamp": [hour(1), hour(2), hour(3), hour(3)]})
+TRIPS = [(1, hour(1), 10), (1, hour(2), 12), (2, hour(3), 24), (3, hour(3), None)]
+
+
+def trips(store: FeatureStore, entities: Any = ENTITIES, features: Any = ("past:trips",), **options: Any) -> list[Any]:
+    """Return the joined rows in an order of their own."""
+    features = list(features) if isinstance(features, tuple) else features
+    return multiset(store.get_historical_features(entity_df=entities, features=features, **options).to_arrow())

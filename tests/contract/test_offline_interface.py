@@ -19,33 +19,9 @@ from feast.errors import FeastEntityDFMissingColumnsError
 from feast.infra.offline_stores.file_source import SavedDatasetFileStorage
 from feast.on_demand_feature_view import on_demand_feature_view
 from feast.types import Float64, Int64
-from offline_cases import TTL, ZONE, hour, multiset, open_store, past_view, write_past
+from offline_cases import ENTITIES, ROWS, TRIPS, TTL, ZONE, hour, multiset, open_store, past_view, trips, write_past
 
 from feature_repo.retrieval import DuckDBRetrievalJob
-
-ROWS = [
-    (1, hour(0), hour(0), 10, 1.0),
-    (1, hour(2), hour(2), 12, 1.2),
-    (2, hour(1), hour(1), 21, 2.1),
-    (2, hour(1), hour(4), 24, 2.4),
-]
-ENTITIES = pa.table({"zone": [1, 1, 2, 3], "event_timestamp": [hour(1), hour(2), hour(3), hour(3)]})
-TRIPS = [(1, hour(1), 10), (1, hour(2), 12), (2, hour(3), 24), (3, hour(3), None)]
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> FeatureStore:
-    """Return our store with the view ``past`` on ``past.parquet``."""
-    write_past(tmp_path / "past.parquet", ROWS)
-    opened = open_store(tmp_path)
-    opened.apply([ZONE, past_view("past", "past.parquet")])
-    return opened
-
-
-def trips(store: FeatureStore, entities: Any = ENTITIES, features: Any = ("past:trips",), **options: Any) -> list[Any]:
-    """Return the joined rows in an order of their own."""
-    features = list(features) if isinstance(features, tuple) else features
-    return multiset(store.get_historical_features(entity_df=entities, features=features, **options).to_arrow())
 
 
 @pytest.mark.parametrize("kind", ["pandas", "arrow", "reader", "naive pandas", "SQL"])

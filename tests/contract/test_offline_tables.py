@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -14,33 +13,22 @@ from feast.errors import SavedDatasetLocationAlreadyExists
 from feast.feature_logging import LoggingConfig
 from feast.infra.offline_stores.file_source import FileLoggingDestination, SavedDatasetFileStorage
 from feast.types import Int64
-from offline_cases import FEASTS, PAST, ZONE, hour, multiset, open_store, past_view, write_past
+from offline_cases import (
+    ENTITIES,
+    FEASTS,
+    PAST,
+    ROWS,
+    TRIPS,
+    ZONE,
+    hour,
+    multiset,
+    open_store,
+    past_view,
+    trips,
+    write_past,
+)
 
 from feature_repo.offline_store import DuckDBAsofOfflineStore
-
-ROWS = [
-    (1, hour(0), hour(0), 10, 1.0),
-    (1, hour(2), hour(2), 12, 1.2),
-    (2, hour(1), hour(1), 21, 2.1),
-    (2, hour(1), hour(4), 24, 2.4),
-]
-ENTITIES = pa.table({"zone": [1, 1, 2, 3], "event_timestamp": [hour(1), hour(2), hour(3), hour(3)]})
-TRIPS = [(1, hour(1), 10), (1, hour(2), 12), (2, hour(3), 24), (3, hour(3), None)]
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> FeatureStore:
-    """Return our store with the view ``past`` on ``past.parquet``."""
-    write_past(tmp_path / "past.parquet", ROWS)
-    opened = open_store(tmp_path)
-    opened.apply([ZONE, past_view("past", "past.parquet")])
-    return opened
-
-
-def trips(store: FeatureStore, entities: Any = ENTITIES, features: Any = ("past:trips",), **options: Any) -> list[Any]:
-    """Return the joined rows in an order of their own."""
-    features = list(features) if isinstance(features, tuple) else features
-    return multiset(store.get_historical_features(entity_df=entities, features=features, **options).to_arrow())
 
 
 @pytest.mark.parametrize("path", ["set.parquet", "set"])
