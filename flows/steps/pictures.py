@@ -30,6 +30,13 @@ def figure(rows: int, columns: int, width: float, height: float) -> tuple[Any, A
     return drawing, axes
 
 
+def embedded(name: str, png: bytes) -> str:
+    """Return a picture as Markdown that needs no file beside it."""
+    import base64
+
+    return f"![{name}](data:image/png;base64,{base64.b64encode(png).decode()})"
+
+
 def draw_evaluation(
     spec: ModelSpec, evaluation: Evaluation, labels: Floats, predicted: Floats, classes: Any, folder: Path
 ) -> None:

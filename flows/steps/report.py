@@ -42,8 +42,19 @@ class Findings(Frozen):
         return "No cause to retrain."
 
 
-def write_report(spec: ModelSpec, findings: Findings, folder: Path) -> Path:
-    """Write the page ``monitor-<run time>.html`` into a folder, atomically."""
+def draw(spec: ModelSpec, findings: Findings) -> dict[str, bytes]:
+    """Return the report's pictures as PNG: ``days`` and ``drift``, without those that there is nothing to show on."""
+    found, drifts = findings.facts.performance, findings.facts.drift
+    drawn = {}
+    if found and found.days:
+        drawn["days"] = _png(_draw_days(spec, found))
+    if drifts:
+        drawn["drift"] = _png(_draw_drift(drifts))
+    return drawn
+
+
+def write_report(spec: ModelSpec, findings: Findings, drawn: dict[str, bytes], folder: Path) -> Path:
+    """Write the page ``monitor-<run time>.html`` with its pictures into a folder, atomically."""
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
     environment = Environment(
@@ -51,11 +62,10 @@ def write_report(spec: ModelSpec, findings: Findings, folder: Path) -> Path:
         lstrip_blocks=True,
     )  # fmt: skip
     environment.filters.update(number=number, share=share, moment=moment)
-    found, drifts = findings.facts.performance, findings.facts.drift
+    pictures = {name: f"data:image/png;base64,{base64.b64encode(png).decode()}" for name, png in drawn.items()}
     page = environment.get_template("monitor.html.j2").render(
-        spec=spec, findings=findings, performance=found, drift=drifts, decision=findings.decision,
-        days_picture=_picture(_draw_days(spec, found)) if found and found.days else "",
-        drift_picture=_picture(_draw_drift(drifts)) if drifts else "",
+        spec=spec, findings=findings, performance=findings.facts.performance, drift=findings.facts.drift,
+        decision=findings.decision, days_picture=pictures.get("days", ""), drift_picture=pictures.get("drift", ""),
     )  # fmt: skip
     return write_text(folder / f"monitor-{findings.at:%Y%m%dT%H%M%S%fZ}.html", page)
 
@@ -126,11 +136,11 @@ def _finite(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def _picture(drawing: Any) -> str:
-    """Return a figure as a data URL."""
+def _png(drawing: Any) -> bytes:
+    """Return a figure as PNG."""
     buffer = io.BytesIO()
     drawing.savefig(buffer, format="png", dpi=140)
-    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
+    return buffer.getvalue()
 
 
 def _draw_days(spec: ModelSpec, found: Performance) -> Any:

@@ -7,7 +7,7 @@ from flows.models.taxi.spec import spec
 from flows.steps.decision import Decision, Facts
 from flows.steps.drift import FeatureDrift
 from flows.steps.performance import Part, Performance
-from flows.steps.report import Findings, markdown, number, summary, write_report
+from flows.steps.report import Findings, draw, markdown, number, summary, write_report
 
 NOW = datetime(2024, 3, 1, tzinfo=UTC)
 NOTHING = float("nan")
@@ -29,21 +29,25 @@ def findings(name="distance_miles", error=3.5, decision=None):
     return Findings(model="taxi", version=1, champion_since=NOW, at=NOW, facts=facts, decision=decision)
 
 
+def written(found, folder):
+    return write_report(spec, found, draw(spec, found), folder)
+
+
 def test_names_are_text_on_the_page_whatever_they_hold(tmp_path):
-    page = write_report(spec, findings(name="<script>alert(1)</script> $\\frac{"), tmp_path).read_text()
+    page = written(findings(name="<script>alert(1)</script> $\\frac{"), tmp_path).read_text()
     assert "<script" not in page
     assert "&lt;script&gt;" in page
 
 
 def test_the_page_fetches_nothing(tmp_path):
-    page = write_report(spec, findings(), tmp_path)
+    page = written(findings(), tmp_path)
     assert page.name == "monitor-20240301T000000000000Z.html"
     text = page.read_text()
     assert not any(word in text for word in ("http:", "https:", "<link", "url(", "@import"))
 
 
 def test_a_day_that_cannot_be_drawn_does_not_spoil_the_page(tmp_path):
-    assert "inf" in write_report(spec, findings(error=float("inf")), tmp_path).read_text()
+    assert "inf" in written(findings(error=float("inf")), tmp_path).read_text()
 
 
 def test_the_summary_is_strict_json(tmp_path):
