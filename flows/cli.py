@@ -5,12 +5,16 @@ from __future__ import annotations
 import errno
 import os
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
 
+from flows.cli_call import Approve, AsJson, Home, Model, Why, open_home, report, run_flow
+from flows.cli_delivery import add as add_delivery
+from flows.cli_delivery import promote_across
+from flows.cli_new import add as add_new
+from flows.cli_stack import add as add_stack
 from flows.errors import EvergreenError, UsageError
 
 app = typer.Typer(
@@ -18,12 +22,9 @@ app = typer.Typer(
     help="Keeps a tabular model trained, checked, deployed and served by itself.",
 )  # fmt: skip
 
-Model = Annotated[str, typer.Option(help="Name of the model, a folder in flows/models.")]
-Home = Annotated[
-    Path | None, typer.Option(help="Folder that holds everything; default: EVERGREEN_HOME, or .evergreen.")
-]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
-Why = Annotated[str, typer.Option(help="The reason, kept in the ledger.")]
+add_stack(app)
+add_delivery(app)
+add_new(app)
 
 
 @app.command()
@@ -39,7 +40,10 @@ def demo(
 
 @app.command()
 def ingest(
-    source: Annotated[str, typer.Argument(help="Parquet or CSV file, folder, glob, or http(s) or s3 URL.")],
+    source: Annotated[
+        str | None,
+        typer.Argument(help="Parquet or CSV file, folder, glob, or http(s) or s3 URL; default: the landing folder."),
+    ] = None,
     partition_by: Annotated[str | None, typer.Option(help="day, week or month; default: what the model says.")] = None,
     model: Model = "taxi",
     home: Home = None,
@@ -54,7 +58,7 @@ def ingest(
 
     from flows.show import show_ingested
 
-    _report(_run(home, model, call), as_json, show_ingested)
+    report(run_flow(home, model, call), as_json, show_ingested)
 
 
 @app.command()
@@ -68,7 +72,7 @@ def featurize(model: Model = "taxi", home: Home = None, as_json: AsJson = False)
 
     from flows.show import show_featurized
 
-    _report(_run(home, model, call), as_json, show_featurized)
+    report(run_flow(home, model, call), as_json, show_featurized)
 
 
 @app.command()
@@ -78,6 +82,7 @@ def train(
     judge_days: Annotated[int | None, typer.Option(min=1, help="How many of the newest days judge.")] = None,
     estimator: Annotated[str | None, typer.Option(help="Another estimator factory, as package.module:build.")] = None,
     trials: Annotated[int | None, typer.Option(min=0, help="Tuning trials inside the training window.")] = None,
+    approve: Approve = False,
     model: Model = "taxi",
     home: Home = None,
     as_json: AsJson = False,
@@ -88,13 +93,14 @@ def train(
         from flows.train import train as flow
 
         return flow(
-            model=model, reason=reason, force=force, judge_days=judge_days, estimator=estimator, trials=trials
+            model=model, reason=reason, force=force, judge_days=judge_days, estimator=estimator, trials=trials,
+            approve=approve,
         )  # fmt: skip
 
     from flows.show import show_trained
 
-    outcome = _run(home, model, call)
-    _report(outcome, as_json, show_trained)
+    outcome = run_flow(home, model, call)
+    report(outcome, as_json, show_trained)
     if outcome["failed"]:
         raise typer.Exit(1)
 
@@ -103,20 +109,28 @@ def train(
 def promote(
     version: Annotated[int | None, typer.Argument(help="Default: the newest challenger.")] = None,
     why: Why = "",
+    approve: Approve = False,
+    source: Annotated[str | None, typer.Option("--from", help="Place whose champion, or VERSION, is copied.")] = None,
+    target: Annotated[str | None, typer.Option("--to", help="Place that it is copied to and serves in.")] = None,
     model: Model = "taxi",
     home: Home = None,
     as_json: AsJson = False,
 ) -> None:
-    """Make a version the champion."""
+    """Make a version the champion; with --from and --to, one that is copied from another place."""
+    if source is not None or target is not None:
+        if source is None or target is None or approve or home is not None:
+            raise UsageError("--from and --to go together, and without --home and --approve")
+        promote_across(source, target, version, why, model, as_json)
+        return
 
     def call() -> Any:
         from flows.promote import promote as flow
 
-        return flow(model=model, version=version, why=why)
+        return flow(model=model, version=version, why=why, approve=approve)
 
     from flows.show import show_promoted
 
-    _report(_run(home, model, call), as_json, show_promoted)
+    report(run_flow(home, model, call), as_json, show_promoted)
 
 
 @app.command()
@@ -130,7 +144,7 @@ def rollback(why: Why = "", model: Model = "taxi", home: Home = None, as_json: A
 
     from flows.show import show_promoted
 
-    _report(_run(home, model, call), as_json, show_promoted)
+    report(run_flow(home, model, call), as_json, show_promoted)
 
 
 @app.command()
@@ -150,7 +164,7 @@ def monitor(
 
     from flows.show import show_monitored
 
-    _report(_run(home, model, call), as_json, show_monitored)
+    report(run_flow(home, model, call), as_json, show_monitored)
 
 
 @app.command()
@@ -170,21 +184,22 @@ def score(
 
     from flows.show import show_scored
 
-    _report(_run(home, model, call), as_json, show_scored)
+    report(run_flow(home, model, call), as_json, show_scored)
 
 
 @app.command()
 def serve(
     host: Annotated[str | None, typer.Option(help="Default: 127.0.0.1.")] = None,
     port: Annotated[int | None, typer.Option(min=0, max=65535, help="Default: 8300; 0 takes a free one.")] = None,
+    workers: Annotated[int | None, typer.Option(min=1, max=64, help="Processes on the port; default: 1.")] = None,
     model: Model = "taxi",
     home: Home = None,
 ) -> None:
     """Serve predictions over HTTP, following the ledger, until Ctrl-C."""
     from flows.steps.serving import command
 
-    settings = _open(home, model)
-    arguments = command(settings, model, host, port)
+    settings = open_home(home, model)
+    arguments = command(settings, model, host, port, workers)
     os.execve(sys.executable, arguments, os.environ | settings.environment())  # noqa: S606
 
 
@@ -196,8 +211,8 @@ def status(model: Model = "taxi", home: Home = None, as_json: AsJson = False) ->
     from flows.spec import load_model
     from flows.steps.status import status as look
 
-    settings = _open(home, model)
-    _report(look(settings, load_model(model, settings), database.connect(settings)), as_json, show_status)
+    settings = open_home(home, model)
+    report(look(settings, load_model(model, settings), database.connect(settings)), as_json, show_status)
 
 
 @app.command()
@@ -214,9 +229,9 @@ def partitions(
     from flows.show import show_partitions
     from flows.steps.status import partition
 
-    settings = _open(home, model)
+    settings = open_home(home, model)
     found = [partition(one) for one in ledger.list_partitions(database.connect(settings), model, state)]
-    _report(found, as_json, show_partitions)
+    report(found, as_json, show_partitions)
 
 
 @app.command()
@@ -227,50 +242,9 @@ def versions(model: Model = "taxi", home: Home = None, as_json: AsJson = False) 
     from flows.spec import load_model
     from flows.steps.status import versions as look
 
-    settings = _open(home, model)
+    settings = open_home(home, model)
     found = look(settings, load_model(model, settings), database.connect(settings)) if settings.mlflow_exists else []
-    _report(found, as_json, show_versions)
-
-
-def _open(home: Path | None, model: str) -> Any:
-    """Read the settings and make sure that the model is one, before anything is started or written."""
-    from flows.settings import Settings
-    from flows.spec import load_model
-
-    settings = Settings() if home is None else Settings(home=home)
-    load_model(model, settings)
-    if settings.home.exists() and not settings.home.is_dir():
-        raise UsageError(f"{settings.home} is a file; name a folder with --home")
-    return settings.activate()
-
-
-def _run(home: Path | None, model: str, call: Callable[[], Any]) -> Any:
-    """Run a flow on the Prefect server of the home, or on one that lives as long as it."""
-    settings = _open(home, model)
-    from flows.show import end_on_signals, quiet_libraries, stop_if_interrupted
-    from flows.steps.prefect_server import prefect_server
-
-    quiet_libraries()
-    end_on_signals()
-    with prefect_server(settings):
-        try:
-            return call()
-        except Exception:
-            stop_if_interrupted()
-            raise
-        finally:
-            from flows.runs import settle
-
-            settle()
-
-
-def _report(outcome: Any, as_json: bool, show: Callable[[Any], None]) -> None:
-    if as_json:
-        import json
-
-        print(json.dumps(outcome, indent=1, default=str))  # noqa: T201
-    else:
-        show(outcome)
+    report(found, as_json, show_versions)
 
 
 def main() -> None:

@@ -6,13 +6,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
 from filelock import FileLock
 from sqlalchemy.engine import Connection, Engine
 
 from flows.settings import Settings
+
+if TYPE_CHECKING:
+    from alembic.config import Config
 
 metadata = sa.MetaData()
 
@@ -91,11 +94,40 @@ runs = sa.Table(
     sa.Column("model", sa.String(40), nullable=False),
     sa.Column("flow", sa.String(40), nullable=False),
     sa.Column("reason", sa.Text, nullable=False, default=""),
-    sa.Column("state", sa.String(12), nullable=False),  # running, completed, failed
+    sa.Column("state", sa.String(12), nullable=False),  # running, completed, failed, crashed
     sa.Column("executor", sa.Text, nullable=False),
     sa.Column("summary", sa.JSON, nullable=False, default=dict),
     sa.Column("started_at", UtcDateTime, nullable=False),
     sa.Column("ended_at", UtcDateTime),
+)
+
+
+causes = sa.Table(
+    "causes",
+    metadata,
+    sa.Column("id", sa.Integer, primary_key=True),
+    sa.Column("key", sa.String(80), nullable=False, unique=True),  # goes with the event, so that it counts once
+    sa.Column("model", sa.String(40), nullable=False),
+    sa.Column("kind", sa.String(20), nullable=False),  # one of flows.events.Kind
+    sa.Column("event", sa.String(80), nullable=False),  # the event that tells of it; empty where none does
+    sa.Column("reason", sa.Text, nullable=False),
+    sa.Column("payload", sa.JSON, nullable=False, default=dict),
+    sa.Column("at", UtcDateTime, nullable=False),
+    sa.Column("sent_at", UtcDateTime),  # when the server last took the event
+    sa.Column("claimed_by", sa.String(64)),  # the run that answers it
+    sa.Column("claimed_at", UtcDateTime),
+    sa.Column("answered_at", UtcDateTime),
+    sa.Column("outcome", sa.Text),
+)
+
+arrivals = sa.Table(
+    "arrivals",
+    metadata,
+    sa.Column("model", sa.String(40), primary_key=True),
+    sa.Column("path", sa.Text, primary_key=True),
+    sa.Column("size", sa.BigInteger, nullable=False),
+    sa.Column("modified_ns", sa.BigInteger, nullable=False),
+    sa.Column("taken_at", UtcDateTime, nullable=False),
 )
 
 
@@ -139,18 +171,31 @@ def make_engine(url: str) -> Engine:
 def migrate(engine: Engine) -> None:
     """Run the alembic migrations that the database lacks."""
     from alembic import command
-    from alembic.config import Config
-    from alembic.migration import MigrationContext
-    from alembic.script import ScriptDirectory
 
-    config = Config()
-    config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
-    with engine.connect() as connection:
-        current = MigrationContext.configure(connection).get_current_revision()
-    if current != ScriptDirectory.from_config(config).get_current_head():
+    current, head = revisions(engine)
+    if current != head:
+        config = _alembic()
         with write(engine) as connection:
             config.attributes["connection"] = connection
             command.upgrade(config, "head")
+
+
+def revisions(engine: Engine) -> tuple[str | None, str | None]:
+    """Return the schema that the database has, None for an empty one, and the schema that this code writes."""
+    from alembic.migration import MigrationContext
+    from alembic.script import ScriptDirectory
+
+    with engine.connect() as connection:
+        current = MigrationContext.configure(connection).get_current_revision()
+    return current, ScriptDirectory.from_config(_alembic()).get_current_head()
+
+
+def _alembic() -> Config:
+    from alembic.config import Config
+
+    config = Config()
+    config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
+    return config
 
 
 @contextmanager

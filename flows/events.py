@@ -1,15 +1,22 @@
-"""The names of the events: used by those who emit them, checked against the triggers that wait for them."""
+"""The names of the events and of the triggers: used by those who emit, checked against the triggers that wait for them."""
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Final, Literal
 
 PARTITION_ACCEPTED: Final = "evergreen.partition.accepted"
 PARTITION_QUARANTINED: Final = "evergreen.partition.quarantined"
+LANDING_CHANGED: Final = "evergreen.landing.changed"  # files that nobody has taken lie in the landing folder
+DATA_READY: Final = "evergreen.data.ready"  # so many accepted partitions wait that a training is due
 DATA_DRIFTED: Final = "evergreen.data.drifted"
 MODEL_DEGRADED: Final = "evergreen.model.degraded"
+MODEL_STALE: Final = "evergreen.model.stale"
 MODEL_REGISTERED: Final = "evergreen.model.registered"
 MODEL_PROMOTED: Final = "evergreen.model.promoted"
+MODEL_WATCHED: Final = "evergreen.model.watched"  # deployed: from now on silence is told of
+
+# What may cause a training.
+Kind = Literal["on demand", "schedule", "new data", "performance", "distribution", "staleness"]
 
 
 def resource(model: str) -> dict[str, str]:

@@ -11,11 +11,14 @@ from flows import database, ledger
 from flows.runs import recorded, stage
 from flows.settings import load
 from flows.spec import load_model
-from flows.steps import feature_store, feature_tables
+from flows.steps import feature_store, feature_tables, stages
+from flows.steps.keeping import KeptTables
+from flows.steps.own_code import code_hash
+from flows.steps.stages import Plain
 
 apply_definitions = stage(feature_store.apply_definitions, name="apply", retries=2)
-compute = stage(feature_tables.compute, name="compute")
-materialize = stage(feature_store.materialize, name="materialize", retries=2)
+compute = stage(feature_tables.compute, name="compute", keep=KeptTables())
+materialize = stage(feature_store.materialize, name="materialize", keep=Plain(None), retries=2)
 mark_featurized = stage(ledger.mark_featurized)
 
 PATIENCE_SECONDS = 600
@@ -25,19 +28,24 @@ PATIENCE_SECONDS = 600
 def featurize(model: str = "taxi") -> dict[str, Any]:
     """Bring the feature tables and the online store up to date with the accepted partitions.
 
-    One run at a time works on a model. A run that broke off is made good by the next: partitions are marked as
-    featurized last, and computing or materializing a tick again changes nothing.
+    One run at a time works on a model. A run that broke off is gone on with by the next: partitions are marked as
+    featurized last, and computing or materializing a tick again would change nothing.
     """
     home = load()
     spec = load_model(model, home)
     engine = database.connect(home)
     with recorded(engine, model, "featurize") as run, FileLock(home.home / f"featurize-{model}.lock", PATIENCE_SECONDS):
         definitions = apply_definitions(home, spec)
-        planned = feature_tables.plan(spec, ledger.list_partitions(engine, model, "accepted"))
+        accepted = ledger.list_partitions(engine, model, "accepted")
+        planned = feature_tables.plan(spec, accepted)
+        code = code_hash(["flows.steps.feature_tables", spec.feature_tables.partition(":")[0]])
+        key = stages.key_of(planned.ticks, planned.new, [(one.id, one.digest) for one in accepted], definitions, code)
+        run.work = stages.open_work(home, f"{model}-features", key)
         rows = compute(home, spec, planned)
         if planned.ticks:
             materialize(home, spec, planned.ticks[0], planned.ticks[-1])
         mark_featurized(engine, list(planned.new))
+        run.work.remove()
         run.summary = {
             "partitions": len(planned.new), "ticks": len(planned.ticks), "rows": rows, "definitions": definitions,
         }  # fmt: skip

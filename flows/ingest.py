@@ -1,4 +1,4 @@
-"""Ingest: land a source by period, judge each partition, accept it or put it into quarantine, and say so."""
+"""Ingest: land what arrived by period, judge each partition, accept it or put it into quarantine, and say so."""
 
 from __future__ import annotations
 
@@ -7,15 +7,17 @@ from typing import Any
 from filelock import FileLock
 from prefect import flow
 from prefect.events import emit_event
+from sqlalchemy.engine import Engine
 
-from flows import database, events, ledger
-from flows.errors import BrokenCheckError, UnavailableError
+from flows import arrivals, database, events, ledger, outbox
+from flows.errors import BrokenCheckError, EvergreenError, UnavailableError
+from flows.featurize import featurize as update_features
 from flows.ledger import Partition
 from flows.runs import recorded, stage
-from flows.settings import load
-from flows.spec import load_model
-from flows.steps import docs, judging, landing
-from flows.steps.periods import parse_kind
+from flows.settings import Settings, load
+from flows.spec import ModelSpec, load_model
+from flows.steps import decision, docs, judging, landing
+from flows.steps.periods import Kind, parse_kind
 from flows.steps.reading import connect
 
 PATIENCE_SECONDS = 600
@@ -32,8 +34,13 @@ write_index = stage(docs.write_index)
 
 
 @flow(name="ingest")
-def ingest(source: str, model: str = "taxi", partition_by: str | None = None) -> list[dict[str, Any]]:
+def ingest(
+    source: str | None = None, model: str = "taxi", partition_by: str | None = None, featurize: bool = False
+) -> list[dict[str, Any]]:
     """Land a source and decide on its partitions; return a summary of each, those that were known before included.
+
+    Without a source, these are the files of the model's landing folder that are new or have changed. With ``featurize``
+    the features are brought up to date as well. When enough partitions were accepted, the cause of a training is raised.
 
     One run at a time works on a model. A run that broke off is made good by the next one of the same source: what has
     landed is not landed again, what is not decided is decided. Raises UsageError for a source, model or period that is
@@ -43,28 +50,68 @@ def ingest(source: str, model: str = "taxi", partition_by: str | None = None) ->
     spec = load_model(model, home)
     engine = database.connect(home)
     kind = parse_kind(partition_by or spec.partition_by)
-    with (
-        recorded(engine, model, "ingest") as run,
-        FileLock(home.home / f"ingest-{model}.lock", PATIENCE_SECONDS),
-        connect(home.home) as connection,
-    ):
+    with recorded(engine, model, "ingest") as run:
+        with FileLock(home.home / f"ingest-{model}.lock", PATIENCE_SECONDS):
+            partitions, broken = take(home, spec, engine, kind, source)
+            write_index(home, spec, ledger.list_partitions(engine, model))
+        run.summary = judging.counts(partitions)
+        if featurize:
+            update_features(model=model)
+        raise_if_enough(engine, spec)
+        if broken:
+            raise broken[0] if len(broken) == 1 else BrokenCheckError("; ".join(map(str, broken)))
+    return [judging.summary(partition) for partition in partitions]
+
+
+def take(
+    home: Settings, spec: ModelSpec, engine: Engine, kind: Kind, source: str | None
+) -> tuple[list[Partition], list[EvergreenError]]:
+    """Land and judge a source, or what is new in the landing folder file by file; return what could not be judged too."""
+    if source is not None:
+        return land_and_judge(home, spec, engine, kind, source)
+    found: dict[int, Partition] = {}
+    broken: list[EvergreenError] = []
+    for arrival in arrivals.untaken(engine, spec.name, home.landing(spec.name)):
+        try:
+            partitions, errors = land_and_judge(home, spec, engine, kind, arrival.path)
+        except EvergreenError as error:  # one file must not keep the others out
+            errors = [error]
+        else:
+            found |= {partition.id: partition for partition in partitions}
+        broken += errors
+        if not errors:
+            arrivals.take(engine, spec.name, arrival)
+    return list(found.values()), broken
+
+
+def land_and_judge(
+    home: Settings, spec: ModelSpec, engine: Engine, kind: Kind, source: str
+) -> tuple[list[Partition], list[EvergreenError]]:
+    """Land a source and decide on what is undecided; tell of each decision."""
+    broken: list[EvergreenError] = []
+    with connect(home.home) as connection:
         landed = land(source, spec, home, engine, kind, connection)
         partitions = landed.partitions
         bench = judging.Bench(connection, spec, home, engine, landed)
-        broken = []
         for number, partition in enumerate(partitions):
             if judging.is_open(partition, bench):
                 try:
                     partitions[number] = decide(bench, partition)
                 except BrokenCheckError as error:
-                    broken.append(str(error))
+                    broken.append(error)
                 else:
                     announce(partitions[number])
-        write_index(home, spec, ledger.list_partitions(engine, model))
-        run.summary = judging.counts(partitions)
-        if broken:
-            raise BrokenCheckError("; ".join(broken))
-    return [judging.summary(partition) for partition in partitions]
+    return partitions, broken
+
+
+def raise_if_enough(engine: Engine, spec: ModelSpec) -> None:
+    """Raise the cause of a training if enough was accepted since the last; tell again of the causes that wait."""
+    facts = outbox.weigh(engine, spec, [])
+    reason = decision.enough_data(facts, spec.triggers)
+    if reason:
+        payload = {"partitions": list(facts.new_keys), "rows": facts.new_rows}
+        outbox.raise_cause(engine, spec.name, "new data", events.DATA_READY, reason, payload)
+    outbox.flush(engine, spec)
 
 
 def announce(partition: Partition) -> None:

@@ -75,7 +75,7 @@ class Run(Record):
     model: str
     flow: str
     reason: str
-    state: Literal["running", "completed", "failed"]
+    state: Literal["running", "completed", "failed", "crashed"]
     executor: str
     summary: dict[str, Any]
     started_at: datetime
@@ -174,6 +174,15 @@ def mark_featurized(engine: Engine, ids: list[int]) -> None:
         connection.execute(partitions.update().where(partitions.c.id.in_(ids)).values(featurized_at=now()))
 
 
+def newest_featurized(engine: Engine, model: str) -> datetime | None:
+    """Return the time of the newest event that the feature tables know of."""
+    table = partitions.c
+    query = sa.select(sa.func.max(table.last_event)).where(table.model == model, table.featurized_at.is_not(None))
+    with engine.connect() as connection:
+        found: datetime | None = connection.scalar(query)
+    return found
+
+
 # --- promotions ---------------------------------------------------------------------------------------------------
 
 
@@ -249,12 +258,21 @@ def start_run(engine: Engine, *, run_id: str, model: str, flow: str, reason: str
             connection.execute(runs.insert().values(id=run_id, **values))
 
 
-def end_run(engine: Engine, run_id: str, state: Literal["completed", "failed"], summary: dict[str, Any]) -> None:
+def end_run(
+    engine: Engine, run_id: str, state: Literal["completed", "failed", "crashed"], summary: dict[str, Any]
+) -> None:
     """Record how a flow run ended."""
     with write(engine) as connection:
         connection.execute(
             runs.update().where(runs.c.id == run_id).values(state=state, summary=summary, ended_at=now())
         )
+
+
+def open_runs(engine: Engine, model: str) -> list[Run]:
+    """Return the runs of a model that have begun and not ended, as far as they could say so, oldest first."""
+    query = sa.select(runs).where(runs.c.model == model, runs.c.state == "running").order_by(runs.c.started_at)
+    with engine.connect() as connection:
+        return [Run.model_validate(dict(row)) for row in connection.execute(query).mappings()]
 
 
 def last_runs(engine: Engine, model: str, limit: int = 10) -> list[Run]:

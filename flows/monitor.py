@@ -7,26 +7,29 @@ from typing import Any
 
 from prefect import flow
 from prefect.artifacts import create_markdown_artifact
-from prefect.events import emit_event
 from sqlalchemy.engine import Engine
 
-from flows import database, events, ledger
+from flows import database, events, ledger, outbox
+from flows.causes import Cause
 from flows.errors import RefusedError
 from flows.runs import recorded, stage
 from flows.settings import load
 from flows.spec import ModelSpec, load_model
-from flows.steps import decision, drift, labels, performance, reference, report
+from flows.steps import decision, drift, labels, performance, pictures, reference, report
 
 read_predictions = stage(labels.read_newest, name="read-predictions", retries=2)
 join_labels = stage(labels.join_labels, retries=2)
 assess = stage(performance.assess)
 compare = stage(drift.compare, name="compare-distributions")
+draw = stage(report.draw, name="draw-pictures")
 write_report = stage(report.write_report)
 
 
 @flow(name="monitor")
 def monitor(model: str = "taxi", days: int | None = None, retrain: bool = True) -> dict[str, Any]:
-    """Judge the champion on the newest ``days`` of events; train anew if that is the decision and ``retrain`` is set.
+    """Judge the champion on the newest ``days`` of events; raise what is a cause to train anew.
+
+    With ``retrain`` the training follows at once, if that is the decision; without, it is left to the triggers.
 
     The clock is that of the events: the newest prediction's event time ends the window, its length is
     ``spec.triggers.window_days`` by default, and it begins no earlier than what the champion was fitted on ends. Drift
@@ -46,10 +49,12 @@ def monitor(model: str = "taxi", days: int | None = None, retrain: bool = True) 
         rows = labels.whole_days(joined, spec.triggers.drift_days)
         moved = compare(known.drift, rows, spec.triggers, labels.labelled(rows))
         findings = conclude(engine, spec, champion, known, found, moved)
-        page = write_report(spec, findings, settings.docs / model)
-        publish(findings, page)
+        drawn = draw(spec, findings)
+        page = write_report(spec, findings, drawn, settings.docs / model)
+        publish(findings, drawn, page)
         run.summary = report.summary(findings, page)
-    return run.summary | {"training": start_training(findings) if findings.decision.retrain and retrain else None}
+        raised = tell(engine, spec, findings, page)
+    return run.summary | {"training": start_training(raised[0]) if findings.decision.retrain and retrain else None}
 
 
 def find_champion(engine: Engine, spec: ModelSpec) -> ledger.Promotion:
@@ -83,26 +88,38 @@ def conclude(
     )  # fmt: skip
 
 
-def publish(findings: report.Findings, page: Path) -> None:
-    """Show the findings in Prefect, and tell by event what has moved."""
+def publish(findings: report.Findings, drawn: dict[str, bytes], page: Path) -> None:
+    """Show the findings and their pictures in Prefect."""
+    shown = [pictures.embedded(name, png) for name, png in drawn.items()]
     create_markdown_artifact(
         key=f"monitor-{findings.model.replace('_', '-')}",
-        markdown=f"{report.markdown(findings)}\n\nReport: `{page}`",
+        markdown="\n\n".join([report.markdown(findings), *shown, f"Report: `{page}`"]),
         description=f"{findings.model} version {findings.version}",
     )
-    resource = events.resource(findings.model)
-    common = {"model": findings.model, "version": findings.version, "report": str(page)}
-    columns = [one.feature for one in findings.facts.drift if one.drifted]
+
+
+def tell(engine: Engine, spec: ModelSpec, findings: report.Findings, page: Path) -> list[Cause]:
+    """Raise each cause that was found, by its event, and tell again of those that wait."""
     found = findings.facts.performance
-    if columns:
-        emit_event(events.DATA_DRIFTED, resource=resource, payload={**common, "columns": columns})
-    if found and found.degraded:
-        emit_event(events.MODEL_DEGRADED, resource=resource, payload={**common, "labelled": found.labelled})
+    columns = [one.feature for one in findings.facts.drift if one.drifted]
+    names: dict[events.Kind, tuple[str, dict[str, Any]]] = {
+        "performance": (events.MODEL_DEGRADED, {"labelled": found.labelled if found else 0}),
+        "distribution": (events.DATA_DRIFTED, {"columns": columns}),
+        "staleness": (events.MODEL_STALE, {}),
+    }
+    raised = []
+    for kind, reason in decision.findings(findings.facts, spec.triggers).items():
+        event, details = names[kind]
+        payload = {"version": findings.version, "report": str(page), **details}
+        raised.append(outbox.raise_cause(engine, spec.name, kind, event, reason, payload))
+    outbox.flush(engine, spec)
+    return raised
 
 
-def start_training(findings: report.Findings) -> dict[str, Any]:
-    """Run the training flow with the reasons."""
-    from flows.train import train
+def start_training(cause: Cause) -> dict[str, Any] | None:
+    """Answer this cause and all that wait here and now; None if a run that the triggers started was faster."""
+    from flows.retrain import retrain
 
-    result: dict[str, Any] = train(model=findings.model, reason="; ".join(findings.decision.reasons))
-    return result
+    result: dict[str, Any] = retrain(model=cause.model, trigger=cause.kind, reason=cause.reason, cause=cause.key)
+    training: dict[str, Any] | None = result["training"]
+    return training

@@ -6,8 +6,9 @@ from typing import Any
 
 from prefect import flow, get_run_logger
 from prefect.events import emit_event
+from sqlalchemy.engine import Engine
 
-from flows import database, events, ledger
+from flows import approval, database, events, ledger
 from flows.errors import UnavailableError
 from flows.ledger import Promotion
 from flows.runs import person, recorded, stage
@@ -23,17 +24,29 @@ record_rollback = stage(promotion.roll_back, name="record-rollback")
 
 @flow(name="promote")
 def promote(
-    model: str = "taxi", version: int | None = None, why: str = "", who: str = "", automatic: bool = False
+    model: str = "taxi",
+    version: int | None = None,
+    why: str = "",
+    who: str = "",
+    automatic: bool = False,
+    approve: bool = False,
 ) -> dict[str, Any]:
     """Make a version the champion: the named one, or the newest challenger.
 
     An ``automatic`` promotion needs a version that was judged against the champion of this moment; a person may know better.
+    With ``approve`` the run waits for a person's word in Prefect; a version that the person refuses stays a challenger.
     Raises RefusedError for a version that may not serve, ConflictError if another promotion came first; the champion
     is then as it was.
     """
     home = load()
     spec = load_model(model, home)
     engine = database.connect(home)
+    if approve:
+        asked = promotion.choose(home, spec, engine, version)
+        word = approval.ask(asked)
+        version, who, why = asked.version, word.who or "a person in Prefect", word.why or why
+        if not word.approve:
+            return refuse(home, engine, asked, f"{who}: {word.why or 'no reason given'}")
     with recorded(engine, model, "promote", why) as run:
         expected = ledger.champion(engine, model)
         chosen = choose(home, spec, engine, version)
@@ -54,6 +67,14 @@ def rollback(model: str = "taxi", why: str = "", who: str = "") -> dict[str, Any
     with recorded(engine, model, "rollback", why) as run:
         made = record_rollback(home, spec, engine, who or person(), why or "rolled back by hand")
         run.summary = announce(home, made)
+    return run.summary
+
+
+def refuse(home: Settings, engine: Engine, version: registry.Version, word: str) -> dict[str, Any]:
+    """Keep a person's refusal with the version; nothing else changes."""
+    with recorded(engine, version.model, "promote", f"refused by {word}") as run:
+        registry.refuse(home, version, word)
+        run.summary = {"model": version.model, "version": version.version, "refused": word}
     return run.summary
 
 

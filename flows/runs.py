@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import getpass
+import inspect
 import os
 import platform
 import uuid
@@ -19,17 +20,25 @@ from prefect.runtime import flow_run
 from sqlalchemy.engine import Engine
 
 from flows import database, ledger
+from flows.errors import EvergreenError
+from flows.steps import left_over
 from flows.steps.lineage import Stage
+from flows.steps.stages import Keep, Work
 
 
 @dataclass
 class Record:
-    """What is known of the run under way; ``summary`` goes into the ledger at its end."""
+    """What is known of the run under way; ``summary`` goes into the ledger at its end.
+
+    ``work`` is where its stages are kept until it is through, ``resumed`` names those that an earlier run had finished.
+    """
 
     id: str
     executor: str
     stages: list[Stage] = field(default_factory=list)
     summary: dict[str, Any] = field(default_factory=dict)
+    work: Work | None = None
+    resumed: list[str] = field(default_factory=list)
 
 
 _current: ContextVar[Record | None] = ContextVar("evergreen_run", default=None)
@@ -37,7 +46,11 @@ _current: ContextVar[Record | None] = ContextVar("evergreen_run", default=None)
 
 @contextmanager
 def recorded(engine: Engine, model: str, flow: str, reason: str = "") -> Iterator[Record]:
-    """Record a flow run in the ledger, with its stages; an error makes it failed and goes on."""
+    """Record a flow run in the ledger, with its stages; an error makes it failed and goes on.
+
+    Runs of the model that were killed before are recorded as crashed first.
+    """
+    close_crashed(engine, model)
     record = Record(id=str(flow_run.id or uuid.uuid4()), executor=executor())
     ledger.start_run(engine, run_id=record.id, model=model, flow=flow, reason=reason, executor=record.executor)
     token = _current.set(record)
@@ -51,27 +64,93 @@ def recorded(engine: Engine, model: str, flow: str, reason: str = "") -> Iterato
     finally:
         _current.reset(token)
         stages = [stage.model_dump(mode="json") for stage in record.stages]
-        ledger.end_run(engine, record.id, state, {**record.summary, "stages": stages})
+        resumed = {"resumed": record.resumed} if record.resumed else {}
+        ledger.end_run(engine, record.id, state, {**record.summary, **resumed, "stages": stages})
 
 
-def stage(function: Callable[..., Any], **options: Any) -> Any:
+def stage(function: Callable[..., Any], *, keep: Keep | None = None, **options: Any) -> Any:
     """Return a Prefect task of a step, whose begin and end are kept in the record of the run.
 
-    Results are not kept between runs: what a later stage or run needs lies in the lake, the stores or the registry.
+    With ``keep`` its result is kept in the run's work until the run is through, and a run that goes on with that work
+    takes the result from there, with the record of who made it. Prefect itself keeps no results.
     """
     name = options.pop("name", function.__name__.replace("_", "-"))
+    signature = inspect.signature(function)
 
     @functools.wraps(function)
     def timed(*arguments: Any, **keywords: Any) -> Any:
-        record, start = _current.get(), database.now()
-        try:
+        record = _current.get()
+        if record is None:
             return function(*arguments, **keywords)
-        finally:
-            if record is not None:
-                record.stages.append(Stage(name=name, start=start, end=database.now(), executor=record.executor))
+        work = record.work if keep else None
+        if keep is None or work is None:
+            with _timed(record, name):
+                return function(*arguments, **keywords)
+        bound = signature.bind(*arguments, **keywords)
+        bound.apply_defaults()
+        found = work.find(name)
+        if found is not None:
+            try:
+                result = keep.load(found.result, work, bound.arguments)
+            except EvergreenError:  # it cannot be loaded here: made again
+                work.start_anew()
+            else:
+                record.stages.append(found.stage)
+                record.resumed.append(name)
+                work.behind.append(name)
+                return result
+        else:
+            work.start_anew()
+        with _timed(record, name):
+            result = function(*arguments, **keywords)
+            saved = keep.save(result, work, bound.arguments)
+        if saved is not None:
+            work.finish(record.stages[-1], *saved)
+            work.behind.append(name)
+        return result
 
     made: Any = task(name=name, cache_policy=NO_CACHE, **options)
     return made(timed)
+
+
+@contextmanager
+def _timed(record: Record, name: str) -> Iterator[None]:
+    start = database.now()
+    try:
+        yield
+    finally:
+        stage = Stage(name=name, start=start, end=database.now(), executor=record.executor, run_id=record.id)
+        record.stages.append(stage)
+
+
+def close_crashed(engine: Engine, model: str) -> list[str]:
+    """Record runs of a model as crashed whose process is gone, or of which Prefect says that they ended; return their ids.
+
+    A run that is killed cannot say so itself. One that nobody knows anything of stays as it is.
+    """
+    closed = []
+    for run in ledger.open_runs(engine, model):
+        gone = left_over.is_gone(run)
+        reason = "its process is gone" if gone else _ended_in_prefect(run.id) if gone is None else None
+        if reason:
+            ledger.end_run(engine, run.id, "crashed", {**run.summary, "error": f"crashed: {reason}"})
+            closed.append(run.id)
+    return closed
+
+
+def _ended_in_prefect(run_id: str) -> str | None:
+    """Return how a run ended as Prefect knows it, None if it has not, is not known, or there is no server to ask."""
+    from prefect.client.orchestration import get_client
+    from prefect.settings import PREFECT_API_URL
+
+    if not PREFECT_API_URL.value():
+        return None
+    try:
+        with get_client(sync_client=True) as client:
+            state = client.read_flow_run(uuid.UUID(run_id)).state
+    except Exception:  # noqa: BLE001 (not known there, or no answer: then it is not known here either)
+        return None
+    return f"Prefect says {state.name}" if state and state.is_final() else None
 
 
 def settle() -> None:
@@ -81,6 +160,11 @@ def settle() -> None:
 
     for worker in (APILogWorker, EventsWorker):
         worker.drain_all(timeout=10)
+
+
+def root_run(record: Record) -> str:
+    """Return the id of the run that a retry begins with: that of the outermost flow."""
+    return str(flow_run.root_flow_run_id or record.id)
 
 
 def executor() -> str:

@@ -7,7 +7,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 # The one place that switches off what the libraries would send home.
@@ -20,6 +20,13 @@ NO_TELEMETRY = {
 }
 # Threads of OpenMP that wait by spinning starve whatever runs beside a training, the service above all.
 POLITE = {"OMP_WAIT_POLICY": "PASSIVE"}
+# What is waited for an answer of MLflow, and how often it is asked again; a stage is tried three times as well.
+BOUNDED = {"MLFLOW_HTTP_REQUEST_TIMEOUT": "30", "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "3"}
+# Leases in memory outlive their holder when that is killed; a heart that beats every 30 s is missed within two minutes.
+STEADY = {
+    "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": "prefect.server.concurrency.lease_storage.filesystem",
+    "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30",
+}
 
 
 class Settings(BaseSettings):
@@ -42,8 +49,30 @@ class Settings(BaseSettings):
     mlflow_tracking_uri: str = Field(
         default="", description="MLflow tracking and registry; default: SQLite in the home"
     )
+    landing_folder: str = Field(
+        default="", description="where files of raw rows arrive, in a folder by model; default: landing in the home"
+    )
+    prefect_port: int = Field(default=4200, ge=1, le=65535, description="Prefect's server and UI")
+    mlflow_port: int = Field(default=5000, ge=1, le=65535, description="MLflow's UI")
+    feast_port: int = Field(default=8888, ge=1, le=65535, description="Feast's UI")
+    work_pool_type: str = Field(default="process", description="type of the work pool that `evergreen deploy` makes")
+    worker_limit: int = Field(default=4, ge=1, description="flow runs that the worker has under way at once")
     service_host: str = "127.0.0.1"
     service_port: int = Field(default=8300, ge=0, le=65535)
+    service_workers: int = Field(default=1, ge=1, le=64, description="processes of the service on its one port")
+    service_queue: int = Field(
+        default=256, ge=1, description="requests for predictions that a worker has under way; beyond them 503"
+    )
+    service_api_key: SecretStr = Field(
+        default=SecretStr(""),
+        description="what clients must send as `Authorization: Bearer` or `X-API-Key`; none: open",
+    )
+    service_log: Literal["errors", "all"] = Field(
+        default="errors", description="requests that the service's log holds; answered ones are in the prediction log"
+    )
+    service_tracing: bool = Field(
+        default=False, description="send OpenTelemetry traces (extra `otel`) to where the OTEL_EXPORTER_* variables say"
+    )
     follow_seconds: float = Field(default=0.5, gt=0, description="how often the service looks at the ledger")
     http_timeout_seconds: float = Field(default=60.0, gt=0)
 
@@ -87,6 +116,12 @@ class Settings(BaseSettings):
         """The service's copies of the models that it has served."""
         return self.home / "cache"
 
+    def landing(self, model: str) -> Path:
+        """The folder in which files of raw rows arrive."""
+        return (
+            Path(self.landing_folder).expanduser().resolve() if self.landing_folder else self.home / "landing"
+        ) / model
+
     def lake(self, model: str) -> Path:
         """Landed partitions of a model."""
         return self.home / "lake" / model
@@ -94,6 +129,10 @@ class Settings(BaseSettings):
     def features(self, model: str) -> Path:
         """Feature tables of a model: a folder of parquet files for each feature view."""
         return self.home / "features" / model
+
+    def stages(self, model: str) -> Path:
+        """What the stages of runs that are under way, or broke off, have finished."""
+        return self.home / "stages" / model
 
     def predictions(self, model: str) -> Path:
         """The prediction log of a model."""
@@ -104,6 +143,8 @@ class Settings(BaseSettings):
         return (
             NO_TELEMETRY
             | POLITE
+            | STEADY
+            | {name: os.environ.get(name, value) for name, value in BOUNDED.items()}
             | {
                 "EVERGREEN_HOME": str(self.home),
                 "PREFECT_HOME": str(self.prefect_home),

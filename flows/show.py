@@ -112,6 +112,8 @@ def show_featurized(found: dict[str, Any]) -> None:
 
 def show_trained(found: dict[str, Any]) -> None:
     """Show the verdict of a training."""
+    if found.get("approval"):
+        line(f"version {found['version']} waits for a person's word in the Prefect UI, run {found['approval']}")
     if found.get("unchanged"):
         line(f"version {found['version']} was made of exactly this data and code; --force trains all the same")
         return
@@ -129,7 +131,10 @@ def show_trained(found: dict[str, Any]) -> None:
 
 
 def show_promoted(found: dict[str, Any]) -> None:
-    """Show a transition of the champion."""
+    """Show a transition of the champion, or that a person refused it."""
+    if "refused" in found:
+        line(f"version {found['version']} of {found['model']} was refused by {found['refused']}; the champion stays", BAD)
+        return
     before = f", version {found['previous_version']} before" if found["previous_version"] else ""
     line(f"version {found['version']} is the champion of {found['model']}{before}: {found['why']}", GOOD)
 
@@ -148,6 +153,33 @@ def show_monitored(found: dict[str, Any]) -> None:
 def show_scored(found: dict[str, Any]) -> None:
     """Show where the predictions are."""
     line(f"{found['rows']} rows predicted by version {found['version']}: {found['target']}", GOOD)
+
+
+def show_links(found: dict[str, str]) -> None:
+    """Show where to look while the stack is up."""
+    for what, where in found.items():
+        console.print(Text(f"{what:<15}{where}"), soft_wrap=True)
+    line("Ctrl-C ends it all; the next `evergreen up` goes on", QUIET)
+    console.file.flush()
+
+
+def show_deployed(found: dict[str, Any]) -> None:
+    """Show what was brought onto the server."""
+    line(
+        f"{len(found['deployments'])} deployments with {found['triggers']} triggers in the work pool {found['work_pool']}: "
+        f"{', '.join(found['deployments'])}",
+        GOOD,
+    )
+
+
+def show_triggers(found: list[dict[str, Any]]) -> None:
+    """Show the triggers, when each fired last, and why."""
+    rows = []
+    for one in found:
+        fired = one["last_fired"] and _time(one["last_fired"])
+        rows.append((one["name"], one["how"], fired, one["next"] and _time(one["next"])))
+        rows += [("", f"  {text}", "", "") for text in (one["why"], one["outcome"]) if text]
+    console.print(table(["trigger", "when, and why it fired last", "last fired", "next"], rows))
 
 
 def show_versions(found: list[dict[str, Any]]) -> None:
@@ -175,11 +207,13 @@ def show_status(found: dict[str, Any]) -> None:
         ("metrics", _metrics(now["metrics"]) if now else None),
         ("challenger", f"version {waiting['version']}" if waiting else "none"),
         ("MLflow alias", found["alias"]),
+        *(("to mend", problem) for problem in found["problems"]),
         (
             "partitions",
             f"{landed['accepted']} accepted ({landed['first']} to {landed['last']}), {landed['quarantined']} quarantined",
         ),
         ("rows", f"{landed['rows']} accepted, {landed['rejected_rows']} rejected"),
+        ("waits to train", "; ".join(found["causes"]) or "nothing"),
         ("service", f"{service['url']} answers with version {service['version']}" if service else "not running"),
     ]
     console.print(table(["", ""], rows))
@@ -190,6 +224,28 @@ def show_status(found: dict[str, Any]) -> None:
             for r in found["last_runs"]
         ]
         console.print(table(["last runs", "state", "started", "seconds", "why"], runs))
+
+
+def show_findings(found: list[dict[str, Any]]) -> None:
+    """Show what the doctor found, and under each part that is not well how to mend it."""
+    for one in found:
+        style = {"good": GOOD, "warning": "yellow", "bad": BAD}[one["state"]]
+        line(f"{one['state']:<8}{one['part']:<16}{one['found']}", style)
+        if one["mend"]:
+            line(f"{'':<24}{one['mend']}")
+
+
+def show_changes(found: list[dict[str, Any]]) -> None:
+    """Show what applying the feature definitions would change."""
+    for one in found:
+        line(f"{one['kind']:<8}{one['what']}: {one['detail']}", BAD if one["destructive"] else "")
+    line(f"{len(found)} changes" if found else "the definitions are as registered", QUIET)
+
+
+def show_lines(found: dict[str, Any]) -> None:
+    """Show plain facts, a line each."""
+    for name, value in found.items():
+        line(f"{name.replace('_', ' ')}: {', '.join(map(str, value)) if isinstance(value, list) else value}")
 
 
 def _outcome(run: dict[str, Any]) -> str:

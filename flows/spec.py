@@ -32,6 +32,7 @@ class RequestField(Frozen):
     example: Any
     minimum: float | None = None
     maximum: float | None = None
+    required: bool = Field(default=True, description="False: it may be null where the caller does not know it")
 
 
 class Source(Frozen):
@@ -39,7 +40,8 @@ class Source(Frozen):
 
     ``columns`` maps each column to its DuckDB type. ``ignored`` columns may be present and are dropped on landing.
     ``layouts`` are other orders of columns that are known to come; any other order is refused. ``time_zone`` is the
-    IANA zone that a time without one means.
+    IANA zone that a time without one means. ``numbered`` names a column of ``columns`` (BIGINT) that no file has: the
+    number of the row in its source from 0, where the order of the rows stands for their time; such a file may only grow.
     """
 
     columns: dict[str, str]
@@ -47,6 +49,7 @@ class Source(Frozen):
     layouts: tuple[tuple[str, ...], ...] = ()
     event_time: str
     time_zone: str
+    numbered: str | None = None
     min_rows: int = Field(default=100, ge=1, description="a period with fewer rows in a batch is no partition")
     tolerated: float = Field(
         default=0.05, ge=0, lt=1, description="share of rows without event time, with infinite values or a repeated key"
@@ -92,7 +95,18 @@ class Gates(Frozen):
 
 
 class Triggers(Frozen):
-    """When monitoring asks for a retraining."""
+    """When a retraining is due."""
+
+    new_partitions: int | None = Field(
+        default=7, ge=1, description="so many partitions accepted since the last training ask for one; None: never"
+    )
+    new_rows: int | None = Field(default=None, ge=1, description="so many accepted rows do; None: never")
+    expected_every: timedelta | None = Field(
+        default=None, description="a partition is expected to be accepted so often, by the wall clock"
+    )
+    max_champion_age: timedelta | None = Field(
+        default=None, description="the champion is stale when it was promoted so long ago, by the wall clock"
+    )
 
     performance_ratio: float = Field(
         default=1.10,
@@ -170,7 +184,15 @@ class ModelSpec(Frozen):
     gates: Gates = Gates()
     triggers: Triggers = Triggers()
     partition_by: Literal["day", "week", "month"] = "day"
-    promotion: Literal["automatic", "manual"] = "automatic"
+    history_data: str | None = Field(
+        default=None,
+        description="file, folder, glob or URL with rows of the past, or package.module:function that returns them as a "
+        "data frame; the demo and the backtest replay them",
+    )
+    promotion: Literal["automatic", "approve", "manual"] = Field(
+        default="automatic",
+        description="what passed its gates is promoted at once, after a person's word, or by a person",
+    )
 
     @field_validator("name")
     @classmethod

@@ -93,8 +93,11 @@ def state(home: Settings) -> Any:
     return history(home), numbers(home), registry.aliases(home, "taxi")
 
 
-def log_again(home: Settings, folder: Path) -> registry.Version:
-    """Log and register version 1 once more, as if it had been trained again, by way of a copy of its bundle."""
+def log_again(home: Settings, folder: Path, **evidence: Any) -> registry.Version:
+    """Log and register version 1 once more, as if it had been trained again, by way of a copy of its bundle.
+
+    ``evidence`` is what its evidence says otherwise.
+    """
     from mlflow import MlflowClient
 
     from flows.steps.lineage import Lineage
@@ -106,7 +109,7 @@ def log_again(home: Settings, folder: Path) -> registry.Version:
     client: MlflowClient = registry.open_client(home)
     lineage = Lineage.model_validate(_artifact(client, first.run_id, "lineage.json"))
     run_id, model_id, kept = registry.log_run(
-        home, spec, lineage=lineage, evidence=registry.read_evidence(first), bundle=folder / "bundle",
+        home, spec, lineage=lineage, evidence=registry.read_evidence(first) | evidence, bundle=folder / "bundle",
         pictures=folder / "pictures", metrics={}, passed=True, digest=first.digest,
     )  # fmt: skip
     return registry.register(home, spec, lineage, run_id, model_id, kept, first.digest)

@@ -1,4 +1,4 @@
-"""Starts the prediction service: ``python -m deployments.service --model taxi [--home DIR] [--port PORT]``."""
+"""Starts the prediction service: ``python -m deployments.service --model taxi [--home DIR] [--port PORT] [--workers N]``."""
 
 from __future__ import annotations
 
@@ -8,15 +8,18 @@ import signal
 import socket
 import sys
 import warnings
+from collections.abc import Callable
 from types import FrameType
 from typing import Any
 
+from deployments.service.logs import log_json
+from deployments.service.workers import end_with_parent, supervise
 from flows import settings as settings_of
 from flows.errors import EvergreenError, UnavailableError
 from flows.settings import Settings
 from flows.spec import ModelSpec, load_model
 
-MOST_CONNECTIONS = 512  # beyond it 503: with 1 MiB a body this bounds the memory
+MOST_CONNECTIONS = 1024  # of one worker; the guard answers 503 to what is more than its queue long before
 GRACE_SECONDS = 1
 
 
@@ -31,39 +34,68 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         settings = settings_of.load(options.home)
         spec = load_model(options.model, settings)
-        listener = _listen(
-            options.host or settings.service_host, settings.service_port if options.port is None else options.port
-        )
-        with listener:
-            serve(settings, spec, listener)
+        if options.socket is not None:
+            end_with_parent()
+            with socket.socket(fileno=options.socket) as listener:
+                serve(settings, spec, listener, options.worker)
+            return 0
+        port = settings.service_port if options.port is None else options.port
+        with _listen(options.host or settings.service_host, port) as listener:
+            serve_all(settings, spec, listener, options.workers or settings.service_workers)
     except EvergreenError as error:
         sys.stderr.write(f"{error}\n")
         return error.exit_status
     return 0
 
 
-def serve(settings: Settings, spec: ModelSpec, listener: socket.socket) -> None:
-    """Serve a model on a listening socket; while it does, the home says where."""
-    import uvicorn
-
-    from deployments.service.build import build
+def serve_all(settings: Settings, spec: ModelSpec, listener: socket.socket, workers: int) -> None:
+    """Serve a model on a listening socket, by this process or several; while it does, the home says where."""
+    from deployments.service.board import clear_board
     from deployments.service.record import remove_record, write_record
 
     host, port = listener.getsockname()[:2]
 
+    def begun() -> None:
+        write_record(settings, spec.name, host, port)
+
+    clear_board(settings, spec.name)
+    try:
+        if workers == 1:
+            serve(settings, spec, listener, None, begun)
+        else:
+            log_json()
+            begun()
+            supervise(settings, spec.name, listener, workers)
+    finally:
+        remove_record(settings, spec.name)
+
+
+def serve(
+    settings: Settings,
+    spec: ModelSpec,
+    listener: socket.socket,
+    worker: int | None,
+    begun: Callable[[], None] = lambda: None,
+) -> None:
+    """Serve a model on a listening socket by this process, the only one (``worker`` None) or one of several."""
+    import uvicorn
+
+    from deployments.service.build import build
+
+    log_json()
+
     class Server(uvicorn.Server):
         async def startup(self, sockets: Any = None) -> None:
             await super().startup(sockets)
-            write_record(settings, spec.name, host, port)
+            begun()
 
+    app = build(settings, spec, worker=worker, under_way=lambda: len(server.server_state.tasks))
     config = uvicorn.Config(
-        build(settings, spec), log_level="warning", access_log=False, server_header=False,
-        limit_concurrency=MOST_CONNECTIONS, timeout_keep_alive=15, timeout_graceful_shutdown=GRACE_SECONDS,
+        app, log_config=None, access_log=False, server_header=False, limit_concurrency=MOST_CONNECTIONS,
+        timeout_keep_alive=15, timeout_graceful_shutdown=GRACE_SECONDS,
     )  # fmt: skip
-    try:
-        Server(config).run(sockets=[listener])
-    finally:
-        remove_record(settings, spec.name)
+    server = Server(config)
+    server.run(sockets=[listener])
 
 
 def _listen(host: str, port: int) -> socket.socket:
@@ -87,6 +119,13 @@ def _port(text: str) -> int:
     return port
 
 
+def _workers(text: str) -> int:
+    workers = int(text)
+    if not 1 <= workers <= 64:
+        raise ValueError(text)
+    return workers
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m deployments.service", description="Serve a model's champion over HTTP."
@@ -94,6 +133,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--model", default="taxi", help="name of the model")
     parser.add_argument("--home", help="folder of the installation; default: EVERGREEN_HOME, else .evergreen")
     parser.add_argument("--host", help="address to listen on; default: 127.0.0.1")
+    parser.add_argument("--workers", type=_workers, help="processes on the port; default: 1")
+    parser.add_argument("--worker", type=int, help=argparse.SUPPRESS)  # the parent's words to a worker
+    parser.add_argument("--socket", type=int, help=argparse.SUPPRESS)
     parser.add_argument("--port", type=_port, help="port to listen on, 0 for a free one; default: 8300")
     return parser
 

@@ -2,34 +2,94 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Any
+
 from fastapi import FastAPI
 
 from deployments.service.app import create_app
+from deployments.service.board import Board
 from deployments.service.cache import BundleCache
 from deployments.service.features import OnlineFeatures
 from deployments.service.follower import Follower
+from deployments.service.guard import Guard
+from deployments.service.housekeeping import Housekeeping
+from deployments.service.invocations import add_invocations
+from deployments.service.open_inference import add_open_inference
 from deployments.service.predictor import FeatureReader, Predictor
+from deployments.service.ready import ReadyPredictor
 from deployments.service.request import RequestParser
+from deployments.service.state import add_state
+from deployments.service.telemetry import Telemetry, exposition
+from deployments.service.tracing import exporting_provider, trace_requests
+from deployments.service.watched import WatchedFeatures
 from flows import database
 from flows.settings import Settings
 from flows.spec import ModelSpec
 from flows.steps.prediction_log import PredictionLog
 
 
-def build(settings: Settings, spec: ModelSpec, read_features: FeatureReader | None = None) -> FastAPI:
+def build(
+    settings: Settings,
+    spec: ModelSpec,
+    read_features: FeatureReader | None = None,
+    worker: int | None = None,
+    under_way: Callable[[], int | None] = lambda: None,
+) -> FastAPI:
     """Return the application on a home's ledger, feature store, cache and prediction log.
 
-    ``read_features`` stands in for the feature store where there is none.
+    ``read_features`` stands in for the feature store where there is none. ``worker`` is this process's number if there
+    are several; ``under_way`` tells how many requests the server has under way.
     """
     prediction_log = PredictionLog(settings, spec)
-    predictor = Predictor(spec, read_features or OnlineFeatures(settings, spec), prediction_log)
+    reader = WatchedFeatures(read_features or OnlineFeatures(settings, spec))
+    predictor = Predictor(spec, reader, prediction_log)
     follower = Follower(
         predictor, BundleCache(settings, spec.name), lambda: database.connect(settings), RequestParser(spec).example(),
         settings.follow_seconds,
     )  # fmt: skip
+    telemetry = Telemetry()
+    name = str(worker or 0)
+    board = Board(settings, spec.name, name)
+
+    def state() -> dict[str, Any]:
+        counts = {"rows": predictor.counts["rows"], "features_up": reader.error() is None}
+        return telemetry.state() | follower.state(datetime.now(UTC)) | counts
+
+    def tell() -> None:
+        if worker is not None:
+            board.write(state())
+
+    housekeeping = Housekeeping(settings, spec, prediction_log, tell)
+    ready = ReadyPredictor(predictor, prediction_log)
+
+    def start() -> None:
+        follower.start()
+        housekeeping.start()
 
     def stop() -> None:
         follower.stop()
+        housekeeping.stop()
         prediction_log.close()
 
-    return create_app(predictor, lambda: follower.following, follower.start, stop)
+    def exposed() -> bytes:
+        return exposition(spec.name, {**(board.others() if worker is not None else {}), name: state()})
+
+    app = create_app(
+        predictor,
+        start,
+        stop,
+        more=(
+            lambda app: add_invocations(app, ready),
+            lambda app: add_open_inference(app, ready),
+            lambda app: add_state(app, predictor, lambda: follower.following, reader.error, exposed),
+        ),
+    )
+    app.add_middleware(
+        Guard, telemetry=telemetry, key=settings.service_api_key.get_secret_value(), most=settings.service_queue,
+        log_all=settings.service_log == "all", under_way=under_way,
+    )  # fmt: skip
+    if settings.service_tracing:
+        trace_requests(app, spec.name, exporting_provider(spec.name))
+    return app

@@ -6,18 +6,22 @@ import os
 import re
 import shutil
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 from flows.errors import EvergreenError, TamperedError
 from flows.ledger import Promotion
 from flows.settings import Settings
-from flows.steps.bundle import MAX_MODEL_BYTES, MAX_SERVING_BYTES, MODEL, SERVING, Bundle, load_bundle
+from flows.steps.bundle import MAX_MODEL_BYTES, MAX_SERVING_BYTES, MODEL, SERVING, Bundle, load_bundle, load_for_serving
+from flows.steps.compiled import COMPILED, MAX_COMPILED_BYTES
 from flows.steps.files import replacing, write_text
 from flows.steps.trusted import read_bytes
 
 DIGEST = re.compile(r"[0-9a-f]{64}")
 KEPT = 10  # copies on disk
 LAST = "last.json"
+CHECKED = "checked"  # lies in a copy whose estimator was loaded and came out as it was fitted
+FILES = ((MODEL, MAX_MODEL_BYTES), (COMPILED, MAX_COMPILED_BYTES), (SERVING, MAX_SERVING_BYTES))
 
 
 class BundleCache:
@@ -64,13 +68,28 @@ class BundleCache:
             return None
 
     def _open(self, promotion: Promotion) -> Bundle:
-        return load_bundle(self._folder / promotion.digest, promotion.digest, self._trusted_types)
+        """Open a copy: the first time with all checks of the estimator, later by its compiled form if it has one.
+
+        So a start needs neither scikit-learn nor skops, whose import takes longer than all the rest.
+        """
+        copy = self._folder / promotion.digest
+        if (copy / CHECKED).exists():
+            bundle = load_for_serving(copy, promotion.digest)
+            if bundle is not None:
+                return bundle
+        bundle = load_bundle(copy, promotion.digest, self._trusted_types)
+        if bundle.compiled is None:
+            return bundle
+        write_text(copy / CHECKED, "")
+        return replace(bundle, estimator=None)
 
     def _copy(self, origin: Path, copy: Path) -> None:
         self._folder.mkdir(parents=True, exist_ok=True)
         temporary = Path(tempfile.mkdtemp(prefix=".copy-", dir=self._folder))
         try:
-            for name, most in ((MODEL, MAX_MODEL_BYTES), (SERVING, MAX_SERVING_BYTES)):
+            for name, most in FILES:
+                if name == COMPILED and not (origin / name).exists():
+                    continue  # scikit-learn itself serves this one
                 data = read_bytes(origin / name, most)
                 with replacing(temporary / name) as part:
                     part.write_bytes(data)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import Any
 
 from sqlalchemy.engine import Engine
 
@@ -23,7 +25,9 @@ from flows.steps.trusted import one_line
 
 IN_MEMORY = 3  # bundles kept open, so that a rollback is instant
 RETRY_SECONDS = 5.0  # until a refused promotion is looked at again: its files may have been mended
+FEATURES_SECONDS = 10.0  # between two looks at how old the features are
 STALE_SECONDS = 15.0  # a look that takes longer does not count as following
+log = logging.getLogger("evergreen.service")
 
 
 class Following(Frozen):
@@ -69,6 +73,9 @@ class Follower:
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
         self.following = Following()
+        self.swaps = 0  # champions put in place
+        self._newest: datetime | None = None  # event that the features know of
+        self._look_for_newest = 0.0
 
     def start(self) -> None:
         """Begin to follow, in a thread of its own."""
@@ -94,7 +101,25 @@ class Follower:
         if error and self._predictor.snapshot is None:
             with contextlib.suppress(EvergreenError):
                 self._serve_last_good()
+        if error != self.following.error:
+            log.log(logging.WARNING if error else logging.INFO, error or "the ledger is followed")
         self.following = Following(looked_at=datetime.now(UTC), ledger_answers=answers, error=error)
+
+    def state(self, now: datetime) -> dict[str, Any]:
+        """Return what serves and how the ledger is followed, as plain data for metrics."""
+        snapshot = self._predictor.snapshot
+        promotion = snapshot.promotion if snapshot else None
+        return {
+            "swaps": self.swaps,
+            "ready": snapshot is not None,
+            "following": self.following.is_up_to_date(now),
+            "ledger_up": self.following.ledger_answers,
+            "model_version": promotion.version if promotion else None,
+            "model_since_seconds": promotion.at.timestamp() if promotion else None,
+            "digest": promotion.digest if promotion else "",
+            "kind": promotion.kind if promotion else "",
+            "feature_age_seconds": (now - self._newest).total_seconds() if self._newest else None,
+        }
 
     def _run(self) -> None:
         while not self._stop.is_set():
@@ -105,11 +130,17 @@ class Follower:
         try:
             if self._engine is None:
                 self._engine = self._connect()
+            self._look_at_features(self._engine)
             return ledger.champion(self._engine, self._predictor.spec.name)
         except Exception as error:
             if self._engine is not None:
                 self._engine.dispose()
             raise UnavailableError(f"the ledger does not answer ({_told(error)})") from error
+
+    def _look_at_features(self, engine: Engine) -> None:
+        if time.monotonic() >= self._look_for_newest:
+            self._newest = ledger.newest_featurized(engine, self._predictor.spec.name)
+            self._look_for_newest = time.monotonic() + FEATURES_SECONDS
 
     def _follow(self, promotion: Promotion | None) -> str | None:
         """Serve a promotion unless it is served already; return what is wrong, None if nothing is."""
@@ -135,9 +166,14 @@ class Follower:
             serving = self._predictor.snapshot
             rest = f"version {serving.promotion.version} serves on" if serving else "none serves"
             return f"version {promotion.version} is refused, {rest}: {_told(error)}"
-        self._predictor.swap(snapshot)
+        self._put(snapshot)
         self._cache.remember(promotion)
         return unread
+
+    def _put(self, snapshot: Snapshot) -> None:
+        self._predictor.swap(snapshot)
+        self.swaps += 1
+        log.info("version %d serves", snapshot.promotion.version, extra={"version": snapshot.promotion.version})
 
     def _bundle(self, promotion: Promotion) -> Bundle:
         bundle = self._open.get(promotion.digest) or self._cache.fetch(promotion)
@@ -161,7 +197,7 @@ class Follower:
         if found:
             promotion, bundle = found
             _check_fit(self._predictor.spec, bundle)
-            self._predictor.swap(Snapshot(promotion, bundle))
+            self._put(Snapshot(promotion, bundle))
 
 
 def _check_fit(spec: ModelSpec, bundle: Bundle) -> None:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Annotated, Any
 from zoneinfo import ZoneInfo
 
+import orjson
 from pydantic import (
     AfterValidator,
     BaseModel,
@@ -20,11 +22,15 @@ from pydantic import (
 )
 
 from flows.spec import ModelSpec, RequestField
+from flows.steps.bundle import Manifest
 
 MAX_ROWS = 1000
 MAX_BODY_BYTES = 2**20
 MAX_TEXT = 1000  # characters of a string field
 MAX_TOLD = 20  # problems listed in one answer
+FEATURES = "features"
+NUMBERS = frozenset({float, type(None)})
+READY = re.compile(rb'\s*\{\s*"features"\s*:')
 TIME = re.compile(r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d(:\d\d(\.\d{1,6})?)?(Z|[+-]\d\d:?\d\d)?", re.ASCII)
 YEARS = (1971, 2199)  # outside of them times overflow somewhere on the way to UTC nanoseconds
 INT64 = 2**63
@@ -41,7 +47,8 @@ class BadRequestError(Exception):
 class RequestParser:
     """Turns a request body into rows, and describes itself for OpenAPI.
 
-    A body is ``{"rows": [{...}, ...]}`` with 1 to 1000 rows, or one row alone.
+    A body is ``{"rows": [{...}, ...]}`` with 1 to 1000 rows, or one row alone. Or it brings the model's own input, ready:
+    ``{"features": {...}}`` or ``{"features": [{...}, ...]}``, unless a request field is called so.
     """
 
     def __init__(self, spec: ModelSpec) -> None:
@@ -52,6 +59,7 @@ class RequestParser:
         self._row: type[BaseModel] = row
         self._body: TypeAdapter[BaseModel] = TypeAdapter(body)
         self._fields = spec.request
+        self._takes_ready = FEATURES not in {field.name for field in spec.request}
         self._example = {field.name: field.example for field in spec.request}
 
     def parse(self, body: bytes) -> list[dict[str, Any]]:
@@ -65,6 +73,26 @@ class RequestParser:
             raise BadRequestError(_details(error)) from None
         rows = [parsed] if isinstance(parsed, self._row) else parsed.rows
         return [self._values(row) for row in rows]
+
+    def parse_ready(self, body: bytes) -> list[dict[str, Any]] | None:
+        """Return the rows of a body that brings ready features, None for any other body.
+
+        Their names and values are not looked at: that takes a model (``ready_columns``). Raises BadRequestError.
+        """
+        if not (self._takes_ready and READY.match(body)):
+            return None
+        try:
+            content = orjson.loads(body)
+        except ValueError as error:
+            raise BadRequestError([_problem((), f"Invalid JSON: {str(error)[:150]}", "json_invalid")]) from None
+        rows = content[FEATURES]
+        if len(content) > 1:
+            raise BadRequestError([_problem((), "features come alone, without other fields", "extra_forbidden")])
+        rows = [rows] if isinstance(rows, dict) else rows
+        if not isinstance(rows, list) or not 1 <= len(rows) <= MAX_ROWS or not all(type(row) is dict for row in rows):
+            message = f"must be an object of features, or a list of 1 to {MAX_ROWS} of them"
+            raise BadRequestError([_problem((FEATURES,), message, "type_error")])
+        return rows
 
     def example(self) -> list[dict[str, Any]]:
         """Return the spec's example as a parsed row."""
@@ -80,12 +108,79 @@ class RequestParser:
             "title": "Rows", "type": "object", "required": ["rows"], "additionalProperties": False,
             "properties": {"rows": {"type": "array", "items": row, "minItems": 1, "maxItems": MAX_ROWS}},
         }  # fmt: skip
+        value = {"type": ["number", "string", "null"]}
+        one = {
+            "type": "object",
+            "additionalProperties": value,
+            "description": "each feature of the model; null: missing",
+        }
+        ready = {
+            "title": "Features", "type": "object", "required": [FEATURES], "additionalProperties": False,
+            "description": "The model's own input, which is then not read from the feature store",
+            "properties": {
+                FEATURES: {"anyOf": [one, {"type": "array", "items": one, "minItems": 1, "maxItems": MAX_ROWS}]}
+            },
+        }  # fmt: skip
+        forms = [many, row, ready] if self._takes_ready else [many, row]
         examples = {
             "rows": {"summary": "Several rows", "value": {"rows": [self._example]}},
             "row": {"summary": "One row", "value": self._example},
         }
-        content = {"application/json": {"schema": {"anyOf": [many, row]}, "examples": examples}}
+        content = {"application/json": {"schema": {"anyOf": forms}, "examples": examples}}
         return {"requestBody": {"required": True, "content": content}}
+
+
+def ready_row(manifest: Manifest, row: Mapping[str, Any]) -> list[float | None] | None:
+    """Return the values of one row of ready features in the model's order, None unless all is as it should be: floats.
+
+    What is not is looked at by ``ready_columns``.
+    """
+    try:
+        values = [row[name] for name in manifest.feature_names]
+    except KeyError:
+        return None
+    plain = len(row) == len(values) and NUMBERS.issuperset(map(type, values)) and "string" not in manifest.feature_types
+    return values if plain else None
+
+
+def ready_columns(manifest: Manifest, rows: Sequence[Mapping[str, Any]]) -> list[list[Any]]:
+    """Return ready features as one list of values a feature, in the model's order; raises BadRequestError.
+
+    Every feature must be there, null where its value is missing, and no other: a misspelt one would be taken for missing.
+    """
+    names, kinds = manifest.feature_names, manifest.feature_types
+    columns: list[list[Any]] = [[] for _ in names]
+    problems: list[dict[str, Any]] = []
+    for number, row in enumerate(rows):
+        place = (FEATURES,) if len(rows) == 1 else (FEATURES, number)
+        if len(row) != len(names):
+            problems += [
+                _problem((*place, name), "no feature of the model", "extra_forbidden") for name in row.keys() - {*names}
+            ]
+        for name, kind, column in zip(names, kinds, columns, strict=True):
+            value = row.get(name, row)
+            if type(value) is float and kind == "float":
+                column.append(value)
+            elif value is row:
+                problems.append(
+                    _problem((*place, name), "the model needs this feature; null if it is missing", "missing")
+                )
+            elif value is None or (kind == "string" and type(value) is str):
+                column.append(value)
+            elif kind == "float" and type(value) is int:
+                column.append(float(value))
+            else:
+                told = "a number" if kind == "float" else "a text"
+                problems.append(_problem((*place, name), f"must be {told}, or null", f"{kind}_type"))
+        if len(problems) >= MAX_TOLD:
+            break
+    if problems:
+        raise BadRequestError(problems[:MAX_TOLD])
+    return columns
+
+
+def _problem(place: Sequence[str | int], message: str, kind: str) -> dict[str, Any]:
+    return {"loc": ["body", *(_short(part) for part in place)], "msg": message, "type": kind}
 
 
 def _kind(body: Any) -> str:
@@ -104,7 +199,8 @@ def _row_model(spec: ModelSpec) -> type[BaseModel]:
 def _type_of(field: RequestField, zone: ZoneInfo) -> Any:
     if field.type == "timestamp":
         return Annotated[str, AfterValidator(lambda text: _local(text, zone))]
-    return {"int": int, "float": float, "string": str}[field.type]
+    kind: Any = {"int": int, "float": float, "string": str}[field.type]
+    return kind if field.required else kind | None
 
 
 def _bounds(field: RequestField) -> Any:

@@ -54,3 +54,5 @@ ANSWERS: dict[int | str, dict[str, Any]] = {
     500: {"model": Failure, "description": "The model failed"},
     503: {"model": Failure, "description": "No model is loaded, or features or log are out of reach; try again"},
 }
+
+LOADED: dict[int | str, dict[str, Any]] = {503: {"description": "No model is loaded yet"}}

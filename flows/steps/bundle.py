@@ -1,4 +1,4 @@
-"""The model bundle: a folder that holds an estimator in skops and, in ``serving.json``, what is needed to serve it.
+"""The model bundle: a folder that holds an estimator in skops, its compiled form, and in ``serving.json`` what serves it.
 
 Opening one trusts nothing: hashes first, then our list of types, then the golden rows must come out as when fitted.
 """
@@ -7,21 +7,23 @@ from __future__ import annotations
 
 import json
 import platform
-import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from pydantic import Field, ValidationError
 
 from flows.errors import ContractError, TamperedError
-from flows.spec import Frozen, ModelSpec, RequestField
-from flows.steps import metrics
+from flows.spec import ModelSpec
+from flows.steps import compiled, metrics
+from flows.steps.compiled import COMPILED, MAX_COMPILED_BYTES, Compiled
 from flows.steps.files import replacing, sha256_of, write_text
+from flows.steps.manifest import CompiledForm, Golden, parse_manifest
+from flows.steps.manifest import Manifest as Manifest
+from flows.steps.model_file import write_estimator
 from flows.steps.trusted import TRUSTED_TYPES, check_archive, one_line, read_bytes
 
 if TYPE_CHECKING:
@@ -38,48 +40,20 @@ PACKAGES = ("scikit-learn", "numpy", "scipy", "skops")
 MAX_MODEL_BYTES = 2**30
 MAX_SERVING_BYTES = 2**24
 
-Row = tuple[float | str | None, ...]
-
-
-class Golden(Frozen):
-    """Rows from the judging part and what the estimator said of them when it had just been fitted.
-
-    ``inputs`` are in the order of the features. ``outputs`` have one value a row for regression, one a class otherwise.
-    None stands for NaN. Floats keep all their digits in JSON.
-    """
-
-    inputs: tuple[Row, ...] = Field(min_length=1)
-    outputs: tuple[Row, ...] = Field(min_length=1)
-
-
-class Manifest(Frozen):
-    """What ``serving.json`` says of a model: input, output, key, and what it was made with."""
-
-    model: str
-    task: Literal["regression", "binary", "multiclass"]
-    estimator: str
-    feature_names: tuple[str, ...]
-    feature_types: tuple[Literal["float", "string"], ...]
-    classes: tuple[str | bool | int | float, ...] | None
-    request: tuple[RequestField, ...]
-    key: tuple[str, ...]
-    event_time: str
-    time_zone: str
-    entities: dict[str, tuple[str, ...]]
-    feature_service: str
-    label: str
-    label_unit: str
-    versions: dict[str, str]
-    model_sha256: str
-    golden: Golden
-
 
 @dataclass(frozen=True)
 class Bundle:
-    """An opened bundle."""
+    """An opened bundle; for serving alone it may be opened without its estimator if it has a compiled form."""
 
     manifest: Manifest
     estimator: Any
+    compiled: Compiled | None = None
+
+    def answers(self, columns: Sequence[Sequence[Any]]) -> Floats:
+        """Return what ``scores`` does, of one sequence of values a feature, by the compiled form if there is one."""
+        if self.compiled is not None:
+            return self.compiled.predict_columns(columns)
+        return self.scores(frame_of(self.manifest, columns))
 
     def scores(self, frame: pd.DataFrame) -> Floats:
         """Return values (n,) for regression, class probabilities (n, classes) otherwise; extra columns are left out.
@@ -115,23 +89,20 @@ def save_bundle(spec: ModelSpec, estimator: Any, data: TrainingSet, folder: Path
     ``serving.json`` comes last and holds the hash of ``model.skops``, so a write that broke off is never taken for a
     bundle. Raises ContractError if skops cannot write the estimator.
     """
-    import skops.io
+    write_estimator(estimator, folder / MODEL, spec.estimator)
+    return write_manifest(spec, estimator, data, folder)
 
+
+def write_manifest(spec: ModelSpec, estimator: Any, data: TrainingSet, folder: Path) -> str:
+    """Write the manifest of an estimator whose ``model.skops`` is in the folder, and return the bundle's digest."""
     from flows.steps.training_set import matrix, read_part
 
     rows = read_part(data, "judge")
     chosen = np.unique(np.linspace(0, rows.num_rows - 1, min(GOLDEN_ROWS, rows.num_rows)).astype(np.int64))
     frame = matrix(rows.take(chosen), data.features)
     outputs = _as_rows(metrics.predict(estimator, spec.task, frame))
+    form = _write_compiled(estimator, spec.task, matrix(rows, data.features), folder)
     classes = getattr(estimator, "classes_", None)
-    with replacing(folder / MODEL) as temporary:
-        try:
-            skops.io.dump(estimator, temporary, compression=zipfile.ZIP_DEFLATED)
-        except (TypeError, ValueError, AttributeError, NotImplementedError, RecursionError) as error:
-            raise ContractError(
-                f"{spec.estimator}: skops cannot write this estimator ({one_line(error)}); "
-                "use scikit-learn's own parts or importable classes, and no lambdas"
-            ) from error
     manifest = Manifest(
         model=spec.name,
         task=spec.task,
@@ -149,6 +120,7 @@ def save_bundle(spec: ModelSpec, estimator: Any, data: TrainingSet, folder: Path
         label_unit=spec.label.unit,
         versions={"python": platform.python_version(), **{name: version(name) for name in PACKAGES}},
         model_sha256=sha256_of(folder / MODEL),
+        compiled=form,
         golden=Golden(
             inputs=tuple(tuple(_plain(value) for value in row) for row in frame.itertuples(index=False, name=None)),
             outputs=tuple(tuple(_plain(value) for value in row) for row in outputs),
@@ -159,6 +131,19 @@ def save_bundle(spec: ModelSpec, estimator: Any, data: TrainingSet, folder: Path
     return sha256_of(folder / SERVING)
 
 
+def _write_compiled(estimator: Any, task: str, frame: pd.DataFrame, folder: Path) -> CompiledForm:
+    """Write the compiled form of an estimator if it has one that answers as it does on the test set."""
+    from flows.steps.compiled_check import compile_checked
+
+    data, far, reason = compile_checked(estimator, task, frame, metrics.predict(estimator, task, frame))
+    if not data:
+        (folder / COMPILED).unlink(missing_ok=True)
+        return CompiledForm(difference=far if np.isfinite(far) else None, reason=reason)
+    with replacing(folder / COMPILED) as temporary:
+        temporary.write_bytes(data)
+    return CompiledForm(sha256=sha256(data).hexdigest(), difference=far, reason="")
+
+
 def load_bundle(folder: Path, digest: str, trusted_types: Sequence[str] = ()) -> Bundle:
     """Open a bundle and check that its golden rows come out as they were fitted.
 
@@ -166,13 +151,20 @@ def load_bundle(folder: Path, digest: str, trusted_types: Sequence[str] = ()) ->
     cannot be used here, for instance because another scikit-learn made it.
     """
     bundle = open_bundle(folder, digest, trusted_types)
-    difference = golden_difference(bundle)
-    if not difference <= TOLERANCE:
-        raise ContractError(
-            f"{folder}: the golden rows differ by {difference:.2g} (relative, tolerated {TOLERANCE:g}) from what was "
-            f"fitted{_made_elsewhere(bundle.manifest)}; serve with the versions of its serving.json, or train again"
-        )
+    _check_golden(bundle, folder)
     return bundle
+
+
+def _check_golden(bundle: Bundle, folder: Path) -> None:
+    """Raise ContractError unless the golden rows come out as they were fitted, by estimator and compiled form."""
+    forms = [(golden_difference(bundle), TOLERANCE)] if bundle.estimator is not None else []
+    forms += [(compiled_difference(bundle), compiled.TOLERANCE)] if bundle.compiled is not None else []
+    for difference, tolerated in forms:
+        if not difference <= tolerated:
+            raise ContractError(
+                f"{folder}: the golden rows differ by {difference:.2g} (relative, tolerated {tolerated:g}) from what was "
+                f"fitted{_made_elsewhere(bundle.manifest)}; serve with the versions of its serving.json, or train again"
+            )
 
 
 def open_bundle(folder: Path, digest: str, trusted_types: Sequence[str] = ()) -> Bundle:
@@ -180,38 +172,85 @@ def open_bundle(folder: Path, digest: str, trusted_types: Sequence[str] = ()) ->
 
     The bytes that were hashed are the bytes that are parsed. Raises as ``load_bundle``.
     """
+    manifest, data = _read(folder, digest)
+    estimator = load_estimator(data, folder / MODEL, trusted_types, _made_elsewhere(manifest))
+    return Bundle(manifest, estimator, _read_compiled(folder, manifest))
+
+
+def load_for_serving(folder: Path, digest: str) -> Bundle | None:
+    """Open a bundle by its compiled form alone, without scikit-learn; None if it has no such form.
+
+    All files are compared with their hashes, and the golden rows must come out. Who calls this has had the bundle's
+    estimator checked before, by ``load_bundle``. Raises as that.
+    """
+    manifest, _ = _read(folder, digest)
+    form = _read_compiled(folder, manifest)
+    if form is None:
+        return None
+    bundle = Bundle(manifest, None, form)
+    _check_golden(bundle, folder)
+    return bundle
+
+
+def _read(folder: Path, digest: str) -> tuple[Manifest, bytes]:
+    """Return the manifest and the model file's bytes, compared with their hashes."""
+    text = read_bytes(folder / SERVING, MAX_SERVING_BYTES)
+    _compare(text, digest, folder / SERVING)
+    manifest = parse_manifest(text, folder / SERVING)
+    data = read_bytes(folder / MODEL, MAX_MODEL_BYTES)
+    _compare(data, manifest.model_sha256, folder / MODEL)
+    return manifest, data
+
+
+def _read_compiled(folder: Path, manifest: Manifest) -> Compiled | None:
+    if manifest.compiled.sha256 is None:
+        return None
+    data = read_bytes(folder / COMPILED, MAX_COMPILED_BYTES)
+    _compare(data, manifest.compiled.sha256, folder / COMPILED)
+    return compiled.load(data, len(manifest.feature_names), str(folder / COMPILED))
+
+
+def _compare(data: bytes, digest: str, path: Path) -> None:
+    if sha256(data).hexdigest() != digest:
+        raise TamperedError(
+            f"{path} is not the recorded file (sha256 is not {digest[:12]}…); restore it, or promote another version"
+        )
+
+
+def load_estimator(data: bytes, path: Path, trusted_types: Sequence[str], made: str = "") -> Any:
+    """Load an estimator from the bytes of its file, whose hash was compared; ``made`` says with what it was made, if not
+    with what is here.
+
+    Raises TamperedError if they hold a type that nobody trusts, ContractError if they cannot be loaded here.
+    """
     import skops.io
 
-    text = read_bytes(folder / SERVING, MAX_SERVING_BYTES)
-    if sha256(text).hexdigest() != digest:
-        raise TamperedError(
-            f"{folder / SERVING} is not the recorded file (sha256 is not {digest[:12]}…); "
-            "restore it, or promote another version"
-        )
-    manifest = _parse_manifest(text, folder)
-    data = read_bytes(folder / MODEL, MAX_MODEL_BYTES)
-    if sha256(data).hexdigest() != manifest.model_sha256:
-        raise TamperedError(
-            f"{folder / MODEL} is not the recorded file (sha256 is not {manifest.model_sha256[:12]}…); "
-            "restore it, or promote another version"
-        )
-    check_archive(data, folder / MODEL)
+    check_archive(data, path)
     try:
         unknown = sorted(set(skops.io.get_untrusted_types(data=data)) - TRUSTED_TYPES - set(trusted_types))
         if unknown:
             raise TamperedError(
-                f"{folder / MODEL} holds types that nobody trusts: {', '.join(unknown[:5])}; if they are your own and "
+                f"{path} holds types that nobody trusts: {', '.join(unknown[:5])}; if they are your own and "
                 "safe, name them in EVERGREEN_TRUSTED_TYPES, else find out who wrote the file"
             )
-        estimator = skops.io.loads(data, trusted=[*TRUSTED_TYPES, *trusted_types])
+        return skops.io.loads(data, trusted=[*TRUSTED_TYPES, *trusted_types])
     except TamperedError:
         raise
     except Exception as error:  # whatever a crafted file, or another scikit-learn, makes the loader raise
         raise ContractError(
-            f"{folder / MODEL} cannot be loaded here ({type(error).__name__}: {one_line(error)})"
-            f"{_made_elsewhere(manifest)}; use the versions of its serving.json, or train again"
+            f"{path} cannot be loaded here ({type(error).__name__}: {one_line(error)})"
+            f"{made}; use the versions of its serving.json, or train again"
         ) from error
-    return Bundle(manifest=manifest, estimator=estimator)
+
+
+def compiled_difference(bundle: Bundle) -> float:
+    """Return the largest relative difference of the compiled form's answers to the golden rows from the fitted ones."""
+    golden = bundle.manifest.golden
+    try:
+        now = _as_rows(bundle.answers(list(zip(*golden.inputs, strict=True))))
+    except Exception:  # noqa: BLE001 (a form that cannot answer differs as much as can be)
+        return float("inf")
+    return compiled.difference(now, np.array(golden.outputs, dtype=np.float64))
 
 
 def golden_difference(bundle: Bundle) -> float:
@@ -236,23 +275,6 @@ def golden_difference(bundle: Bundle) -> float:
     gap = np.abs(now - fitted)
     relative = np.divide(gap, scale, out=np.where(gap == 0, 0.0, np.inf), where=scale > 0)
     return float(np.where(np.isnan(relative), np.inf, relative).max())
-
-
-def _parse_manifest(text: bytes, folder: Path) -> Manifest:
-    try:
-        manifest = Manifest.model_validate_json(text)
-    except ValidationError as error:
-        problem = error.errors()[0]
-        place = ".".join(str(part) for part in problem["loc"])
-        raise ContractError(
-            f"{folder / SERVING}: {place}: {problem['msg']}; it is from another Evergreen, train again"
-        ) from error
-    width = len(manifest.feature_names)
-    if len(manifest.feature_types) != width or any(len(row) != width for row in manifest.golden.inputs):
-        raise ContractError(
-            f"{folder / SERVING}: features, their types and the golden rows differ in number; train again"
-        )
-    return manifest
 
 
 def _as_rows(outputs: Floats) -> Floats:

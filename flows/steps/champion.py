@@ -20,6 +20,7 @@ class Champion:
 
     version: int | None = None
     bundle: Bundle | None = None
+    digest: str | None = None
 
     @property
     def request_schema(self) -> dict[str, str] | None:
@@ -41,4 +42,4 @@ def load(settings: Settings, spec: ModelSpec, engine: Engine) -> Champion:
         raise RefusedError(
             f"{spec.name}: the champion, version {promotion.version}, cannot be compared with: {error}"
         ) from error
-    return Champion(promotion.version, opened)
+    return Champion(promotion.version, opened, promotion.digest)

@@ -1,28 +1,40 @@
-"""Retrain or not: one decision from all that monitoring found, with its reasons; no input or output in here."""
+"""Retrain or not: one decision from all that is known, with its reasons; no input or output in here."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from datetime import datetime, timedelta
 
+from flows.causes import Cause
+from flows.events import Kind
 from flows.ledger import Partition, Promotion, Run
 from flows.spec import Frozen, Triggers
 from flows.steps.drift import FeatureDrift, gone_missing
 from flows.steps.performance import Performance
 
+# How the reason of a cause that no person gave begins.
+NAMED = ("schedule", "new data:", "performance:", "distribution:", "drift:", "staleness:")
+
 
 class Facts(Frozen):
     """What the decision rests on.
 
-    ``since_training`` is the time since the last training began, ``new_partitions`` how many were accepted after it,
-    ``age`` how far the newest data lies past what the champion was fitted on. ``data_problems`` are texts for people.
+    ``causes`` were raised before and wait. ``since_training`` is the time since the last training began;
+    ``new_partitions``, ``new_rows`` and ``new_keys`` tell of what was accepted after it, ``since_accepted`` and
+    ``champion_age`` count by the wall clock, ``age`` is how far the newest data lies past what the champion was fitted on.
+    ``data_problems`` are texts for people.
     """
 
+    causes: tuple[Cause, ...] = ()
     performance: Performance | None = None
     drift: tuple[FeatureDrift, ...] = ()
     since_training: timedelta | None = None
     new_partitions: int = 0
+    new_rows: int = 0
+    new_keys: tuple[str, ...] = ()
     age: timedelta | None = None
+    since_accepted: timedelta | None = None
+    champion_age: timedelta | None = None
     data_problems: tuple[str, ...] = ()
 
 
@@ -45,29 +57,56 @@ def gather(
     runs: Iterable[Run],
     now: datetime,
 ) -> Facts:
-    """Return the facts from what was measured and what the ledger holds; ``fitted_until`` ends the fitted data.
+    """Return the facts from what was measured and what the ledger holds; ``fitted_until`` ends the fitted data."""
+    partitions, drift = list(partitions), tuple(drift)
+    known = standing(champion, partitions, runs, now)
+    newest = max((one.last_event for one in partitions if one.status == "accepted" and one.last_event), default=None)
+    missing = gone_missing(drift, triggers)
+    problems = list(known.data_problems)
+    if missing:
+        problems.append(f"missing far more often than at training: {', '.join(missing)}; see `evergreen featurize`")
+    return known.model_copy(
+        update={
+            "performance": performance, "drift": drift, "data_problems": tuple(problems),
+            "age": newest - fitted_until if newest and fitted_until else None,
+        }
+    )  # fmt: skip
+
+
+def standing(
+    champion: Promotion | None,
+    partitions: Iterable[Partition],
+    runs: Iterable[Run],
+    now: datetime,
+    causes: Iterable[Cause] = (),
+) -> Facts:
+    """Return the facts that the ledger alone holds.
 
     The data of a training that failed is still new; its time counts all the same: failures must not chase each other.
+    One that is under way counts as if it had come to its end.
     """
-    partitions, drift = list(partitions), tuple(drift)
+    partitions = list(partitions)
     trainings = [run for run in runs if run.flow == "train"]
-    begun = max((run.started_at for run in trainings), default=champion.at)
-    learned = max((run.started_at for run in trainings if run.state == "completed"), default=champion.at)
+    first = champion.at if champion else None
+    begun = max((run.started_at for run in trainings), default=first)
+    learned = max((run.started_at for run in trainings if run.state in ("completed", "running")), default=first)
     accepted = [one for one in partitions if one.status == "accepted"]
-    newest = max((one.last_event for one in accepted if one.last_event), default=None)
+    fresh = [one for one in accepted if one.decided_at and (learned is None or one.decided_at > learned)]
     mended = {one.key for one in accepted}
     problems = [
         f"partition {one.key} is quarantined: {'; '.join(one.reasons) or 'no reason recorded'}"
         for one in partitions
-        if one.status == "quarantined" and one.key not in mended and one.decided_at and one.decided_at > learned
+        if one.status == "quarantined"
+        and one.key not in mended
+        and one.decided_at
+        and (learned is None or one.decided_at > learned)
     ]
-    missing = gone_missing(drift, triggers)
-    if missing:
-        problems.append(f"missing far more often than at training: {', '.join(missing)}; see `evergreen featurize`")
+    last = max((one.decided_at for one in accepted if one.decided_at), default=None)
     return Facts(
-        performance=performance, drift=drift, since_training=now - begun,
-        new_partitions=sum(1 for one in accepted if one.decided_at and one.decided_at > learned),
-        age=newest - fitted_until if newest and fitted_until else None, data_problems=tuple(problems),
+        causes=tuple(causes), since_training=now - begun if begun else None, new_partitions=len(fresh),
+        new_rows=sum(one.accepted_rows for one in fresh), new_keys=tuple(sorted(one.key for one in fresh)),
+        since_accepted=now - last if last else None, champion_age=now - champion.at if champion else None,
+        data_problems=tuple(problems),
     )  # fmt: skip
 
 
@@ -75,17 +114,45 @@ def decide(facts: Facts, triggers: Triggers) -> Decision:
     """Return one decision that names every cause.
 
     A data problem is only noted: bad data is no reason to learn from it. A cause is held back while the last training
-    is too recent, or if no partition was accepted since: the same data would make the same model, again and again.
+    is too recent, or if no partition was accepted since: the same data would make the same model, again and again. A
+    person who asks for a training gets one.
     """
-    causes = [_degraded(facts, triggers), _drifted(facts, triggers), _stale(facts, triggers)]
-    reasons = tuple(cause for cause in causes if cause)
+    reasons = tuple(dict.fromkeys([*(cause.reason for cause in facts.causes), *findings(facts, triggers).values()]))
+    asked = any(cause.kind == "on demand" for cause in facts.causes)
+    held = [] if asked or not reasons else _held(facts, triggers)
+    return Decision(retrain=bool(reasons and not held), reasons=reasons, held=tuple(held), notes=facts.data_problems)
+
+
+def findings(facts: Facts, triggers: Triggers) -> dict[Kind, str]:
+    """Return the causes that the facts themselves hold, each with its reason."""
+    found: dict[Kind, str] = {
+        "performance": _degraded(facts, triggers),
+        "distribution": _drifted(facts, triggers),
+        "staleness": "; ".join(filter(None, _stale(facts, triggers))),
+    }
+    return {kind: reason for kind, reason in found.items() if reason}
+
+
+def enough_data(facts: Facts, triggers: Triggers) -> str:
+    """Return why the newly accepted partitions ask for a training: there are so many, or they have so many rows."""
+    partitions, rows = triggers.new_partitions, triggers.new_rows
+    many = partitions is not None and facts.new_partitions >= partitions
+    long = rows is not None and facts.new_rows >= rows
+    if not facts.new_partitions or not (many or long):
+        return ""
+    first, last = facts.new_keys[0], facts.new_keys[-1]
+    which = first if first == last else f"{first} to {last}"
+    return f"new data: {facts.new_partitions} partitions ({which}) with {facts.new_rows:,} rows"
+
+
+def _held(facts: Facts, triggers: Triggers) -> list[str]:
     held = []
-    if reasons and facts.since_training is not None and facts.since_training < triggers.cool_down:
+    if facts.since_training is not None and facts.since_training < triggers.cool_down:
         ago, needed = _span(facts.since_training), _span(triggers.cool_down)
         held.append(f"the last training was {ago} ago, the cool-down is {needed}")
-    if reasons and not facts.new_partitions:
+    if not facts.new_partitions:
         held.append("no partition was accepted since the last training: there is nothing new to learn from")
-    return Decision(retrain=bool(reasons and not held), reasons=reasons, held=tuple(held), notes=facts.data_problems)
+    return held
 
 
 def _degraded(facts: Facts, triggers: Triggers) -> str:
@@ -106,11 +173,17 @@ def _drifted(facts: Facts, triggers: Triggers) -> str:
     return "drift: " + ", ".join(f"{one.feature} {one.distance:.2f} (limit {one.limit:.2f})" for one in moved)
 
 
-def _stale(facts: Facts, triggers: Triggers) -> str:
-    if facts.age is None or triggers.max_age is None or facts.age <= triggers.max_age:
-        return ""
-    age, most = _span(facts.age), _span(triggers.max_age)
-    return f"staleness: the newest data is {age} past the training data, more than {most}"
+def _stale(facts: Facts, triggers: Triggers) -> list[str]:
+    limits = (
+        (facts.age, triggers.max_age, "the newest data is {} past the training data, more than {}"),
+        (facts.since_accepted, triggers.expected_every, "no partition was accepted for {}, one is expected every {}"),
+        (facts.champion_age, triggers.max_champion_age, "the champion has served for {}, more than {}"),
+    )
+    return [
+        f"staleness: {text.format(_span(found), _span(most))}"
+        for found, most, text in limits
+        if found is not None and most is not None and found > most
+    ]
 
 
 def _span(time: timedelta) -> str:

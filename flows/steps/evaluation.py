@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from flows.steps.metrics import Floats
 
 IMPORTANCE_ROWS = 1000
+PARTS = ("train", "judge")
 SLICE_VALUES = 12  # a column with more values is cut into quarters
 
 
@@ -68,13 +69,17 @@ class Predicted:
 
 def predict(spec: ModelSpec, estimator: Any, data: TrainingSet) -> tuple[Predicted, Predicted]:
     """Predict both parts of a training set, the one that trained and the one that judges."""
+    train, judge = (part(data, name) for name in PARTS)
+    scores = [metrics.predict(estimator, spec.task, one.inputs) for one in (train, judge)]
+    return replace(train, scores=scores[0]), replace(judge, scores=scores[1])
 
-    def part(name: str) -> Predicted:
-        rows = read_part(data, name)
-        inputs = matrix(rows, data.features)
-        return Predicted(rows, inputs, rows["label"].to_numpy(), metrics.predict(estimator, spec.task, inputs))
 
-    return part("train"), part("judge")
+def part(data: TrainingSet, name: str, scores: Floats | None = None) -> Predicted:
+    """Read one part of a training set; its scores are what is given, or empty."""
+    rows = read_part(data, name)
+    return Predicted(
+        rows, matrix(rows, data.features), rows["label"].to_numpy(), np.empty(0) if scores is None else scores
+    )
 
 
 def evaluate(

@@ -58,11 +58,8 @@ def open_store(settings: Settings) -> FeatureStore:
         return FeatureStore(config=config)
 
 
-def apply_definitions(settings: Settings, spec: ModelSpec) -> str:
-    """Register a model's Feast definitions and return their hash.
-
-    Raises ContractError if the module named by ``spec.definitions`` lacks the model's feature service.
-    """
+def definitions(spec: ModelSpec) -> list[Any]:
+    """Return the Feast objects that a model's module defines; raises ContractError if its feature service is not there."""
     from feast import Entity, FeatureService, FeatureView, OnDemandFeatureView
 
     try:
@@ -73,9 +70,21 @@ def apply_definitions(settings: Settings, spec: ModelSpec) -> str:
     found: list[Any] = [value for value in vars(module).values() if isinstance(value, kinds)]
     if not any(isinstance(value, FeatureService) and value.name == spec.feature_service for value in found):
         raise ContractError(f"{spec.definitions} defines no FeatureService named {spec.feature_service!r}; add it")
+    return found
+
+
+def apply_definitions(settings: Settings, spec: ModelSpec) -> str:
+    """Register a model's Feast definitions, write the plan by which the service reads them, and return their hash.
+
+    Raises ContractError if the module named by ``spec.definitions`` lacks the model's feature service.
+    """
+    found = definitions(spec)
     store = open_store(settings)
     with FileLock(settings.home / "feast" / "registry.lock", timeout=120):
         store.apply(found)
+    from flows.steps.online_plan import write_plan
+
+    write_plan(settings, spec, store)
     return definition_hash(store, spec)
 
 

@@ -114,7 +114,7 @@ def _copy_statement(sql: str, keys: Sequence[str], created: datetime, earlier: l
     if earlier:
         files = ", ".join(map(literal, earlier))
         gone = (
-            f"SELECT DISTINCT {identifiers(keys)}, event_timestamp, {stamp} "
+            f"SELECT DISTINCT {identifiers([*keys, 'event_timestamp'])}, {stamp} "
             f"FROM read_parquet([{files}], union_by_name = true) WHERE event_timestamp IN (SELECT tick FROM ticks)"
         )
         on = ", ".join([*map(identifier, keys), "event_timestamp"])

@@ -73,6 +73,9 @@ def tune(spec: ModelSpec, data: TrainingSet, trials: int, estimator_path: str | 
 def _fit(spec: ModelSpec, path: str, params: dict[str, Any], inputs: pd.DataFrame, label: pa.ChunkedArray) -> Any:
     from threadpoolctl import threadpool_limits
 
+    # A column without any value teaches nothing, and scikit-learn's trees fail on it: constant, it teaches nothing either.
+    empty = [name for name in inputs if inputs[name].dtype.kind == "f" and inputs[name].isna().all()]
+    inputs = inputs.assign(**dict.fromkeys(map(str, empty), 0.0)) if empty else inputs
     with threadpool_limits(limits=spec.training.threads):
         estimator = make_estimator(path, params)
         with _blame(f"{path}: fit failed with {params}"):

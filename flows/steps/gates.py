@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
 from flows.spec import Frozen, ModelSpec
+from flows.steps.compiled import TOLERANCE as COMPILED_TOLERANCE
 
 if TYPE_CHECKING:
     from flows.steps.evaluation import Evaluation
@@ -46,6 +47,7 @@ def judge_all(
         _no_slice_regresses(spec, evaluation),
         _loads(probe),
         _predicts_the_same(spec, probe),
+        _compiled(probe),
         _fits_the_api(spec, probe, published),
         _latency(spec, probe),
     ]
@@ -139,6 +141,20 @@ def _predicts_the_same(spec: ModelSpec, probe: Probe) -> Verdict:
     difference = math.nan if probe.difference is None else probe.difference
     text = f"{probe.rows} golden rows, serialized against fitted, relative" if probe.loaded else "it did not load"
     return judge("same predictions", difference, spec.gates.prediction_tolerance, text)
+
+
+def _compiled(probe: Probe) -> Verdict:
+    """Judge the compiled form that would serve; without one scikit-learn itself does, and nothing can differ.
+
+    A form that differed on the test set was refused when the bundle was saved: the reason says so, and by how much.
+    """
+    if not probe.loaded:
+        return judge("compiled", math.nan, COMPILED_TOLERANCE, "it did not load")
+    if probe.not_compiled:
+        return judge("compiled", 0.0, COMPILED_TOLERANCE, f"scikit-learn itself serves: {probe.not_compiled}")
+    difference = math.nan if probe.compiled_difference is None else probe.compiled_difference
+    text = "compiled form against scikit-learn, test set and rows on thresholds, relative"
+    return judge("compiled", difference, COMPILED_TOLERANCE, text)
 
 
 def _fits_the_api(spec: ModelSpec, probe: Probe, published: Mapping[str, str] | None) -> Verdict:

@@ -63,7 +63,8 @@ def whole_days(rows: pa.Table, most: int) -> pa.Table:
 def join_labels(spec: ModelSpec, predictions: pa.Table, accepted_uris: Sequence[str]) -> pa.Table:
     """Return each prediction once, in order of event time, with ``label``, ``label_timestamp`` and ``state``.
 
-    They meet on the spec's key. The same request and row logged twice is one prediction. Where several labelled rows
+    They meet on the spec's key. The same request, row and moment logged twice is one prediction; a client may give
+    several requests one id. Where several labelled rows
     have the key, the label that was known first counts, of equals the smallest.
     """
     import duckdb
@@ -97,7 +98,7 @@ def join_labels(spec: ModelSpec, predictions: pa.Table, accepted_uris: Sequence[
                    AS {STATE}
             FROM logged p LEFT JOIN known l ON {on}
             QUALIFY row_number() OVER (
-                PARTITION BY p.request_id, p.row ORDER BY p.at, p.version, l.label_timestamp, l.label
+                PARTITION BY p.request_id, p.row, p.at ORDER BY p.version, l.label_timestamp, l.label
             ) = 1
             ORDER BY p.event_timestamp, p.request_id, p.row
             """,

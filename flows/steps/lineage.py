@@ -17,6 +17,7 @@ from flows.errors import ContractError
 from flows.ledger import Partition
 from flows.spec import Frozen, ModelSpec
 from flows.steps.files import sha256_of
+from flows.steps.own_code import code_hash
 from flows.steps.training_set import TrainingSet, Window
 
 ROOT = Path(__file__).parents[2]
@@ -32,15 +33,27 @@ LIBRARIES = (
     "scikit-learn",
     "skops",
 )
+# The modules whose work makes a version what it is; what comes before them is in the hashes of the partitions.
+MAKERS = (
+    "feature_repo.offline_store",
+    "flows.steps.bundle",
+    "flows.steps.evaluation",
+    "flows.steps.fitting",
+    "flows.steps.gates",
+    "flows.steps.probe",
+    "flows.steps.reference",
+    "flows.steps.training_set",
+)
 
 
 class Stage(Frozen):
-    """One step of a run: when it began and ended, in UTC, and who ran it."""
+    """One step of a run: when it began and ended, in UTC, who ran it, and in which run: a resumed one takes over others."""
 
     name: str
     start: datetime
     end: datetime
     executor: str
+    run_id: str = ""
 
 
 class Code(Frozen):
@@ -107,30 +120,24 @@ def code(spec: ModelSpec, estimator: str) -> Code:
 
 
 def sources_hash(spec: ModelSpec, estimator: str) -> str:
-    """Return the sha256 of the sources that make a version: the steps, and the packages of the modules that it names.
+    """Return the sha256 of the sources that make a version: the steps, the modules that the spec names, what they import.
 
     The modules are found, not imported. Raises ContractError if one is not there.
     """
     named = (spec.rows, spec.expectations, spec.feature_tables, estimator, spec.search_space)
-    files = {file for path in named if path for file in _sources(path)}
-    files |= set((ROOT / "flows" / "steps").glob("*.py"))
-    digest = hashlib.sha256()
-    for file in sorted(files):
-        digest.update(file.name.encode() + b"\0" + file.read_bytes() + b"\0")
-    return digest.hexdigest()
+    return code_hash([*MAKERS, spec.definitions, *(_module(path) for path in named if path)])
 
 
-def _sources(path: str) -> list[Path]:
-    """Return the files of the package in which a dotted path lies, for what is beside a module may be a part of it."""
+def _module(path: str) -> str:
+    """Return the module of a dotted path; raises ContractError if it is not there."""
     module = path.partition(":")[0]
     try:
         found = importlib.util.find_spec(module)
-    except ImportError as error:
-        raise ContractError(f"{path} cannot be imported ({error}); correct the path or install its package") from error
-    if found is None or not found.origin or not Path(found.origin).is_file():
+    except ImportError:
+        found = None
+    if found is None or not found.origin:
         raise ContractError(f"{path} cannot be imported (no module {module}); correct the path or install its package")
-    file = Path(found.origin)
-    return sorted(file.parent.glob("*.py")) if found.parent else [file]
+    return module
 
 
 def fingerprint(

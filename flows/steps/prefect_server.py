@@ -30,12 +30,17 @@ def is_healthy(api_url: str) -> bool:
 
 
 def running(settings: Settings) -> str | None:
-    """Return the API URL of the server that runs for this home, if one answers."""
+    """Return the API URL of the server that runs for this home, if one answers.
+
+    A record that a killed process left behind counts for nothing: its port may be that of another home by now.
+    """
+    import psutil
+
     try:
         known = json.loads(_record(settings).read_text())
     except (OSError, ValueError):
         return None
-    return known["api_url"] if is_healthy(known["api_url"]) else None
+    return known["api_url"] if psutil.pid_exists(known["pid"]) and is_healthy(known["api_url"]) else None
 
 
 @contextlib.contextmanager
@@ -55,7 +60,7 @@ def prefect_server(settings: Settings, port: int | None = None) -> Iterator[str]
     finally:
         os.environ.pop("PREFECT_API_URL", None)
         stop(process)
-        _record(settings).unlink(missing_ok=True)
+        remove_record(settings)
 
 
 def start(settings: Settings, port: int) -> tuple[subprocess.Popen[bytes], str]:
@@ -86,8 +91,19 @@ def start(settings: Settings, port: int) -> tuple[subprocess.Popen[bytes], str]:
     except BaseException:
         stop(process)
         raise
-    write_text(_record(settings), json.dumps({"api_url": api_url, "pid": process.pid}))
+    record_server(settings, api_url, process.pid)
     return process, api_url
+
+
+def record_server(settings: Settings, api_url: str, pid: int) -> None:
+    """Record where the home's server is, and the process with which it ends."""
+    settings.prefect_home.mkdir(parents=True, exist_ok=True)
+    write_text(_record(settings), json.dumps({"api_url": api_url, "pid": pid}))
+
+
+def remove_record(settings: Settings) -> None:
+    """Record that the home has no server any more."""
+    _record(settings).unlink(missing_ok=True)
 
 
 def _use(api_url: str) -> str:

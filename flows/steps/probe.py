@@ -25,7 +25,9 @@ class Probe(Frozen):
     """What came of it; ``reason`` is empty if it loaded.
 
     ``difference`` is the largest relative difference of the golden rows, serialized against fitted (infinite if they
-    could not be predicted); ``latency_ms`` the median time of a prediction of one row, from values to values.
+    could not be predicted); ``latency_ms`` the median time of a prediction of one row, from values to values, by what
+    would serve. ``compiled_difference`` is that of the compiled form from scikit-learn, on the test set when it was saved
+    or on the golden rows here, whichever is larger; ``not_compiled`` says why there is no such form.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="constants")
@@ -35,6 +37,8 @@ class Probe(Frozen):
     rows: int
     difference: float | None
     latency_ms: float | None
+    compiled_difference: float | None = None
+    not_compiled: str = ""
 
     def problem(self, tolerance: float) -> str | None:
         """Return why the bundle may not serve, None if it may: it did not load, or predicts other than when fitted."""
@@ -70,7 +74,7 @@ def probe_bundle(folder: Path, digest: str, settings: Settings, timeout: float =
 
 def probe_here(folder: Path, digest: str, trusted_types: Sequence[str]) -> Probe:
     """Open a bundle in this process, compare its golden rows, and time predictions of one row."""
-    from flows.steps.bundle import frame_of, golden_difference, open_bundle
+    from flows.steps.bundle import compiled_difference, golden_difference, open_bundle
 
     try:
         bundle = open_bundle(folder, digest, trusted_types)
@@ -83,10 +87,17 @@ def probe_here(folder: Path, digest: str, trusted_types: Sequence[str]) -> Probe
         times = []
         for turn in range(WARM_UP + LATENCY_ROWS):
             start = time.perf_counter()
-            bundle.scores(frame_of(bundle.manifest, [[value] for value in inputs[turn % len(inputs)]]))
+            bundle.answers([[value] for value in inputs[turn % len(inputs)]])
             times.append(time.perf_counter() - start)
         latency = sorted(times[WARM_UP:])[LATENCY_ROWS // 2] * 1000.0
-    return Probe(loaded=True, reason="", rows=len(inputs), difference=difference, latency_ms=latency)
+    form = bundle.manifest.compiled
+    compiled = None
+    if bundle.compiled is not None and form.difference is not None:
+        compiled = max(compiled_difference(bundle), form.difference)
+    return Probe(
+        loaded=True, reason="", rows=len(inputs), difference=difference, latency_ms=latency,
+        compiled_difference=compiled, not_compiled=form.reason if bundle.compiled is None else "",
+    )  # fmt: skip
 
 
 def _refused(reason: str) -> Probe:

@@ -8,14 +8,15 @@ import gzip
 import shutil
 import zlib
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from flows.errors import UnavailableError
+from flows.errors import UnavailableError, UsageError
 from flows.spec import Frozen, ModelSpec
 from flows.steps.contract import schema_problems
 from flows.steps.sources import SourceFile
-from flows.steps.sql import identifier, literal
+from flows.steps.sql import identifier, identifiers, literal
 
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 MAX_HEADER = 1 << 20
 PARQUET = "read_parquet($path)"
+GUESSES = ("TIMESTAMP WITH TIME ZONE", "TIMESTAMP", "DOUBLE", "BIGINT")  # the last that fits counts
 # A time that ends like this names an instant, not a local time.
 _OFFSET = r"[0-9]([zZ]|[+-][0-9]{2}(:?[0-9]{2})?)$"
 
@@ -72,9 +74,12 @@ def read(
 
     batches: list[Batch] = []
     unreadable: list[Unreadable] = []
+    rows = 0  # of the files before
     for number, file in enumerate(files):
         try:
-            reader, parameters, columns = _prepare(connection, spec, file)
+            reader, parameters, columns = _prepare(connection, spec.source.columns, file)
+            if spec.source.numbered and spec.source.numbered not in columns:
+                reader, columns = _numbered(spec.source.numbered, reader, columns, rows)
             fits = not schema_problems(spec.source, columns)
             wanted = spec.source.columns if fits else columns
             as_it_is = file.path if list(columns.items()) == list(wanted.items()) and reader == PARQUET else None
@@ -82,7 +87,8 @@ def read(
             table = "fitting" if fits else f"misfit_{number}"
             casts = ", ".join(_cast(name, kind) for name, kind in wanted.items())
             verb = f"INSERT INTO {table}" if first else f"CREATE OR REPLACE TABLE {table} AS"
-            connection.execute(f"{verb} SELECT {casts} FROM {reader}", parameters)
+            done = connection.execute(f"{verb} SELECT {casts} FROM {reader}", parameters).fetchone()
+            rows += int(done[0]) if done else 0
         except duckdb.OutOfMemoryException as error:
             raise UnavailableError(f"{file.origin} does not fit into memory and temporary space; free some") from error
         except (duckdb.Error, ValueError, csv.Error, EOFError, OSError, zlib.error) as error:
@@ -100,16 +106,47 @@ def read(
     return batches, unreadable
 
 
+def read_unknown(connection: DuckDBPyConnection, table: str, file: SourceFile) -> dict[str, str]:
+    """Load a file that no contract is known for into a table, and return its columns, name -> DuckDB type.
+
+    A CSV column has the narrowest type that all its values read as: whole number, number, time, or text. Raises
+    UsageError if it cannot be read.
+    """
+    import duckdb
+
+    try:
+        reader, parameters, columns = _prepare(connection, {}, file)
+        casts = ", ".join(_cast(name, kind) for name, kind in columns.items())
+        connection.execute(f"CREATE OR REPLACE TABLE {table} AS SELECT {casts} FROM {reader}", parameters)
+    except (duckdb.Error, ValueError, csv.Error, EOFError, OSError, zlib.error) as error:
+        raise UsageError(f"{file.origin}: {_complaint(error, file)}; correct the file") from error
+    return columns
+
+
+def _numbered(
+    name: str, reader: str, columns: Mapping[str, str], before: int
+) -> tuple[str, dict[str, str]]:
+    """Return how to read a file with the number of each row in front, ``before`` for the first."""
+    # Both keep the order of the file: a CSV file is in a table by now, a parquet file has numbers of its own.
+    number = "file_row_number" if reader == PARQUET else "rowid"
+    source = "read_parquet($path, file_row_number = true)" if reader == PARQUET else reader
+    numbered = f"(SELECT {number} + {before} AS {identifier(name)}, {identifiers(columns)} FROM {source})"
+    return numbered, {name: "BIGINT", **columns}
+
+
 def _prepare(
-    connection: DuckDBPyConnection, spec: ModelSpec, file: SourceFile
+    connection: DuckDBPyConnection, known: Mapping[str, str], file: SourceFile
 ) -> tuple[str, dict[str, str], dict[str, str]]:
-    """Return how to read a file (SQL and its parameters) and its columns with the types that they have or may take."""
+    """Return how to read a file (SQL and its parameters) and its columns with the types that they have or may take.
+
+    ``known`` are the columns of the contract.
+    """
     if file.path.name.endswith(".parquet"):
         parameters = {"path": str(file.path)}
         return PARQUET, parameters, describe(connection, f"SELECT * FROM {PARQUET}", parameters)
     text = "csv_text"
     path = _unpacked(file.path)
-    separator, header = _header(path, spec)
+    separator, header = _header(path, set(known))
     names = ", ".join(f"{literal(name)}: 'VARCHAR'" for name in header)
     connection.execute(
         f"""CREATE OR REPLACE TEMP TABLE {text} AS SELECT * FROM read_csv($path, auto_detect = false, header = true,
@@ -121,7 +158,7 @@ def _prepare(
     trials = [
         (name, kind)
         for name in columns
-        for kind in ((spec.source.columns[name],) if name in spec.source.columns else ("TIMESTAMP", "DOUBLE", "BIGINT"))
+        for kind in ((known[name],) if name in known else GUESSES)
     ]
     tests = ", ".join(f"count(*) FILTER (NOT {_reads_as(name, kind)})" for name, kind in trials)
     bad = connection.execute(f"SELECT {tests} FROM {text}").fetchone() or ()
@@ -139,7 +176,7 @@ def _unpacked(path: Path) -> Path:
     return plain
 
 
-def _header(path: Path, spec: ModelSpec) -> tuple[str, list[str]]:
+def _header(path: Path, known: set[str]) -> tuple[str, list[str]]:
     """Return the separator of a CSV file and the names in its first line.
 
     DuckDB could guess them, but where a row is cut off it guesses a table of one column, and reads without an error.
@@ -147,7 +184,6 @@ def _header(path: Path, spec: ModelSpec) -> tuple[str, list[str]]:
     with path.open(encoding="utf-8-sig", newline="") as file:
         first = file.readline(MAX_HEADER)
     guesses = {separator: next(csv.reader([first], delimiter=separator), []) for separator in ",;\t|"}
-    known = set(spec.source.columns)
     separator = max(guesses, key=lambda one: (len(known & set(guesses[one])), len(guesses[one])))
     if not first.strip():
         raise ValueError("it is empty")

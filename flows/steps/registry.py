@@ -6,6 +6,7 @@ import json
 import logging
 from collections.abc import Mapping
 from datetime import UTC, datetime
+from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,8 +15,8 @@ from filelock import FileLock
 from flows.errors import RefusedError, UnavailableError
 from flows.settings import Settings
 from flows.spec import Frozen, ModelSpec
-from flows.steps.bundle import MODEL, Manifest
-from flows.steps.files import write_text
+from flows.steps.files import sha256_of, write_text
+from flows.steps.mlflow_model import write_mlmodel
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -24,17 +25,20 @@ if TYPE_CHECKING:
 
 EVIDENCE = "evidence.json"
 DIGEST, FINGERPRINT, REASON = "evergreen.digest", "evergreen.fingerprint", "evergreen.reason"
+EVIDENCE_DIGEST, WORK, REFUSED = "evergreen.evidence_sha256", "evergreen.work", "evergreen.refused"
 CHAMPION, CHALLENGER = "champion", "challenger"
 
 
 class Version(Frozen):
-    """A registered version: its number, the run that made it, its bundle's folder and digest."""
+    """A registered version: its number, the run that made it, its bundle's folder and digest, who refused it and why."""
 
     model: str
     version: int
     run_id: str
     folder: str
     digest: str
+    evidence_digest: str = ""
+    refused: str = ""
     fingerprint: str
     reason: str
     created_at: datetime
@@ -75,17 +79,22 @@ def log_run(
     metrics: Mapping[str, float],
     passed: bool,
     digest: str,
+    work_key: str = "",
 ) -> tuple[str, str, str]:
     """Log a training run whole: parameters, metrics, evidence, lineage, pictures, model; return run id, model id and folder.
 
-    The run is finished last; one that broke off stays unfinished, and a version of it cannot be promoted.
+    The run is finished last; one that broke off is marked as killed by the next attempt with the same ``work_key``, and a
+    version of it cannot be promoted. One that was finished and could not say so is returned as it is.
     """
     from mlflow.entities import Dataset, DatasetInput, Metric, Param, RunTag
 
-    write_text(bundle / EVIDENCE, json.dumps(evidence, indent=1) + "\n")
+    evidence_file = write_text(bundle / EVIDENCE, json.dumps(evidence, indent=1) + "\n")
     write_mlmodel(bundle)
     client = open_client(settings)
     experiment = _experiment(client, settings, spec.name)
+    before = _logged_before(client, experiment, work_key, digest) if work_key else None
+    if before:
+        return before
     started = min((stage.start for stage in lineage.stages), default=datetime.now(UTC))
     verdict = "passed" if passed else "refused"
     run = client.create_run(
@@ -93,7 +102,8 @@ def log_run(
         tags={
             "mlflow.user": lineage.executor, "mlflow.source.git.commit": lineage.code.commit or "",
             "evergreen.gates": verdict, REASON: lineage.reason, FINGERPRINT: lineage.fingerprint,
-            "evergreen.prefect_run": lineage.run_id, DIGEST: digest,
+            "evergreen.prefect_run": lineage.run_id, DIGEST: digest, WORK: work_key,
+            EVIDENCE_DIGEST: sha256_of(evidence_file),
         },
     )  # fmt: skip
     run_id, now = run.info.run_id, _milliseconds(datetime.now(UTC))
@@ -121,7 +131,20 @@ def log_run(
     client.log_model_artifacts(logged.model_id, str(bundle))
     client.finalize_logged_model(logged.model_id, "READY")
     client.set_terminated(run_id, "FINISHED")
-    return run_id, logged.model_id, str(logged.artifact_location).removeprefix("file://")
+    return run_id, logged.model_id, _path(logged.artifact_location)
+
+
+def _logged_before(client: MlflowClient, experiment: str, key: str, digest: str) -> tuple[str, str, str] | None:
+    """Return what an earlier attempt at the same work has logged whole; those that broke off are marked as killed."""
+    runs = client.search_runs([experiment], f"tags.`{WORK}` = '{key}'")
+    for run in runs:
+        if run.info.status == "RUNNING":
+            client.set_terminated(run.info.run_id, "KILLED")
+        elif run.info.status == "FINISHED" and run.data.tags.get(DIGEST) == digest:
+            models = client.search_logged_models([experiment], f"source_run_id = '{run.info.run_id}'")
+            if models:
+                return run.info.run_id, models[0].model_id, _path(models[0].artifact_location)
+    return None
 
 
 def register(
@@ -141,7 +164,10 @@ def register(
     if made is None:
         made = client.create_model_version(
             spec.name, source=folder, run_id=run_id, model_id=model_id,
-            tags={DIGEST: digest, FINGERPRINT: lineage.fingerprint, REASON: lineage.reason},
+            tags={
+                DIGEST: digest, FINGERPRINT: lineage.fingerprint, REASON: lineage.reason,
+                EVIDENCE_DIGEST: client.get_run(run_id).data.tags.get(EVIDENCE_DIGEST, ""),
+            },
         )  # fmt: skip
     client.set_registered_model_alias(spec.name, CHALLENGER, made.version)
     return _version(made)
@@ -180,17 +206,30 @@ def get_version(settings: Settings, model: str, version: int) -> Version:
 
 
 def read_evidence(version: Version) -> dict[str, Any]:
-    """Return the gates, metrics and slices that were logged with a version; raises RefusedError if they are gone."""
+    """Return the gates, metrics and slices that were logged with a version.
+
+    Raises RefusedError if they are gone, or are not those that were registered.
+    """
+    what = f"{version.model} version {version.version}: {EVIDENCE} in {version.folder}"
+    mend = "restore it, or promote another version"
     try:
-        found = json.loads((Path(version.folder) / EVIDENCE).read_text(encoding="utf-8"))
+        text = (Path(version.folder) / EVIDENCE).read_bytes()
+    except OSError as error:
+        raise RefusedError(f"{what} cannot be read ({error.strerror}); {mend}") from error
+    if sha256(text).hexdigest() != version.evidence_digest:
+        raise RefusedError(f"{what} is not what was registered (its sha256 differs); {mend}")
+    try:
+        found = json.loads(text)
         if not isinstance(found, dict):
             raise ValueError("it is not an object")
-    except (OSError, ValueError) as error:
-        raise RefusedError(
-            f"{version.model} version {version.version}: {EVIDENCE} in {version.folder} cannot be read ({error}); "
-            "restore it, or promote another version"
-        ) from error
+    except ValueError as error:
+        raise RefusedError(f"{what} cannot be read ({error}); {mend}") from error
     return found
+
+
+def refuse(settings: Settings, version: Version, text: str) -> None:
+    """Note with a version that a person has refused it, and why; it is not offered for promotion again."""
+    open_client(settings).set_model_version_tag(version.model, str(version.version), REFUSED, text[:1000])
 
 
 def aliases(settings: Settings, model: str) -> dict[str, int]:
@@ -228,40 +267,6 @@ def follow(settings: Settings, model: str, version: int | None) -> bool:
     return True
 
 
-def write_mlmodel(bundle: Path) -> None:
-    """Make a bundle's folder an MLflow model as well, with signature and requirements, on the very same skops file.
-
-    The types that MLflow will trust are those in the file: opening it with MLflow is opening it with trust. Evergreen
-    itself never reads them.
-    """
-    import skops.io
-    from mlflow.models import Model, ModelSignature
-    from mlflow.types.schema import ColSpec, Schema
-
-    manifest = Manifest.model_validate_json((bundle / "serving.json").read_text(encoding="utf-8"))
-    kinds = {"float": "double", "string": "string"}
-    inputs: list[Any] = [
-        ColSpec(kinds[kind], name) for name, kind in zip(manifest.feature_names, manifest.feature_types, strict=True)
-    ]
-    output = "double" if manifest.task == "regression" else "string"
-    model = Model(signature=ModelSignature(Schema(inputs), Schema([ColSpec(output)])))
-    requirements = [f"{name}=={version}" for name, version in manifest.versions.items() if name != "python"]
-    write_text(bundle / "requirements.txt", "\n".join([*requirements, "mlflow-skinny", "pandas", ""]))
-    write_text(
-        bundle / "python_env.yaml",
-        f"python: {manifest.versions['python']}\ndependencies:\n- -r requirements.txt\n",
-    )
-    model.add_flavor(
-        "python_function", loader_module="mlflow.sklearn", model_path=MODEL, predict_fn="predict",
-        python_version=manifest.versions["python"], env={"virtualenv": "python_env.yaml"},
-    )  # fmt: skip
-    model.add_flavor(
-        "sklearn", pickled_model=MODEL, serialization_format="skops", sklearn_version=manifest.versions["scikit-learn"],
-        code=None, skops_trusted_types=skops.io.get_untrusted_types(file=bundle / MODEL),
-    )  # fmt: skip
-    model.save(str(bundle / "MLmodel"))
-
-
 def _experiment(client: MlflowClient, settings: Settings, name: str) -> str:
     from mlflow.exceptions import MlflowException
 
@@ -281,10 +286,15 @@ def _experiment(client: MlflowClient, settings: Settings, name: str) -> str:
 def _version(found: Any) -> Version:
     return Version(
         model=found.name, version=int(found.version), run_id=found.run_id or "",
-        folder=str(found.source).removeprefix("file://"), digest=found.tags[DIGEST],
+        folder=_path(found.source), digest=found.tags[DIGEST],
+        evidence_digest=found.tags.get(EVIDENCE_DIGEST, ""), refused=found.tags.get(REFUSED, ""),
         fingerprint=found.tags.get(FINGERPRINT, ""), reason=found.tags.get(REASON, ""),
         created_at=datetime.fromtimestamp(found.creation_timestamp / 1000, UTC),
     )  # fmt: skip
+
+
+def _path(uri: Any) -> str:
+    return str(uri).removeprefix("file://")
 
 
 def _milliseconds(moment: datetime) -> int:

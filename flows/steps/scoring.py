@@ -197,7 +197,7 @@ def _cast(field: RequestField, found: str, spec: ModelSpec) -> str:
 def _check(field: RequestField) -> str:
     """Return SQL for how many values are missing, of another type or out of bounds, and row and value of the first."""
     column = identifier(_typed(field))
-    tests = [f"{column} IS NULL"]
+    tests = [f"{column} IS NULL" if field.required else f"{column} IS NULL AND {identifier(field.name)} IS NOT NULL"]
     if field.type == "float":
         tests.append(f"NOT isfinite({column})")
     if field.minimum is not None:

@@ -18,10 +18,13 @@ from flows.steps.processes import stop
 START_SECONDS = 120.0
 
 
-def command(settings: Settings, model: str, host: str | None = None, port: int | None = None) -> list[str]:
+def command(
+    settings: Settings, model: str, host: str | None = None, port: int | None = None, workers: int | None = None
+) -> list[str]:
     """Return the command that serves a model."""
     arguments = [sys.executable, "-m", "deployments.service", "--model", model, "--home", str(settings.home)]
     arguments += ["--host", host] if host else []
+    arguments += ["--workers", str(workers)] if workers is not None else []
     return arguments + (["--port", str(port)] if port is not None else [])
 
 
@@ -69,7 +72,7 @@ def predict(url: str, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
     import httpx
 
     try:
-        answer = httpx.post(f"{url}/predict", json={"rows": list(rows)}, timeout=30.0)
+        answer = httpx.post(f"{url}/predict", json={"rows": list(rows)}, timeout=30.0, headers=_key())
     except httpx.HTTPError as error:
         raise UnavailableError(f"{url} does not answer ({type(error).__name__})") from error
     if answer.status_code != 200:
@@ -84,7 +87,13 @@ def first_answer(url: str, version: int, patience: float) -> datetime | None:
 
     deadline = time.monotonic() + patience
     while time.monotonic() < deadline:
-        if httpx.get(f"{url}/model", timeout=5.0).json().get("version") == version:
+        if httpx.get(f"{url}/readyz", timeout=5.0).json().get("version") == version:
             return datetime.now(UTC)
         time.sleep(0.02)
     return None
+
+
+def _key() -> dict[str, str]:
+    """Return the header that shows the API key, if this installation has one."""
+    key = Settings().service_api_key.get_secret_value()
+    return {"X-API-Key": key} if key else {}

@@ -6,12 +6,12 @@ from typing import Any
 
 from sqlalchemy.engine import Engine
 
-from flows import ledger
+from flows import causes, ledger
 from flows.errors import RefusedError, UnavailableError
 from flows.ledger import Partition, Promotion, Run
 from flows.settings import Settings
 from flows.spec import ModelSpec
-from flows.steps import registry, serving
+from flows.steps import lost, registry, serving
 
 
 def status(settings: Settings, spec: ModelSpec, engine: Engine) -> dict[str, Any]:
@@ -26,6 +26,7 @@ def status(settings: Settings, spec: ModelSpec, engine: Engine) -> dict[str, Any
         "champion": champion(reigning) if reigning else None,
         "challenger": alias["challenger"],
         "alias": alias["state"],
+        "problems": lost.problems(settings, spec, engine),
         "partitions": {
             "accepted": len(accepted),
             "quarantined": sum(partition.status == "quarantined" for partition in partitions),
@@ -36,6 +37,7 @@ def status(settings: Settings, spec: ModelSpec, engine: Engine) -> dict[str, Any
             "first": accepted[0].key if accepted else None,
             "last": accepted[-1].key if accepted else None,
         },
+        "causes": [one.reason for one in causes.waiting(engine, spec.name)],
         "last_runs": [run(one) for one in ledger.last_runs(engine, spec.name, 8)],
         "promotions": [champion(one) for one in ledger.list_promotions(engine, spec.name, 8)],
         "service": serving.find(settings, spec.name),

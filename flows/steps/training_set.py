@@ -91,6 +91,12 @@ def select_rows(spec: ModelSpec, partitions: list[Partition], window: Window) ->
     import duckdb
 
     columns = list(dict.fromkeys([*(field.name for field in spec.request), *spec.key]))
+    low, high = spec.label.low, spec.label.high
+    bounds: dict[str, float] = {}
+    counts = "label IS NOT NULL"  # classes may be texts, which are not compared with numbers
+    if spec.task == "regression":
+        bounds = {"low": -float("inf") if low is None else low, "high": float("inf") if high is None else high}
+        counts = "label >= $low AND label <= $high"
     uris = [p.accepted_uri for p in partitions if p.id in set(window.partition_ids) and p.accepted_uri]
     with duckdb.connect() as connection:
         connection.execute("SET TimeZone = 'UTC'")
@@ -101,19 +107,18 @@ def select_rows(spec: ModelSpec, partitions: list[Partition], window: Window) ->
             FROM read_parquet($uris)
             WHERE event_timestamp >= $start AND event_timestamp < $end
               AND (event_timestamp >= $split OR label_timestamp <= $split)
-              AND label >= $low AND label <= $high
+              AND {counts}
             ORDER BY event_timestamp, {identifiers(columns)}, label
             """,
             {
                 "uris": uris, "start": window.start, "split": window.split, "end": window.end,
-                "low": -float("inf") if spec.label.low is None else spec.label.low,
-                "high": float("inf") if spec.label.high is None else spec.label.high,
+                **bounds,
             },
         ).to_arrow_table()  # fmt: skip
-    counts = {name: pc.sum(pc.equal(rows[PART], name)).as_py() or 0 for name in ("train", "judge")}
-    if counts["train"] < spec.training.min_rows or not counts["judge"]:
+    parts = {name: pc.sum(pc.equal(rows[PART], name)).as_py() or 0 for name in ("train", "judge")}
+    if parts["train"] < spec.training.min_rows or not parts["judge"]:
         raise RefusedError(
-            f"{spec.name}: {counts['train']} rows to train on and {counts['judge']} to judge, "
+            f"{spec.name}: {parts['train']} rows to train on and {parts['judge']} to judge, "
             f"at least {spec.training.min_rows} and 1 are needed; ingest more, or change spec.training"
         )
     return rows

@@ -21,6 +21,7 @@ from test_demo import run
         (["promote", "7"], 1, "no version 7"),
         (["rollback"], 1, "nothing to roll back to"),
         (["monitor"], 1, "evergreen train"),
+        (["deploy", "--env", "nosuch"], 2, "known are: local"),
         (["score", "in.csv", "out.csv"], 1, "evergreen train"),
     ],
 )
@@ -33,7 +34,7 @@ def test_a_wrong_or_refused_call_is_one_line(tmp_path: Path, arguments: list[str
     assert named in done.stderr
 
 
-@pytest.mark.parametrize("arguments", [["promote", "one"], ["nosuch"], ["ingest"], ["serve", "--port", "99999"]])
+@pytest.mark.parametrize("arguments", [["promote", "one"], ["nosuch"], ["score"], ["serve", "--port", "99999"]])
 def test_a_call_that_cannot_be_read_is_told_so(arguments: list[str]) -> None:
     done = run(*arguments)
     assert done.returncode == 2
@@ -45,6 +46,6 @@ def test_help_names_every_command() -> None:
     assert done.returncode == 0
     for command in (
         "demo", "ingest", "featurize", "train", "promote", "rollback", "monitor", "score", "serve", "status",
-        "partitions", "versions",
+        "partitions", "versions", "up", "deploy", "triggers",
     ):  # fmt: skip
         assert f" {command} " in done.stdout

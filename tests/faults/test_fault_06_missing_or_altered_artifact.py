@@ -14,6 +14,7 @@ from training_parts import copy_home, log_again, opened, state, trained
 
 from flows.errors import RefusedError
 from flows.steps import registry
+from flows.steps.files import sha256_of
 
 EVERGREEN = Path(sys.executable).parent / "evergreen"
 
@@ -34,7 +35,9 @@ def register_by_hand(home, folder, tags=None, run_id=None) -> int:
     client = registry.open_client(home)
     made = client.create_model_version(
         "taxi", source=str(folder), run_id=first.run_id if run_id is None else run_id,
-        tags={registry.DIGEST: first.digest, registry.REASON: "by hand"} if tags is None else tags,
+        tags={
+            registry.DIGEST: first.digest, registry.REASON: "by hand", registry.EVIDENCE_DIGEST: first.evidence_digest,
+        } if tags is None else tags,
     )  # fmt: skip
     return int(made.version)
 
@@ -60,12 +63,14 @@ ALTERED = {
     "no model": ("model.skops", Path.unlink, r"model\.skops is missing"),
     "no manifest": ("serving.json", Path.unlink, r"serving\.json is missing"),
     "no evidence": ("evidence.json", Path.unlink, r"evidence\.json in .* cannot be read"),
-    "evidence of failure": (
-        "evidence.json", lambda path: change_evidence(path, failed=["champion", "slices"]), "failed its gates: champion, slices",
-    ),
-    "evidence that contradicts itself": ("evidence.json", gate_failed, "failed its gates: baseline"),
-    "evidence without gates": ("evidence.json", lambda path: path.write_text('{"failed": []}'), "no record of its gates"),
-    "evidence that is something else": ("evidence.json", lambda path: path.write_text("[]"), "cannot be read"),
+    "other evidence": ("evidence.json", lambda path: change_evidence(path, error=1.0), "is not what was registered"),
+    "evidence with a space more": ("evidence.json", lambda path: path.write_text(path.read_text() + " "), "not what was"),
+}  # fmt: skip
+SPEAKS_AGAINST = {
+    "failure": (lambda path: change_evidence(path, failed=["champion", "slices"]), "failed its gates: champion, slices"),
+    "it contradicts itself": (gate_failed, "failed its gates: baseline"),
+    "no gates": (lambda path: path.write_text('{"failed": []}'), "no record of its gates"),
+    "something else": (lambda path: path.write_text("[]"), "cannot be read"),
 }  # fmt: skip
 
 
@@ -86,6 +91,16 @@ def test_a_version_with_altered_or_missing_files_is_refused_with_the_reason(home
     name, alter, reason = ALTERED[case]
     version = register_by_hand(home, tmp_path / "bundle")
     alter(tmp_path / "bundle" / name)
+    refuse(home, version, reason)
+
+
+@pytest.mark.parametrize("case", SPEAKS_AGAINST)
+def test_a_version_whose_registered_evidence_does_not_speak_for_it_is_refused(home, tmp_path, case):
+    alter, reason = SPEAKS_AGAINST[case]
+    version = register_by_hand(home, tmp_path / "bundle")
+    alter(tmp_path / "bundle" / "evidence.json")
+    digest = sha256_of(tmp_path / "bundle" / "evidence.json")
+    registry.open_client(home).set_model_version_tag("taxi", str(version), registry.EVIDENCE_DIGEST, digest)
     refuse(home, version, reason)
 
 

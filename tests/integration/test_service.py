@@ -22,7 +22,7 @@ from serving_parts import (
 )  # fmt: skip
 from sklearn.linear_model import LinearRegression
 
-from deployments.service import app as app_module
+from deployments.service import bodies
 from deployments.service import follower as follower_module
 from deployments.service.build import build
 from flows import database
@@ -289,7 +289,7 @@ def test_a_body_over_one_mebibyte_is_a_413(place):
 
 
 def test_a_body_that_does_not_arrive_is_let_go(place, monkeypatch):
-    monkeypatch.setattr(app_module, "BODY_SECONDS", 0.05)
+    monkeypatch.setattr(bodies, "BODY_SECONDS", 0.05)
     application = build(place.settings, spec, read_features)
     sent = []
 

@@ -7,69 +7,24 @@ import socket
 import subprocess
 import sys
 import time
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import httpx
-import pyarrow as pa
 import pytest
+from online_parts import ROOT, launch, make_online_store, ready, record
 from serving_parts import FEATURES, ROW, eventually, home, make_bundle, promote
 
 from flows import database, ledger
 from flows.models.taxi.spec import spec
-from flows.steps import feature_store
 from flows.steps.bundle import frame_of, load_bundle
-from flows.steps.files import write_parquet
 from flows.steps.prediction_log import read_predictions
-
-ROOT = Path(__file__).resolve().parents[2]
-TICK = datetime(2022, 1, 25, 5, tzinfo=UTC)  # midnight in New York
-FEATURE_COLUMNS = (
-    "trips_28d", "minutes_mean_28d", "minutes_median_28d", "minutes_q90_28d", "mph_mean_28d", "mph_median_28d",
-    "minutes_mean_7d", "mph_mean_7d",
-)  # fmt: skip
-
-
-def write_features(settings, view, prefix, **keys):
-    """Write the feature table of a view: one key, known since TICK."""
-    times = {name: pa.array([TICK], pa.timestamp("us", "UTC")) for name in ("event_timestamp", "created_timestamp")}
-    values = {f"{prefix}_{name}": [9 if name == "trips_28d" else 9.0] for name in FEATURE_COLUMNS}
-    keyed = {name: [key] for name, key in keys.items()}
-    write_parquet(pa.table(keyed | times | values), settings.features("taxi") / view / "0.parquet")
-
-
-def launch(settings, *arguments):
-    """Start the service's process on a home; ``arguments`` are added to its command."""
-    command = [sys.executable, "-m", "deployments.service", "--home", str(settings.home), *arguments]
-    return subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-
-
-def record(settings, process):
-    """Wait for the record of a process and return it."""
-    path = settings.home / "service-taxi.json"
-
-    def mine():
-        assert process.poll() is None, process.stderr.read()
-        found = json.loads(path.read_text()) if path.exists() else {}
-        return found if found.get("pid") == process.pid else None
-
-    return eventually(mine, 60)
-
-
-def ready(url):
-    """Wait until a service is ready."""
-    eventually(lambda: httpx.get(f"{url}/readyz").status_code == 200, 120)
 
 
 @pytest.fixture(scope="module")
 def settings(tmp_path_factory):
     """A home with features of zones 74 and 42, and a promoted version."""
     settings = home(tmp_path_factory.mktemp("home"), follow_seconds=0.1)
-    write_features(settings, "pickup_zone", "pickup", PULocationID=74)
-    write_features(settings, "dropoff_zone", "dropoff", DOLocationID=42)
-    write_features(settings, "route", "route", PULocationID=1, DOLocationID=1)
-    feature_store.apply_definitions(settings, spec)
-    feature_store.materialize(settings, spec, TICK - timedelta(days=1), TICK + timedelta(seconds=1))
+    make_online_store(settings)
     promote(database.connect(settings), settings.home / "one", make_bundle(settings.home / "one"), 1)
     return settings
 

@@ -28,7 +28,7 @@ from flows.spec import load_model
 from flows.steps import feature_store, registry
 from flows.steps.lineage import ROOT, Lineage
 
-GATES = ["baseline", "champion", "slices", "loads", "same predictions", "api", "latency"]
+GATES = ["baseline", "champion", "slices", "loads", "same predictions", "compiled", "api", "latency"]
 
 
 @pytest.fixture(scope="module")
@@ -127,7 +127,7 @@ def test_a_broken_estimator_is_refused_by_named_gates_logged_and_not_registered(
     found = train(estimator="flows.models.taxi.broken:build", reason="made it faster")
     assert (found["version"], found["promoted"]) == (None, False)
     assert {"champion", "slices"} <= set(found["failed"])
-    assert not {"loads", "same predictions", "api"} & set(found["failed"])
+    assert not {"loads", "same predictions", "compiled", "api"} & set(found["failed"])
     assert state(home) == before
 
     logged = tags(home, found["run_id"])

@@ -45,7 +45,7 @@ def saved(tmp_path_factory):
 @pytest.fixture
 def copied(saved, tmp_path):
     """A bundle that a test may damage."""
-    for name in ("model.skops", "serving.json"):
+    for name in ("model.skops", "compiled.npz", "serving.json"):
         (tmp_path / name).write_bytes((saved[0] / name).read_bytes())
     return tmp_path, saved[1]
 
@@ -117,7 +117,7 @@ def test_columns_are_taken_by_name_and_a_missing_one_is_named(saved):
         bundle.scores(frame.drop(columns="hour"))
 
 
-@pytest.mark.parametrize("name", ["model.skops", "serving.json"])
+@pytest.mark.parametrize("name", ["model.skops", "compiled.npz", "serving.json"])
 def test_a_changed_byte_is_refused(name, copied):
     folder, digest = copied
     data = bytearray((folder / name).read_bytes())
@@ -127,7 +127,7 @@ def test_a_changed_byte_is_refused(name, copied):
         load_bundle(folder, digest)
 
 
-@pytest.mark.parametrize("name", ["model.skops", "serving.json"])
+@pytest.mark.parametrize("name", ["model.skops", "compiled.npz", "serving.json"])
 def test_a_missing_file_is_refused(name, copied):
     folder, digest = copied
     (folder / name).unlink()

@@ -4,9 +4,10 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
+from flows.causes import Cause
 from flows.ledger import Partition, Promotion, Run
 from flows.spec import Triggers
-from flows.steps.decision import Facts, decide, gather
+from flows.steps.decision import Facts, decide, enough_data, findings, gather, standing
 from flows.steps.drift import FeatureDrift
 from flows.steps.performance import Performance
 
@@ -159,3 +160,64 @@ def test_features_that_went_missing_are_a_problem_of_the_data():
 def test_the_age_is_counted_on_the_clock_of_the_data():
     assert collected([partition("a", "accepted", days(1), last_event=days(4))]).age == timedelta(days=6)
     assert collected().age is None
+
+
+def cause(kind, reason):
+    return Cause(
+        id=1, key=reason, model="taxi", kind=kind, event="e", reason=reason, payload={}, at=NOW, sent_at=None,
+        claimed_by=None, claimed_at=None, answered_at=None, outcome=None,
+    )  # fmt: skip
+
+
+def test_causes_that_wait_and_what_is_found_now_are_named_together_each_once():
+    waiting = (cause("new data", "new data: 7 partitions"), cause("schedule", "schedule: weekly"))
+    stale = TRIGGERS.model_copy(update={"max_champion_age": timedelta(days=30)})
+    decision = decide(facts(causes=(*waiting, waiting[0]), champion_age=timedelta(days=31)), stale)
+    assert decision.retrain
+    assert [reason.split(":")[0] for reason in decision.reasons] == ["new data", "schedule", "staleness"]
+
+
+@pytest.mark.parametrize("kind", ["schedule", "new data", "performance", "distribution", "staleness"])
+def test_no_cause_but_a_person_overrules_the_cool_down_and_the_want_of_new_data(kind):
+    held = facts(causes=(cause(kind, f"{kind}: x"),), new_partitions=0, since_training=timedelta(minutes=1))
+    assert len(decide(held, TRIGGERS).held) == 2
+    asked = held.model_copy(update={"causes": (*held.causes, cause("on demand", "on demand: me"))})
+    decision = decide(asked, TRIGGERS)
+    assert (decision.retrain, decision.held) == (True, ())
+    assert decision.reasons == (f"{kind}: x", "on demand: me")
+
+
+def test_silence_and_an_old_champion_are_stale_by_the_wall_clock():
+    limits = TRIGGERS.model_copy(update={"expected_every": timedelta(days=2), "max_champion_age": timedelta(days=30)})
+    within = facts(since_accepted=timedelta(days=2), champion_age=timedelta(days=30))
+    assert findings(within, limits) == {}
+    found = findings(facts(since_accepted=timedelta(days=3), champion_age=timedelta(days=31)), limits)
+    assert found == {
+        "staleness": "staleness: no partition was accepted for 3 days, one is expected every 2 days; "
+        "staleness: the champion has served for 31 days, more than 30 days"
+    }
+
+
+@pytest.mark.parametrize(
+    ("partitions", "rows", "enough"),
+    [(3, None, False), (2, None, True), (None, 300, False), (None, 200, True), (3, 200, True), (None, None, False)],
+)
+def test_enough_new_data_is_so_many_partitions_or_so_many_rows(partitions, rows, enough):
+    triggers = TRIGGERS.model_copy(update={"new_partitions": partitions, "new_rows": rows})
+    found = enough_data(facts(new_rows=200, new_keys=("2024-03-01", "2024-03-02")), triggers)
+    assert bool(found) is enough
+    if enough:
+        assert found == "new data: 2 partitions (2024-03-01 to 2024-03-02) with 200 rows"
+
+
+def test_data_that_a_training_under_way_reads_is_not_new():
+    parts = [partition("a", "accepted", days(1)), partition("b", "accepted", days(5))]
+    found = standing(None, parts, [run("train", "running", days(3))], days(10), [cause("schedule", "schedule")])
+    assert (found.new_keys, found.new_rows, found.since_accepted) == (("b",), 1, timedelta(days=5))
+    assert [one.kind for one in found.causes] == ["schedule"]
+
+
+def test_before_the_first_training_all_accepted_data_is_new_and_nothing_cools_down():
+    found = standing(None, [partition("a", "accepted", days(1))], [], days(2))
+    assert (found.new_partitions, found.since_training, found.champion_age) == (1, None, None)
+    assert decide(found.model_copy(update={"causes": (cause("new data", "new data: 1"),)}), TRIGGERS).retrain

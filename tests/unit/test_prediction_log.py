@@ -3,8 +3,11 @@
 import json
 import math
 import os
+import subprocess
+import sys
 import threading
 from datetime import UTC, datetime
+from pathlib import Path
 
 import pyarrow as pa
 import pytest
@@ -13,8 +16,11 @@ from serving_parts import home
 from flows.errors import ContractError, UnavailableError
 from flows.models.taxi.spec import spec
 from flows.spec import RequestField
+from flows.steps import prediction_log
+from flows.steps.prediction_hours import fold, foldable
 from flows.steps.prediction_log import Answer, PredictionLog, read_predictions
 
+ROOT = Path(__file__).resolve().parents[2]
 AT = datetime(2022, 1, 26, 12, tzinfo=UTC)
 ROW = {
     "lpep_pickup_datetime": datetime.fromisoformat("2022-01-25T08:30"),
@@ -173,3 +179,101 @@ def test_a_folder_that_cannot_be_written_is_told(settings, log):
     settings.predictions("taxi").parent.write_text("a file where the folder should be")
     with pytest.raises(UnavailableError, match="cannot be written"):
         log.append("r1", AT, 1, [ROW], [answer()])
+
+
+def parquet(settings):
+    return sorted(settings.predictions("taxi").glob("hours/*/*/*.parquet"))
+
+
+def journals(settings):
+    return sorted(settings.predictions("taxi").glob("journal/*.jsonl"))
+
+
+def test_hours_that_are_over_become_parquet_and_the_table_stays_the_same(settings, log):
+    log.append("r1", AT, 1, [ROW] * 2, [answer(hour=8.5), answer(hour=None)])
+    log.append("r2", AT.replace(hour=13), 2, [ROW], [answer(zone="north", probabilities={"a": 1.0})])
+    log.append("r3", AT.replace(hour=14), 2, [None], [answer(9.0, ["route"], zone="south", hour=1.0)])
+    before = read_predictions(settings, spec)
+    assert fold(settings, spec) == 2
+    assert [path.parent.name for path in parquet(settings)] == ["12", "13"]
+    assert len(journals(settings)) == 1  # of the hour that is still written
+    assert read_predictions(settings, spec).to_pylist() == before.to_pylist()
+    log.close()
+    assert fold(settings, spec) == 1
+    assert not journals(settings)
+    after = read_predictions(settings, spec)
+    assert after.to_pylist() == before.to_pylist()
+    assert {*after.schema} == {*before.schema}
+    assert read_predictions(settings, spec, AT.replace(hour=13), AT.replace(hour=14)).num_rows == 1
+
+
+def test_an_hour_that_is_over_is_closed_though_nothing_more_is_asked(settings, log):
+    log.append("r1", AT, 1, [ROW], [answer()])
+    log.roll(AT.replace(minute=59))
+    assert not foldable(settings, "taxi")
+    log.roll(AT.replace(hour=13))
+    assert foldable(settings, "taxi")
+
+
+def test_a_journal_that_has_grown_long_is_followed_by_another(settings, log, monkeypatch):
+    monkeypatch.setattr(prediction_log, "MAX_JOURNAL_BYTES", 1000)
+    for number in range(20):
+        log.append(f"r{number:02}", AT, 1, [ROW], [answer(hour=1.0)])
+    assert len(journals(settings)) > 3
+    assert fold(settings, spec) == len(parquet(settings)) > 2
+    assert read_predictions(settings, spec)["request_id"].to_pylist() == [f"r{number:02}" for number in range(20)]
+
+
+def test_the_journal_of_a_killed_process_is_folded_and_that_of_a_living_one_is_not(settings, log):
+    program = f"""
+import os, sys
+from datetime import UTC, datetime
+from flows.models.taxi.spec import spec
+from flows.settings import Settings
+from flows.steps import prediction_log
+from flows.steps.prediction_hours import fold, foldable
+from flows.steps.prediction_log import Answer, PredictionLog
+log = PredictionLog(Settings(home={str(settings.home)!r}), spec)
+log.append("killed", datetime(2022, 1, 26, 12, tzinfo=UTC), 1, [None], [Answer(1.0, None, {{"hour": 1.0}}, [])])
+os.write(log._file, b'{{"request_id": "torn')
+os.kill(os.getpid(), 9)
+"""
+    assert subprocess.run([sys.executable, "-c", program], cwd=ROOT, check=False, timeout=60).returncode == -9
+    log.append("alive", AT, 1, [ROW], [answer(hour=1.0)])
+    assert fold(settings, spec) == 1
+    assert [json.loads(line)["request_id"] for line in journals(settings)[0].read_text().splitlines()] == ["alive"]
+    assert sorted(read_predictions(settings, spec)["request_id"].to_pylist()) == ["alive", "killed"]
+
+
+def test_killed_between_parquet_and_the_end_of_the_journal_nothing_counts_twice(settings, log, monkeypatch):
+    log.append("r1", AT, 1, [ROW], [answer(hour=1.0)])
+    log.close()
+    with monkeypatch.context() as killed:
+        killed.setattr(type(settings.home), "unlink", lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            fold(settings, spec)
+    assert parquet(settings)
+    assert journals(settings)
+    assert read_predictions(settings, spec)["request_id"].to_pylist() == ["r1"]
+    assert fold(settings, spec) == 1
+    assert read_predictions(settings, spec)["request_id"].to_pylist() == ["r1"]
+
+
+def test_reading_while_journals_are_folded_never_misses_or_doubles_a_row(settings, log, monkeypatch):
+    monkeypatch.setattr(prediction_log, "MAX_JOURNAL_BYTES", 1)
+    for number in range(12):
+        log.append(f"r{number:02}", AT, 1, [ROW], [answer(hour=1.0)])
+    folding = threading.Thread(target=fold, args=(settings, spec))
+    folding.start()
+    while folding.is_alive():
+        assert read_predictions(settings, spec).num_rows == 12
+    assert read_predictions(settings, spec).num_rows == 12
+
+
+def test_rows_that_brought_their_features_have_no_event_time_and_are_not_found_by_it(settings, log):
+    log.append("r1", AT, 1, [None], [answer(hour=1.0)])
+    log.append("r2", AT, 1, [ROW], [answer(hour=1.0)])
+    first, second = read_predictions(settings, spec).to_pylist()
+    assert (first["request_id"], first["event_timestamp"], first["PULocationID"]) == ("r1", None, None)
+    assert second["event_timestamp"] is not None
+    assert read_predictions(settings, spec, by="event_timestamp")["request_id"].to_pylist() == ["r2"]

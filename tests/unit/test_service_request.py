@@ -128,7 +128,7 @@ def test_a_whole_number_without_bounds_fits_64_bits_and_a_text_is_bounded():
 
 def test_openapi_describes_both_forms_with_examples_and_bounds():
     content = parser.openapi()["requestBody"]["content"]["application/json"]
-    many, one = content["schema"]["anyOf"]
+    many, one, _ = content["schema"]["anyOf"]
     assert many["properties"]["rows"]["items"] == one
     assert one["properties"]["PULocationID"]["maximum"] == 9999
     assert one["additionalProperties"] is False

@@ -54,6 +54,19 @@ def request_features(inputs: Any) -> Any:
     Pick-up times are local; a zone on them is a label that Feast puts there and is passed over. Missing in, NaN out.
     Feast keeps this function as text and runs it alone, so it uses nothing of this module.
     """
+    if isinstance(inputs, dict) and len(inputs["trip_distance"]) <= 1000:  # a request: plain Python is far faster
+        nan, found = float("nan"), []
+        for time, miles in zip(inputs["lpep_pickup_datetime"], inputs["trip_distance"], strict=True):
+            distance = nan if miles is None else float(miles)
+            if time is None or time != time:
+                found.append((nan, nan, nan, distance))
+                continue
+            clock, day = (time.hour * 60 + time.minute) / 60, time.weekday()
+            rush = day < 5 and (7 <= clock < 10 or 16 <= clock < 19)
+            found.append((clock, float(day), float(rush), distance))
+        names = ("hour", "weekday", "rush_hour", "distance_miles")
+        return {name: [row[place] for row in found] for place, name in enumerate(names)}
+
     import numpy as np
     import pandas as pd
 

@@ -54,5 +54,7 @@ spec = ModelSpec(
         performance_ratio=1.10, drift_effect=0.10, min_labels=1000,
         # The zones' averages over the past wander by themselves; these do not.
         drift_columns=("distance_miles", "hour", "prediction", "label"),
+        # The times of deployments/prefect.yaml, which tells of them within seconds.
+        expected_every=timedelta(days=2), max_champion_age=timedelta(days=30),
     ),
 )  # fmt: skip

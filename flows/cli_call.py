@@ -1,0 +1,61 @@
+"""What the commands have in common: their options, the home that they open, the flow that they run, what they print."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from flows.errors import UsageError
+
+Model = Annotated[str, typer.Option(help="Name of the model, a folder in flows/models.")]
+Home = Annotated[
+    Path | None, typer.Option(help="Folder that holds everything; default: EVERGREEN_HOME, or .evergreen.")
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
+Approve = Annotated[bool, typer.Option("--approve", help="Promote after a person's word in the Prefect UI only.")]
+Why = Annotated[str, typer.Option(help="The reason, kept in the ledger.")]
+
+
+def open_home(home: Path | None, model: str) -> Any:
+    """Read the settings and make sure that the model is one, before anything is started or written."""
+    from flows.settings import Settings
+    from flows.spec import load_model
+
+    settings = Settings() if home is None else Settings(home=home)
+    load_model(model, settings)
+    if settings.home.exists() and not settings.home.is_dir():
+        raise UsageError(f"{settings.home} is a file; name a folder with --home")
+    return settings.activate()
+
+
+def run_flow(home: Path | None, model: str, call: Callable[[], Any]) -> Any:
+    """Run a flow on the Prefect server of the home, or on one that lives as long as it."""
+    settings = open_home(home, model)
+    from flows.show import end_on_signals, quiet_libraries, stop_if_interrupted
+    from flows.steps.prefect_server import prefect_server
+
+    quiet_libraries()
+    end_on_signals()
+    with prefect_server(settings):
+        try:
+            return call()
+        except Exception:
+            stop_if_interrupted()
+            raise
+        finally:
+            from flows.runs import settle
+
+            settle()
+
+
+def report(outcome: Any, as_json: bool, show: Callable[[Any], None]) -> None:
+    """Print what came of a command, as JSON or for a person."""
+    if as_json:
+        import json
+
+        print(json.dumps(outcome, indent=1, default=str))  # noqa: T201
+    else:
+        show(outcome)

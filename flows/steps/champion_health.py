@@ -1,0 +1,70 @@
+"""The champion and what a rollback would lead to, as the doctor sees them: in MLflow, on disk, in the service's cache."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Literal
+
+from sqlalchemy.engine import Engine
+
+from flows import ledger
+from flows.errors import EvergreenError
+from flows.ledger import Promotion
+from flows.settings import Settings
+from flows.spec import ModelSpec
+from flows.steps import promotion, registry
+from flows.steps.bundle import load_bundle
+
+Line = tuple[str, Literal["good", "warning", "bad"], str, str]  # part, state, what was found, how to mend it
+
+
+def champions(settings: Settings, spec: ModelSpec, engine: Engine) -> Iterator[Line]:
+    """Yield what there is to say of the champion, its alias and the rollback target."""
+    history = ledger.list_promotions(engine, spec.name)
+    if not history:
+        yield "champion", "good", "none yet", ""
+        return
+    registered = {one.version for one in registry.versions(settings, spec.name)}
+    for part, one in (("champion", history[0]), ("rollback target", promotion.rollback_target(history))):
+        if one is None:
+            yield part, "good", "none: no version served before the champion", ""
+        else:
+            yield _version(settings, spec, part, one, registered)
+    alias = registry.aliases(settings, spec.name).get(registry.CHAMPION)
+    if alias != history[0].version and history[0].version in registered:
+        named = f"names version {alias}" if alias else "is gone"
+        yield (
+            "MLflow alias",
+            "warning",
+            f"`{registry.CHAMPION}` {named}, the ledger says version {history[0].version}",
+            "`evergreen status` repairs it",
+        )
+
+
+def _version(settings: Settings, spec: ModelSpec, part: str, one: Promotion, registered: set[int]) -> Line:
+    other = (
+        "`evergreen promote VERSION`" if part == "champion" else "none needed until a rollback: promote a good version"
+    )
+    try:
+        load_bundle(Path(one.model_uri), one.digest, settings.trusted_types)
+    except EvergreenError as error:
+        copy = settings.cache / spec.name / one.digest
+        mend = f"copy the files of {copy} to {one.model_uri}" if _intact(copy, one, settings) else "restore a backup"
+        return part, "bad", f"version {one.version} cannot be opened: {error}", f"{mend}, or {other}"
+    if one.version not in registered:
+        return (
+            part,
+            "bad",
+            f"version {one.version} was deleted in MLflow; its files are whole, and the service goes on with them",
+            f"`mlflow gc` must not run before it is registered again: restore a backup, or {other}",
+        )
+    return part, "good", f"version {one.version}: registered, files whole, predicts as when it was fitted", ""
+
+
+def _intact(copy: Path, one: Promotion, settings: Settings) -> bool:
+    try:
+        load_bundle(copy, one.digest, settings.trusted_types)
+    except EvergreenError:
+        return False
+    return True

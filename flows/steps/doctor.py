@@ -1,0 +1,268 @@
+"""The doctor: looks at every part that the settings use, changes nothing, and says of each what is wrong and how to mend it."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from importlib import metadata
+from pathlib import Path
+from typing import Literal
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Engine
+
+from flows import database, ledger
+from flows.settings import Settings
+from flows.spec import Frozen, ModelSpec
+from flows.steps import prefect_server, registry, serving
+from flows.steps.champion_health import champions
+from flows.steps.trusted import one_line
+
+FREE_BYTES = 2**30
+CLOCK_SECONDS = 5.0
+EXACT = ("prefect", "mlflow", "feast", "great-expectations", "skops", "scikit-learn", "duckdb", "pandas")
+
+
+class Finding(Frozen):
+    """What was found of a part: ``good``, ``warning`` (it works, but not for long or not safely) or ``bad``; how to mend it."""
+
+    part: str
+    state: Literal["good", "warning", "bad"]
+    found: str
+    mend: str = ""
+
+
+def examine(settings: Settings, spec: ModelSpec) -> list[Finding]:
+    """Look at every part of a home; a part that cannot be looked at is a finding, not an error."""
+    findings: list[Finding] = []
+    parts: dict[str, Callable[[Settings, ModelSpec], Iterator[Finding]]] = {
+        "libraries": _libraries, "home": _home, "ledger": _ledger, "MLflow": _mlflow, "feature store": _features,
+        "Prefect": _prefect, "service": _service,
+    }  # fmt: skip
+    for part, look in parts.items():
+        try:
+            findings += look(settings, spec)
+        except Exception as error:  # noqa: BLE001 (whatever a part does wrong is what is asked for)
+            findings.append(
+                Finding(
+                    part=part, state="bad", found=f"{type(error).__name__}: {one_line(error)}",
+                    mend="read the message; if the part is damaged, restore a backup with `evergreen restore`",
+                )
+            )  # fmt: skip
+    return findings
+
+
+def _libraries(settings: Settings, spec: ModelSpec) -> Iterator[Finding]:
+    from packaging.requirements import Requirement
+
+    wanted = {one.name: one for one in map(Requirement, metadata.requires("evergreen") or []) if not one.marker}
+    wrong = [
+        f"{name} {metadata.version(name)}, not {wanted[name].specifier}"
+        for name in EXACT
+        if name in wanted and not wanted[name].specifier.contains(metadata.version(name), prereleases=True)
+    ]
+    if wrong:
+        yield Finding(part="libraries", state="bad", found="; ".join(wrong), mend="run `uv sync`")
+    else:
+        yield Finding(
+            part="libraries", state="good", found=f"evergreen {metadata.version('evergreen')}, as it asks for"
+        )
+
+
+def _home(settings: Settings, spec: ModelSpec) -> Iterator[Finding]:
+    if not settings.home.exists():
+        yield Finding(
+            part="home", state="warning", found=f"{settings.home} is not there yet",
+            mend="`evergreen ingest SOURCE` makes it; or name another with --home",
+        )  # fmt: skip
+        return
+    folders = [settings.home, *filter(Path.exists, [settings.artifacts, settings.landing(spec.name)])]
+    for folder in folders:
+        problem = _write_problem(folder)
+        if problem:
+            yield Finding(
+                part="home", state="bad", found=f"{folder} cannot be written to ({problem})",
+                mend="give it to the user that runs Evergreen (chown), or name another with --home",
+            )  # fmt: skip
+    free = shutil.disk_usage(settings.home).free
+    if free < FREE_BYTES:
+        yield Finding(
+            part="home", state="warning", found=f"{free / 2**20:.0f} MiB are free on its disk",
+            mend="free some space: landing, training and the prediction log need it",
+        )  # fmt: skip
+    else:
+        yield Finding(part="home", state="good", found=f"{settings.home} is writable, {free / 2**30:.0f} GiB are free")
+
+
+def _write_problem(folder: Path) -> str | None:
+    try:
+        with tempfile.NamedTemporaryFile(dir=folder, prefix=".doctor-", suffix=".tmp"):
+            return None
+    except OSError as error:
+        return error.strerror or type(error).__name__
+
+
+def _ledger(settings: Settings, spec: ModelSpec) -> Iterator[Finding]:
+    shown = sa.make_url(settings.ledger).render_as_string(hide_password=True)
+    if not settings.ledger_url and not (settings.home / "ledger.db").exists():
+        yield Finding(part="ledger", state="good", found="none yet; the first command that needs it makes it")
+        return
+    engine = database.make_engine(settings.ledger)
+    try:
+        current, head = database.revisions(engine)
+        if current != head:
+            newer = current is not None and head is not None and current > head
+            yield Finding(
+                part="ledger", state="bad" if newer else "warning",
+                found=f"{shown} has schema {current}, this code writes {head}",
+                mend="run the newer Evergreen that made it" if newer else "any command brings it up to date: `evergreen status`",
+            )  # fmt: skip
+            return
+        problem = _ledger_problem(engine)
+        if problem:
+            yield problem
+            return
+        yield Finding(part="ledger", state="good", found=f"{shown}, schema {current}, writable")
+        yield from _lake(engine, spec)
+    finally:
+        engine.dispose()
+
+
+def _ledger_problem(engine: Engine) -> Finding | None:
+    sqlite = engine.dialect.name == "sqlite"
+    with engine.connect() as connection:
+        if sqlite:
+            said = connection.exec_driver_sql("PRAGMA quick_check(1)").scalar()
+            if said != "ok":
+                return Finding(
+                    part="ledger", state="bad", found=f"the database is damaged: {said}",
+                    mend="stop what writes to it and restore a backup with `evergreen restore`",
+                )  # fmt: skip
+        else:
+            apart = abs((connection.execute(sa.select(sa.func.now())).scalar_one() - datetime.now(UTC)).total_seconds())
+            if apart > CLOCK_SECONDS:
+                return Finding(
+                    part="ledger", state="bad", found=f"its clock and this one are {apart:.0f} s apart",
+                    mend="let both follow a time server (NTP): promotions and labels are ordered by time",
+                )  # fmt: skip
+    with engine.connect().execution_options(write=True) as connection:
+        transaction = connection.begin()
+        try:
+            connection.execute(database.runs.delete().where(database.runs.c.id == "doctor"))  # there is none
+        finally:
+            transaction.rollback()
+    return None
+
+
+def _lake(engine: Engine, spec: ModelSpec) -> Iterator[Finding]:
+    rows = ledger.list_partitions(engine, spec.name)
+    files = [uri for row in rows if row.status == "accepted" for uri in (row.uri, row.accepted_uri) if uri]
+    missing = [uri for uri in files if not Path(uri).exists()]
+    if missing:
+        yield Finding(
+            part="lake", state="bad", found=f"{len(missing)} of {len(files)} files of accepted partitions are gone: {missing[0]}",
+            mend="restore them from a backup; training over those days stops until they are back",
+        )  # fmt: skip
+    else:
+        yield Finding(part="lake", state="good", found=f"{len(files)} files of accepted partitions are there")
+
+
+def _mlflow(settings: Settings, spec: ModelSpec) -> Iterator[Finding]:
+    if not settings.mlflow_exists:
+        yield Finding(part="MLflow", state="good", found="none yet; the first training makes it")
+        return
+    if settings.tracking_uri.startswith("http"):
+        import httpx
+
+        answer = httpx.get(f"{settings.tracking_uri.rstrip('/')}/version", timeout=5.0)
+        answer.raise_for_status()
+        theirs, ours = answer.text.strip(), metadata.version("mlflow")
+        if theirs != ours:
+            yield Finding(
+                part="MLflow", state="warning", found=f"the server is version {theirs}, the client {ours}",
+                mend="run both from the same image",
+            )  # fmt: skip
+        yield from _clock("MLflow", answer.headers.get("date"))
+    registry.open_client(settings)
+    where = settings.tracking_uri.partition("@")[2] or settings.tracking_uri
+    yield Finding(part="MLflow", state="good", found=f"{where} answers, its schema is current")
+    if settings.ledger_url or (settings.home / "ledger.db").exists():
+        engine = database.make_engine(settings.ledger)
+        try:
+            for name, state, found, mend in champions(settings, spec, engine):
+                yield Finding(part=name, state=state, found=found, mend=mend)
+        finally:
+            engine.dispose()
+
+
+def _features(settings: Settings, spec: ModelSpec) -> Iterator[Finding]:
+    from flows.steps import feature_store
+
+    if not (settings.home / "feast" / "registry.db").exists():
+        yield Finding(part="feature store", state="good", found="none yet; `evergreen featurize` makes it")
+        return
+    names = feature_store.feature_names(feature_store.open_store(settings), spec)
+    yield Finding(
+        part="feature store", state="good", found=f"{spec.feature_service} is registered, {len(names)} features"
+    )
+
+
+def _prefect(settings: Settings, spec: ModelSpec) -> Iterator[Finding]:
+    import os
+
+    import httpx
+
+    api_url = os.environ.get("PREFECT_API_URL") or prefect_server.running(settings)
+    if not api_url:
+        yield Finding(
+            part="Prefect", state="good", found="no server runs; a command starts one for as long as it needs it"
+        )
+        return
+    answer = httpx.get(f"{api_url}/health", timeout=5.0)
+    if answer.status_code != 200:
+        yield Finding(
+            part="Prefect", state="bad", found=f"{api_url} answers {answer.status_code}",
+            mend="look at the server's log; PREFECT_API_URL names the server, PREFECT_API_AUTH_STRING its key",
+        )  # fmt: skip
+        return
+    theirs, ours = httpx.get(f"{api_url}/admin/version", timeout=5.0).text.strip('"'), metadata.version("prefect")
+    if theirs != ours:
+        yield Finding(
+            part="Prefect", state="warning", found=f"the server is version {theirs}, the client {ours}",
+            mend="run both from the same image",
+        )  # fmt: skip
+    yield Finding(part="Prefect", state="good", found=f"{api_url} answers")
+    yield from _clock("Prefect", answer.headers.get("date"))
+
+
+def _service(settings: Settings, spec: ModelSpec) -> Iterator[Finding]:
+    open_to_all = settings.service_host not in ("127.0.0.1", "localhost", "::1")
+    if open_to_all and not settings.service_api_key.get_secret_value():
+        yield Finding(
+            part="service", state="warning", found=f"it listens on {settings.service_host} and asks for no key",
+            mend="set EVERGREEN_SERVICE_API_KEY",
+        )  # fmt: skip
+    known = serving.find(settings, spec.name)
+    if known is None:
+        yield Finding(part="service", state="good", found="none runs on this home; `evergreen serve` starts it")
+    elif not known["ready"]:
+        yield Finding(
+            part="service", state="bad", found=f"{known['url']} is not ready",
+            mend="its log says why; without a champion, `evergreen train` makes one",
+        )  # fmt: skip
+    else:
+        yield Finding(part="service", state="good", found=f"{known['url']} answers with version {known['version']}")
+
+
+def _clock(part: str, date: str | None) -> Iterator[Finding]:
+    """Compare a server's clock, from the head of an answer, with ours."""
+    if date:
+        apart = abs((parsedate_to_datetime(date) - datetime.now(UTC)).total_seconds())
+        if apart > CLOCK_SECONDS:
+            yield Finding(
+                part=part, state="bad", found=f"its clock and this one are {apart:.0f} s apart",
+                mend="let both follow a time server (NTP)",
+            )  # fmt: skip

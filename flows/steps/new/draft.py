@@ -1,0 +1,106 @@
+"""What is decided for a new model: all that the templates of its files need, in plain values."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+from typing import Literal
+
+from flows.spec import Frozen
+from flows.steps.new.wanted import Task
+from flows.steps.periods import Kind
+
+
+class Given(Frozen):
+    """A column that the caller gives: ``name`` in requests, ``raw`` in the file, ``feature`` for the model, if it is one.
+
+    ``low`` and ``high`` are its bounds with room around them; ``seen`` its values in the table, if they are few texts.
+    """
+
+    name: str
+    raw: str
+    type: Literal["int", "float", "string"]
+    flag: bool
+    required: bool
+    example: int | float | str
+    low: float | None = None
+    high: float | None = None
+    known: float = 1.0  # share of rows that have it
+    seen: tuple[str, ...] = ()
+    feature: str | None = None
+
+
+class View(Frozen):
+    """A feature view: its keys (none: all rows together) and how its features' names begin."""
+
+    name: str
+    prefix: str
+    keys: tuple[str, ...]
+    of: str
+
+
+class Share(Frozen):
+    """A class of the label and how its features' names end."""
+
+    value: int | float | str
+    name: str
+
+
+class Draft(Frozen):
+    """A model to be written."""
+
+    name: str
+    package: str
+    definitions: str
+    origin: str
+    task: Task
+    metric: str
+    columns: dict[str, str]
+    ignored: tuple[str, ...]
+    layout: tuple[str, ...]
+    numbered: str | None
+    event_time: str
+    time_columns: tuple[str, ...]
+    time_form: str
+    start: datetime | None
+    every: timedelta | None
+    zone: str
+    label: str
+    label_raw: str
+    label_flag: bool
+    label_bounds: tuple[float, float] | None
+    label_middle: tuple[float, float] | None
+    classes: tuple[Share, ...]  # those whose shares are features
+    all_classes: tuple[int | float | str, ...]
+    delay: timedelta
+    example_time: datetime
+    given: tuple[Given, ...]
+    calendar: tuple[str, ...]  # names of the features of the moment itself
+    key: tuple[str, ...]
+    views: tuple[View, ...]
+    slices: tuple[str, ...]
+    slice_min_rows: int
+    tick: timedelta
+    short: timedelta
+    long: timedelta
+    window: timedelta
+    judge: timedelta
+    min_train_rows: int
+    min_labels: int
+    partition_by: Kind
+    min_rows: int
+    params: dict[str, float | int]
+
+    @property
+    def features(self) -> tuple[Given, ...]:
+        """The given columns that the model sees."""
+        return tuple(one for one in self.given if one.feature)
+
+    @property
+    def texts(self) -> tuple[str, ...]:
+        """The features that are texts."""
+        return tuple(one.feature for one in self.given if one.feature and one.type == "string")
+
+    @property
+    def unit(self) -> str:
+        """How the windows' lengths end in names of features: d for days, h for hours."""
+        return "d" if self.tick == timedelta(days=1) else "h"

@@ -1,0 +1,189 @@
+"""When the rows of a table happened: a time column, a date and an hour, an ordinal, or the order of the rows."""
+
+from __future__ import annotations
+
+from collections import Counter
+from datetime import date, datetime, timedelta
+from typing import TYPE_CHECKING
+
+from flows.errors import UsageError
+from flows.spec import Frozen
+from flows.steps.new.table import TABLE, Column, Looked
+from flows.steps.new.wanted import Ask, Wanted, parse_moment, parse_names, parse_span
+from flows.steps.periods import Kind, period_of
+from flows.steps.sql import identifier
+
+if TYPE_CHECKING:
+    from duckdb import DuckDBPyConnection
+
+NONE = "none"
+HOURS = range(24)
+MISSING = 0.05  # share of rows without a time that can be done without
+DAY, HOUR = timedelta(days=1), timedelta(hours=1)
+ENOUGH = 500  # rows that make a partition worth a judgement of its own
+TIMED = "timed"  # the table with the column ``moment``
+
+
+class Moments(Frozen):
+    """How time is told: ``columns`` that hold it, ``sql`` of a row's local time, and what the times are like."""
+
+    columns: tuple[str, ...]
+    form: str  # "time", "date", "instant", "date and hour", "ordinal" or "order"
+    sql: str
+    start: datetime | None = None
+    every: timedelta | None = None
+    first: datetime
+    last: datetime
+    missing: int
+    backwards: int
+    within_days: bool  # whether rows tell more than their day
+    tick: timedelta
+    judge: timedelta
+    judge_rows: int
+    partition_by: Kind
+    partition_rows: int
+
+
+def find(connection: DuckDBPyConnection, looked: Looked, wanted: Wanted, ask: Ask) -> Moments:
+    """Return how time is told in the table ``looked_at``, and leave it in the table ``timed`` with each row's ``moment``."""
+    names = _names(looked, wanted, ask)
+    columns = [looked.column(name) for name in names]
+    start, every = wanted.start, wanted.every
+    if not columns or columns[0].form == "whole":
+        what = f"{columns[0].name} counts the rows" if columns else "The order of the rows stands for their time"
+        start = start or parse_moment(ask(f"{what}: at what time does it start?", "--start 2024-01-01"))
+        every = every or parse_span(ask(f"{what}: how much time lies between two?", "--every 30min"))
+        number = identifier(names[0]) if names else "rowid"
+        # Microseconds, so that a number of any size is an error here and not another time.
+        sql = f"(TIMESTAMP '{start.isoformat(sep=' ')}' + to_microseconds({number} * {every // timedelta(microseconds=1)}))"
+        return _measure(connection, looked, names, "ordinal" if names else "order", sql, start, every)
+    if start or every:
+        raise UsageError(f"{names[0]} is a time: --start and --every are for a column that counts, or none")
+    if columns[0].form != "time":
+        shown = columns[0].values[0] if columns[0].values else columns[0].low
+        raise UsageError(
+            f"{names[0]} holds {str(shown)[:40]!r}, which is no time; write times as 2024-01-31 08:30:00, or name another "
+            "column with --time"
+        )
+    moment = f"CAST({identifier(names[0])} AS TIMESTAMP)"
+    if len(columns) == 1:
+        hour = _hour_of(connection, looked, columns[0], wanted)
+        columns, names = ([*columns, hour], (*names, hour.name)) if hour else (columns, names)
+    if len(columns) > 1:
+        _check_hour(columns[1])
+        sql = f"({moment} + to_hours(CAST({identifier(names[1])} AS INTEGER)))"
+        return _measure(connection, looked, names, "date and hour", sql)
+    kind = columns[0].kind
+    form = "instant" if kind == "TIMESTAMP WITH TIME ZONE" else "time" if kind == "TIMESTAMP" else "date"
+    return _measure(connection, looked, names, form, moment)
+
+
+def _names(looked: Looked, wanted: Wanted, ask: Ask) -> tuple[str, ...]:
+    """Return the columns that tell the time, none for the order of the rows."""
+    names = wanted.time
+    if names is None and (wanted.start or wanted.every):
+        names = ()
+    if names is None:
+        times = [column.name for column in looked.columns if column.form == "time" and column.name not in wanted.drop]
+        if len(times) == 1:
+            names = (times[0],)
+        else:
+            found = f"it has {len(times)}: {', '.join(times)[:200]}" if times else "no column holds times"
+            question = (
+                f"Which column says when a row happened ({found})? "
+                "A date and an hour are two, DATE,HOUR; a column may count instead; 'none' takes the order of the rows."
+            )
+            names = parse_names(ask(question, "--time COLUMN, or --start and --every for the order of the rows"))
+    if len(names) > 2:
+        raise UsageError("--time takes one column, or two: a date and the hour of the day")
+    return () if names == (NONE,) and NONE not in {column.name for column in looked.columns} else names
+
+
+def _hour_of(connection: DuckDBPyConnection, looked: Looked, day: Column, wanted: Wanted) -> Column | None:
+    """Return the column that tells the hour where the times are whole days: whole numbers 0 to 23 that part the rows."""
+    time = identifier(day.name)
+    (within,) = connection.execute(
+        f"SELECT coalesce(bool_or(CAST({time} AS TIMESTAMP) <> date_trunc('day', CAST({time} AS TIMESTAMP))), false) "
+        f"FROM {TABLE}"
+    ).fetchone() or (False,)
+    if within:
+        return None
+    others = "".join(f", {identifier(name)}" for name in wanted.entity or ())
+    for column in looked.columns:
+        if column.form == "whole" and column.values and set(column.values) <= set(HOURS) and len(column.values) > 12:
+            (plain, parted) = connection.execute(
+                f"SELECT count(DISTINCT ({time}{others})), count(DISTINCT ({time}, {identifier(column.name)}{others})) "
+                f"FROM {TABLE}"
+            ).fetchone() or (0, 0)
+            if plain < 0.5 * looked.rows and parted >= 0.98 * looked.rows:
+                return column
+    return None
+
+
+def _check_hour(column: Column) -> None:
+    if column.form != "whole" or not column.values or not set(column.values) <= set(HOURS):
+        raise UsageError(f"{column.name} is no hour of the day: it must hold whole numbers from 0 to 23")
+
+
+def _measure(
+    connection: DuckDBPyConnection, looked: Looked, names: tuple[str, ...], form: str, sql: str,
+    start: datetime | None = None, every: timedelta | None = None,
+) -> Moments:  # fmt: skip
+    """Return the moments with all that is measured on them."""
+    import duckdb
+
+    try:
+        connection.execute(f"CREATE OR REPLACE TABLE {TIMED} AS SELECT *, {sql} AS moment FROM {TABLE}")
+    except duckdb.Error as error:
+        raise UsageError(f"the times cannot be made ({str(error).splitlines()[0]}); correct --start and --every") from error
+    first, last, missing, within = connection.execute(
+        f"SELECT min(moment) FILTER (isfinite(moment)), max(moment) FILTER (isfinite(moment)), "
+        f"count(*) FILTER (moment IS NULL OR NOT isfinite(moment)), "
+        f"coalesce(bool_or(moment <> date_trunc('day', moment)), false) FROM {TIMED}"
+    ).fetchone() or (None, None, 0, False)
+    where = " and ".join(names) or "the order of the rows"
+    if first is None or missing > MISSING * looked.rows:
+        raise UsageError(f"{where}: {missing} of {looked.rows} rows have no time; name another column with --time")
+    (backwards,) = connection.execute(
+        f"SELECT count(*) FILTER (up < 0) FROM (SELECT epoch_us(moment) - lag(epoch_us(moment)) OVER (ORDER BY rowid) AS up "
+        f"FROM {TIMED})"
+    ).fetchone() or (0,)
+    span = last - first
+    tick = DAY if span >= 20 * DAY else HOUR
+    if span < 20 * tick:
+        raise UsageError(
+            f"{where}: the rows span {span}, and a model needs 20 hours at least to learn from and be judged on; "
+            + ("give a longer --every" if every else "name a table with a longer past")
+        )
+    kind, rows = _partitions(connection)
+    judge = max(tick, min(28 * DAY, round(span / 10 / tick) * tick))
+    if _newest(connection, last, judge) < 200:
+        judge = max(tick, min(90 * DAY, round(span / 5 / tick) * tick))
+    return Moments(
+        columns=names, form=form, sql=sql, start=start, every=every, first=first, last=last, missing=missing,
+        backwards=backwards, within_days=within, tick=tick, judge=judge, judge_rows=_newest(connection, last, judge),
+        partition_by=kind, partition_rows=rows,
+    )  # fmt: skip
+
+
+def _newest(connection: DuckDBPyConnection, last: datetime, length: timedelta) -> int:
+    query = f"SELECT count(*) FROM {TIMED} WHERE moment > $since"
+    return int((connection.execute(query, {"since": last - length}).fetchone() or (0,))[0])
+
+
+def _partitions(connection: DuckDBPyConnection) -> tuple[Kind, int]:
+    """Return by which periods to land, and the rows that one usually has."""
+    days: list[tuple[date, int]] = connection.execute(
+        f"SELECT CAST(moment AS DATE), count(*) FROM {TIMED} WHERE isfinite(moment) GROUP BY 1"
+    ).fetchall()
+    usual: dict[Kind, tuple[int, int]] = {}
+    kinds: tuple[Kind, ...] = ("day", "week", "month")
+    for kind in kinds:
+        counts: Counter[date] = Counter()
+        for day, rows in days:
+            counts[period_of(kind, day).start] += rows
+        usual[kind] = len(counts), sorted(counts.values())[len(counts) // 2]
+    good = [kind for kind in kinds if 6 <= usual[kind][0] <= 400 and usual[kind][1] >= ENOUGH]
+    several = [kind for kind in kinds if usual[kind][0] >= 6]
+    kind = good[0] if good else several[-1] if several else "day"
+    return kind, usual[kind][1]

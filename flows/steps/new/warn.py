@@ -1,0 +1,108 @@
+"""What a person should know of a table before a model is made of it: what was left out, and what will hurt."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from flows.steps.new.columns import Left
+from flows.steps.new.draft import Draft
+from flows.steps.new.leaks import Leak
+from flows.steps.new.moments import TIMED, Moments
+from flows.steps.new.table import TABLE, Column, Looked
+from flows.steps.new.wanted import Task
+from flows.steps.sql import identifier, identifiers
+
+if TYPE_CHECKING:
+    from duckdb import DuckDBPyConnection
+
+RARE = 0.05  # share of a class from which its errors hide behind the others
+FEW_ROWS = 30  # of a class in the judging part
+
+
+def collect(
+    connection: DuckDBPyConnection, looked: Looked, moments: Moments, label: Column, task: Task, rest: list[Column],
+    left: list[Left], leaks: list[Leak], draft: Draft, told_delay: bool,
+) -> tuple[tuple[str, ...], tuple[str, ...]]:  # fmt: skip
+    """Return notes of what was inferred, and warnings of what will hurt, one line each."""
+    notes = [
+        f"{looked.rows:,} rows from {moments.first} to {moments.last}; time is {' and '.join(moments.columns) or 'their order'}",
+        f"task {task}, metric {draft.metric}; the newest {moments.judge} judge ({moments.judge_rows} rows)",
+    ]
+    if not told_delay:
+        notes.append(f"a label is taken to be known {draft.delay} after its row; say otherwise with --delay")
+    if draft.numbered:
+        notes.append("the order of the rows is their time: the file may only grow at its end")
+    notes += [f"{one.name} is left out: {one.why}" for one in left if not one.warning]
+    warnings = [f"{one.name} is left out: {one.why}" for one in left if one.warning]
+    warnings += [leak.text for leak in leaks if not leak.certain]
+    warnings += _label(connection, looked, moments, label, task)
+    warnings += _order(connection, looked, moments)
+    warnings += [text for column in rest if (text := _unseen(connection, column, moments))]
+    return tuple(notes), tuple(warnings)
+
+
+def _label(
+    connection: DuckDBPyConnection, looked: Looked, moments: Moments, label: Column, task: Task
+) -> list[str]:  # fmt: skip
+    found = []
+    if label.nulls:
+        found.append(f"{label.name} is missing in {label.nulls} rows, which neither train nor judge")
+    if task == "regression":
+        return found
+    column = identifier(label.name)
+    counts = connection.execute(
+        f"SELECT CAST({column} AS VARCHAR), count(*), count(*) FILTER (moment > $since) FROM {TIMED} "
+        f"WHERE {column} IS NOT NULL GROUP BY ALL ORDER BY 2, 1",
+        {"since": moments.last - moments.judge},
+    ).fetchall()
+    rows = sum(count for _, count, _ in counts)
+    for value, count, judged in counts[:3]:
+        if count < RARE * rows:
+            found.append(
+                f"class {_shown(value)} of {label.name} is {count / rows:.1%} of the rows ({judged} that judge): log_loss "
+                "and its gate work, accuracy says little; look at roc_auc and the slices"
+            )
+        elif judged < FEW_ROWS:
+            found.append(f"class {_shown(value)} of {label.name} has {judged} rows that judge; verdicts on it are by chance")
+    unseen = [value for value, count, judged in counts if count == judged]
+    if unseen:
+        found.append(
+            f"classes {', '.join(map(_shown, unseen))} of {label.name} are in the newest part alone: no model can know them; "
+            "are the rows in the order of time?"
+        )
+    return found
+
+
+def _order(connection: DuckDBPyConnection, looked: Looked, moments: Moments) -> list[str]:
+    found = []
+    if moments.backwards:
+        share = moments.backwards / looked.rows
+        found.append(f"time runs backwards at {moments.backwards} rows ({share:.1%}): the file is not in the order of time")
+    if moments.missing:
+        found.append(f"{moments.missing} rows have no time and are not used")
+    names = identifiers(column.name for column in looked.columns)
+    (again,) = connection.execute(f"SELECT count(*) - count(DISTINCT ({names})) FROM {TABLE}").fetchone() or (0,)
+    if again:
+        found.append(f"{again} rows ({again / looked.rows:.1%}) repeat another row in every column")
+    return found
+
+
+def _unseen(connection: DuckDBPyConnection, column: Column, moments: Moments) -> str | None:
+    """Return a warning of values that only the newest part has."""
+    if column.form != "text":
+        return None
+    name = identifier(column.name)
+    values = connection.execute(
+        f"SELECT {name}, count(*) FROM {TIMED} WHERE {name} IS NOT NULL GROUP BY 1 HAVING min(moment) > $since ORDER BY 2 DESC",
+        {"since": moments.last - moments.judge},
+    ).fetchall()
+    if not values:
+        return None
+    rows = sum(count for _, count in values)
+    shown = ", ".join(_shown(value) for value, _ in values[:3])
+    more = f" and {len(values) - 3} more" if len(values) > 3 else ""
+    return f"{column.name}: {shown}{more} ({rows} rows) come in the newest part alone; the model answers as for a missing value"
+
+
+def _shown(value: object) -> str:
+    return repr(str(value)[:40])

@@ -1,0 +1,169 @@
+"""The plan of a model's online read: all that must be known of its feature views to read them without Feast.
+
+It is made from Feast's registry whenever definitions are applied, and kept beside it in ``feast/online-<model>.json``.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+from collections.abc import Callable
+from datetime import datetime
+from hashlib import sha256
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic import ValidationError
+
+from flows.errors import ContractError
+from flows.settings import Settings
+from flows.spec import Frozen, ModelSpec
+from flows.steps.files import write_text
+
+if TYPE_CHECKING:
+    from feast import FeatureStore
+
+KEY_TYPES: dict[str, Literal["int", "string"]] = {"INT64": "int", "STRING": "string"}
+SQLITE = "NewestSqliteOnlineStore"
+
+Function = Callable[[dict[str, list[Any]]], dict[str, list[Any]]]
+
+
+class StoredView(Frozen):
+    """A view in the online store: its table, its join keys in Feast's order, the served fields, and how long they hold."""
+
+    name: str
+    table: str
+    keys: tuple[tuple[str, Literal["int", "string"]], ...]
+    fields: tuple[str, ...]
+    ttl_seconds: float | None
+
+
+class ComputedView(Frozen):
+    """A view computed from the request: ``function`` as ``package.module:name``, the hash of its text as registered."""
+
+    name: str
+    function: str
+    text_sha256: str
+    inputs: tuple[str, ...]
+    fields: tuple[str, ...]
+
+
+class OnlinePlan(Frozen):
+    """What is read and computed for a request, and from which database."""
+
+    service: str
+    database: str
+    stored: tuple[StoredView, ...]
+    computed: tuple[ComputedView, ...]
+
+
+def plan_path(settings: Settings, spec: ModelSpec) -> Path:
+    """Return where a model's plan is kept."""
+    return settings.home / "feast" / f"online-{spec.name}.json"
+
+
+def read_plan(settings: Settings, spec: ModelSpec) -> OnlinePlan | None:
+    """Return the plan that is kept, None if there is none that can be used."""
+    try:
+        return OnlinePlan.model_validate_json(plan_path(settings, spec).read_bytes())
+    except (OSError, ValidationError):
+        return None
+
+
+def write_plan(settings: Settings, spec: ModelSpec, store: FeatureStore) -> OnlinePlan | None:
+    """Make and keep the plan of a model as registered; None, and no file, if only Feast itself can read it online."""
+    plan = describe(store, spec)
+    path = plan_path(settings, spec)
+    if plan is None:
+        path.unlink(missing_ok=True)
+    elif plan != read_plan(settings, spec):
+        write_text(path, plan.model_dump_json(indent=1) + "\n")
+    return plan
+
+
+def describe(store: FeatureStore, spec: ModelSpec) -> OnlinePlan | None:
+    """Return the plan of a registered feature service, None for what the direct read does not know.
+
+    It knows our SQLite store, views with whole-number or text keys whose fields have their own names, and views in
+    Python that are computed from the request alone by an importable function.
+    """
+    from feast import FeatureView, OnDemandFeatureView
+    from feast.infra.online_stores.helpers import compute_table_id
+
+    config = store.config.online_store
+    if not str(config.type).endswith(SQLITE):
+        return None
+    stored, computed = [], []
+    for projection in store.get_feature_service(spec.feature_service).feature_view_projections:
+        view: Any = next(view for view in store.list_all_feature_views() if view.name == projection.name)
+        fields = tuple(field.name for field in projection.features)
+        if projection.name_alias or projection.join_key_map:
+            return None
+        if isinstance(view, OnDemandFeatureView):
+            function = _importable(spec, view)
+            if function is None or view.source_feature_view_projections or view.mode != "python" or view.singleton:
+                return None
+            inputs = [field.name for source in view.source_request_sources.values() for field in source.schema]
+            transformation: Any = view.feature_transformation
+            text = transformation.udf_string
+            computed.append(
+                ComputedView(
+                    name=view.name, function=function, text_sha256=_digest(text), inputs=tuple(inputs), fields=fields
+                )
+            )
+        elif isinstance(view, FeatureView) and view.name in spec.entities:
+            kinds = {column.name: column.dtype.to_value_type().name for column in view.entity_columns}
+            if not all(KEY_TYPES.get(kind) for kind in kinds.values()):
+                return None
+            table = compute_table_id(store.project, view, store.config.registry.enable_online_feature_view_versioning)
+            stored.append(
+                StoredView(
+                    name=view.name, table=table, keys=tuple((name, KEY_TYPES[kinds[name]]) for name in sorted(kinds)),
+                    fields=fields, ttl_seconds=view.ttl.total_seconds() if view.ttl else None,
+                )
+            )  # fmt: skip
+        else:
+            return None
+    return OnlinePlan(
+        service=spec.feature_service, database=str(config.path), stored=tuple(stored), computed=tuple(computed)
+    )
+
+
+def function_of(view: ComputedView) -> Function:
+    """Return a computed view's function from our own code; raises ContractError if it is not the one registered."""
+    module, name = view.function.split(":")
+    try:
+        function: Function = getattr(importlib.import_module(module), name)
+        text = inspect.getsource(function)
+    except (ImportError, AttributeError, OSError, TypeError) as error:
+        raise ContractError(f"{view.function} cannot be imported ({error}); run `evergreen featurize`") from error
+    if _digest(text) != view.text_sha256:
+        raise ContractError(
+            f"{view.function} is not as it was when feature view {view.name} was registered; run `evergreen featurize`"
+        )
+    return function
+
+
+def request_value(value: Any) -> Any:
+    """Return a request's value as Feast hands it to a computed view: times to the second."""
+    return value.replace(microsecond=0) if isinstance(value, datetime) else value
+
+
+def _importable(spec: ModelSpec, view: Any) -> str | None:
+    """Return where the function of an on-demand view is in our code; Feast itself forgets it."""
+    definitions = importlib.import_module(spec.definitions)
+    for value in vars(definitions).values():
+        if isinstance(value, type(view)) and value.name == view.name:
+            function: Any = value.feature_transformation.udf
+            module, name = function.__globals__.get("__name__", ""), function.__name__
+            try:
+                found = getattr(importlib.import_module(module), name, None)
+            except (ImportError, ValueError):
+                return None
+            return f"{module}:{name}" if found is function else None
+    return None
+
+
+def _digest(text: str) -> str:
+    return sha256(text.strip().encode()).hexdigest()

@@ -1,0 +1,108 @@
+"""Copying a version from one registry to another: run, lineage, pictures and bundle, hashes checked on both sides."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy.engine import Engine
+
+from flows import ledger
+from flows.errors import RefusedError, TamperedError
+from flows.settings import Settings
+from flows.spec import ModelSpec
+from flows.steps import promotion, registry
+from flows.steps.bundle import load_bundle
+from flows.steps.files import sha256_of
+from flows.steps.lineage import Lineage
+from flows.steps.registry import Version
+
+ORIGIN = "evergreen.copied_from"
+LEFT = ("MLmodel", "requirements.txt", "python_env.yaml", registry.EVIDENCE)  # written again by the target
+
+
+def served(engine: Engine, model: str) -> int:
+    """Return the number of the version that serves; raises RefusedError if none does."""
+    reigning = ledger.champion(engine, model)
+    if reigning is None:
+        raise RefusedError(f"{model} has no champion to copy; promote one there first, or name a version")
+    return reigning.version
+
+
+def refuse_incomparable(source: Engine, target: Engine, model: str) -> None:
+    """Raise RefusedError if the target's champion never served in the source.
+
+    What the gates of the source compare with are its own champions, each with the one before: a version stands against
+    the target's champion only through them.
+    """
+    reigning = ledger.champion(target, model)
+    known = {one.digest for one in ledger.list_promotions(source, model)}
+    if reigning is not None and reigning.digest not in known:
+        raise RefusedError(
+            f"{model}: the target's champion, version {reigning.version}, never served in the source, so no gate has "
+            "compared the two; say with --why why it shall be replaced all the same"
+        )
+
+
+def copy_version(source: Settings, target: Settings, spec: ModelSpec, number: int) -> Version:
+    """Copy a version that may serve into the target's registry and return it there; again makes no second one.
+
+    Its number in the target is the target's next. Raises RefusedError if it may not serve or its lineage is gone,
+    TamperedError if what arrived is not what was sent; the target's champion is not touched.
+    """
+    version = registry.get_version(source, spec.name, number)
+    evidence = promotion.check(source, version)
+    target.home.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix="transfer-", dir=target.home) as folder:
+        bundle = Path(folder) / "bundle"
+        shutil.copytree(version.folder, bundle, ignore=shutil.ignore_patterns(*LEFT))
+        pictures = Path(folder) / "pictures"
+        lineage, metrics = _fetch(source, version, pictures)
+        load_bundle(bundle, version.digest, target.trusted_types)
+        run_id, model_id, kept = registry.log_run(
+            target, spec, lineage=lineage, evidence=evidence, bundle=bundle, pictures=pictures, metrics=metrics,
+            passed=True, digest=version.digest, work_key=f"copy of {version.run_id}",
+        )  # fmt: skip
+    made = registry.register(target, spec, lineage, run_id, model_id, kept, version.digest)
+    _compare(target, version, made)
+    client = registry.open_client(target)
+    origin = f"version {version.version}, run {version.run_id}"
+    client.set_tag(run_id, ORIGIN, origin)
+    client.set_model_version_tag(spec.name, str(made.version), ORIGIN, origin)
+    return made
+
+
+def _fetch(source: Settings, version: Version, pictures: Path) -> tuple[Lineage, dict[str, float]]:
+    """Bring the pictures into a folder and return lineage and metrics of a version's run."""
+    client = registry.open_client(source)
+    run = client.get_run(version.run_id)
+    pictures.mkdir(parents=True)
+    try:
+        for one in client.list_artifacts(version.run_id, "pictures"):
+            shutil.copy(client.download_artifacts(version.run_id, one.path), pictures)
+        record: Any = json.loads(Path(client.download_artifacts(version.run_id, "lineage.json")).read_bytes())
+    except (OSError, ValueError) as error:
+        raise RefusedError(
+            f"{version.model} version {version.version}: its lineage cannot be read ({type(error).__name__}); "
+            "restore the artifacts of its run, or copy another version"
+        ) from error
+    return Lineage.model_validate(record), dict(run.data.metrics)
+
+
+def _compare(target: Settings, sent: Version, made: Version) -> None:
+    """Raise TamperedError unless a copy has the bytes, the evidence and the fingerprint of what was sent."""
+    load_bundle(Path(made.folder), sent.digest, target.trusted_types)
+    registry.read_evidence(made)
+    for name in ("serving.json", "model.skops", registry.EVIDENCE):
+        if sha256_of(Path(sent.folder) / name) != sha256_of(Path(made.folder) / name):
+            raise TamperedError(
+                f"{sent.model} version {made.version}: {name} did not arrive as it was sent; delete this version in "
+                "MLflow and copy again"
+            )
+    if (made.digest, made.fingerprint) != (sent.digest, sent.fingerprint):
+        raise TamperedError(
+            f"{sent.model} version {made.version} is not registered as what was sent; delete it in MLflow and copy again"
+        )

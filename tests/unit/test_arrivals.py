@@ -1,0 +1,75 @@
+"""The landing folder: each file is taken once as it was, and again when it has changed; the watcher tells once it is whole."""
+
+from pathlib import Path
+
+import pytest
+
+from deployments import watch
+from flows import arrivals, database
+
+
+@pytest.fixture
+def engine(home):
+    return database.connect(home)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    made = tmp_path / "landing"
+    made.mkdir()
+    return made
+
+
+def names(found):
+    return [Path(one.path).name for one in found]
+
+
+def test_a_file_is_new_until_it_was_taken_and_again_when_it_changed(engine, folder):
+    (folder / "b.csv").write_text("1")
+    (folder / "sub").mkdir()
+    (folder / "sub" / "a.csv").write_text("1")
+    (folder / ".slow.csv").write_text("1")
+    found = arrivals.untaken(engine, "taxi", folder)
+    assert names(found) == ["b.csv", "a.csv"]
+    for one in found:
+        arrivals.take(engine, "taxi", one)
+    assert arrivals.untaken(engine, "taxi", folder) == []
+    assert names(arrivals.untaken(engine, "other", folder)) == ["b.csv", "a.csv"]
+    (folder / "b.csv").write_text("12")
+    (changed,) = arrivals.untaken(engine, "taxi", folder)
+    arrivals.take(engine, "taxi", changed)
+    assert arrivals.untaken(engine, "taxi", folder) == []
+
+
+def test_a_file_that_changes_while_it_is_taken_stays_new(engine, folder):
+    (folder / "a.csv").write_text("1")
+    (looked_at,) = arrivals.untaken(engine, "taxi", folder)
+    (folder / "a.csv").write_text("1,2")
+    arrivals.take(engine, "taxi", looked_at)
+    assert names(arrivals.untaken(engine, "taxi", folder)) == ["a.csv"]
+
+
+def test_a_folder_that_is_not_there_holds_nothing(engine, folder):
+    assert arrivals.untaken(engine, "taxi", folder / "none") == []
+
+
+def test_the_watcher_tells_of_whole_files_once_and_again_if_nobody_takes_them(engine, folder):
+    told, answers = [], [True]
+    watcher = watch.Watcher(engine, "taxi", folder, lambda found: told.append(names(found)) or answers[0])
+    assert not watcher.look(0)
+    (folder / "a.csv").write_text("1")
+    assert not watcher.look(1)  # it may grow still
+    (folder / "a.csv").write_text("12")
+    assert not watcher.look(2)
+    assert watcher.look(3)
+    assert not watcher.look(4)
+    assert watcher.look(4 + watch.AGAIN_SECONDS)
+    assert told == [["a.csv"], ["a.csv"]]
+    answers[0] = False  # the server is away: it is told at each look until it hears
+    (folder / "b.csv").write_text("1")
+    assert [watcher.look(1000 + n) for n in range(3)] == [False, False, False]
+    answers[0] = True
+    assert watcher.look(1003)
+    for one in arrivals.untaken(engine, "taxi", folder):
+        arrivals.take(engine, "taxi", one)
+    assert not watcher.look(1003 + watch.AGAIN_SECONDS)
