@@ -12,7 +12,7 @@ import typer
 
 from flows.cli_call import Approve, AsJson, Home, Model, Why, open_home, report, run_flow
 from flows.cli_delivery import add as add_delivery
-from flows.cli_delivery import promote_across
+from flows.cli_delivery import home_at, promote_across
 from flows.cli_new import add as add_new
 from flows.cli_stack import add as add_stack
 from flows.errors import EvergreenError, UsageError
@@ -134,8 +134,15 @@ def promote(
 
 
 @app.command()
-def rollback(why: Why = "", model: Model = "taxi", home: Home = None, as_json: AsJson = False) -> None:
+def rollback(
+    why: Why = "",
+    at: Annotated[str | None, typer.Option("--at", help="Place, a file in deployments/environments.")] = None,
+    model: Model = "taxi",
+    home: Home = None,
+    as_json: AsJson = False,
+) -> None:
     """Make the version that served before the champion the champion again."""
+    home = home_at(at, home)
 
     def call() -> Any:
         from flows.promote import rollback as flow

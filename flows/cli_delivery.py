@@ -190,9 +190,10 @@ def deliver(
     passed = None
     if after is not None:
         theirs = places.settings_of(after)
-        passed = (after, database.connect(theirs)) if theirs.home.exists() else None
-        if passed is None:
+        if not theirs.ledger_url and not theirs.home.exists():
             raise RefusedError(f"{after} ({theirs.home}) is not there, so nothing has passed in it")
+        theirs.home.mkdir(parents=True, exist_ok=True)
+        passed = (after, database.connect(theirs))
     settings = places.enter(to)
     spec = load_model(model, settings)
     if source == "-":
@@ -231,3 +232,14 @@ def promote_across(source: str, target: str, version: int | None, why: str, mode
         return flow(model=model, version=made.version, why=why or f"version {number} of {source}, copied")
 
     report(run_flow(taker.home, model, call), as_json, show_promoted)
+
+
+def home_at(place: str | None, home: Path | None) -> Path | None:
+    """Make a place that of this process if one is named, and return its home; otherwise the home that was given."""
+    if place is None:
+        return home
+    if home is not None:
+        raise UsageError("--at names a place, --home a folder: give one of them")
+    from deployments import places
+
+    return places.enter(place).home

@@ -1,0 +1,79 @@
+"""The files of delivery: compose.yaml is taken by docker-compose and holds no secret, workflows run what people can run."""
+
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+import yaml
+from docker_parts import missing
+
+ROOT = Path(__file__).resolve().parents[2]
+COMPOSE = ROOT / "docker" / "compose.yaml"
+WORKFLOWS = sorted((ROOT / ".github" / "workflows").glob("*.yml"))
+SECRET = re.compile(r"PASSWORD|SECRET|API_KEY|ACCESS_KEY|AUTH_STRING|AUTH$")
+
+
+def compose_config(tmp_path: Path, text: str) -> subprocess.CompletedProcess[str]:
+    program = next(filter(None, map(shutil.which, ("docker-compose",))), None)
+    if program is None:
+        missing("no docker-compose here")
+    (tmp_path / "env").write_text(text)
+    return subprocess.run(
+        [program, "-f", COMPOSE, "--env-file", tmp_path / "env", "config"], env={"PATH": "/usr/bin:/bin"},
+        capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+
+
+def test_compose_takes_the_example_once_it_is_filled_in(tmp_path):
+    example = (ROOT / ".env.example").read_text()
+    done = compose_config(tmp_path, re.sub(r"=$", "=filled", example, flags=re.MULTILINE))
+    assert done.returncode == 0, done.stderr
+    made = yaml.safe_load(done.stdout)["services"]
+    assert made["service"]["deploy"]["replicas"] == 2
+    for name, part in made.items():
+        assert part["restart"] == "unless-stopped", name
+        # The worker's and the service's are in their images.
+        assert "healthcheck" in part or part["image"].startswith("evergreen-"), name
+
+
+def test_compose_does_not_start_without_its_secrets(tmp_path):
+    done = compose_config(tmp_path, (ROOT / ".env.example").read_text())
+    assert done.returncode != 0
+    assert ".env.example" in done.stderr
+
+
+def test_no_secret_has_a_default():
+    found = 0
+    for part in yaml.safe_load(COMPOSE.read_text())["services"].values():
+        for name, value in (part.get("environment") or {}).items():
+            if SECRET.search(name):
+                found += 1
+                assert re.fullmatch(r"\$\{\w+:\?[^}]+\}", value), name
+    assert found >= 8
+    for line in (ROOT / ".env.example").read_text().splitlines():
+        name, _, value = line.partition("=")
+        assert line.startswith("#") or not SECRET.search(name) or not value, name
+
+
+@pytest.mark.parametrize("file", WORKFLOWS, ids=lambda file: file.name)
+def test_workflows_pin_their_actions_and_run_what_a_person_can_run(file):
+    from typer.main import get_command
+
+    from flows.cli import app
+
+    commands = get_command(app).commands.keys()
+    targets = re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    content = yaml.safe_load(file.read_text())
+    assert content["permissions"] == {"contents": "read"}
+    assert content["concurrency"]["group"]
+    for job in content["jobs"].values():
+        assert job["timeout-minutes"] <= 60
+        for step in job["steps"]:
+            if "uses" in step:
+                assert re.fullmatch(r"[\w./-]+@[0-9a-f]{40}", step["uses"]), step["uses"]
+            for command in re.findall(r"uv run evergreen (\w+)", step.get("run", "")):
+                assert command in commands
+            for target in re.findall(r"\bmake (\w+)", step.get("run", "")):
+                assert target in targets
