@@ -23,11 +23,11 @@ from flows.ledger import Run
 from flows.settings import Settings
 from flows.spec import ModelSpec
 
+ROOT = Path(__file__).resolve().parents[1]
 FLOW = "deliver"
 STEP_SECONDS = 1800.0
 PASSED_ON = ("EVERGREEN_", "PREFECT_", "MLFLOW_", "AWS_")  # what of the environment a version in an image is told
-MAKE = (["plan"], ["featurize"], ["deploy"])
-BACK = (["featurize"], ["deploy"])  # without the plan: going back may take away what was added
+APPLY = (["featurize"], ["deploy"])  # going back does this alone: it may take away what was added
 
 
 def live(engine: Engine, model: str) -> Run | None:
@@ -46,6 +46,7 @@ def deliver(
     trial: bool = True,
     passed_in: tuple[str, Engine] | None = None,
     smoke: Sequence[str] = (),
+    allow_destructive: bool = False,
 ) -> dict[str, Any]:
     """Deliver a version and return what came of it; with ``trial`` it also trains and serves there, as staging does.
 
@@ -58,8 +59,9 @@ def deliver(
         if there is None or there.summary.get("version") != version:
             found = there.summary.get("version") if there else "nothing"
             raise RefusedError(f"version {version} is not what passed in {place} ({found} is); deliver it there first")
+    plan = ["plan", *(["--allow-destructive"] if allow_destructive else [])]
     trials = (["train", "--reason", f"trial of {version}"], ["smoke", *smoke]) if trial else ()
-    return _change(settings, spec, source, version, why, (*MAKE, *trials))
+    return _change(settings, spec, source, version, why, (plan, *APPLY, *trials))
 
 
 def back(settings: Settings, spec: ModelSpec, why: str) -> dict[str, Any]:
@@ -81,7 +83,7 @@ def back(settings: Settings, spec: ModelSpec, why: str) -> dict[str, Any]:
         raise RefusedError(
             f"{settings.home}: no pipeline version was in force before this one; deliver one by its name"
         )
-    return _change(settings, spec, before.summary["source"], before.summary["version"], why, BACK)
+    return _change(settings, spec, before.summary["source"], before.summary["version"], why, APPLY)
 
 
 def _change(
@@ -103,8 +105,10 @@ def _change(
                 summary["steps"].append(step[0])
         except BaseException as error:
             summary["error"] = str(error) or type(error).__name__
-            summary["put_back"] = _put_back(
-                settings, spec, engine, before, champion.version if champion else None, version
+            summary["put_back"] = (
+                "nothing was changed"
+                if step[0] == "plan"
+                else _put_back(settings, spec, engine, before, champion.version if champion else None, version)
             )
             ledger.end_run(engine, run, "failed", summary)
             if isinstance(error, EvergreenError):
@@ -122,7 +126,7 @@ def _put_back(
     if before is not None:
         name, source = before.summary["version"], before.summary["source"]
         try:
-            for step in BACK:
+            for step in APPLY:
                 _step(settings, spec, source, step)
             told = f"version {name} is in force again"
         except EvergreenError as error:
@@ -130,8 +134,11 @@ def _put_back(
     now = ledger.champion(engine, spec.name)
     if now is not None and champion is not None and now.version != champion:
         why = f"made by the trial of {version}, which was not delivered"
-        _step(settings, spec, before.summary["source"] if before else str(Path.cwd()), ["rollback", "--why", why])
-        told += f", and so is model version {champion}"
+        try:
+            _step(settings, spec, before.summary["source"] if before else str(ROOT), ["rollback", "--why", why])
+            told += f", and so is model version {champion}"
+        except EvergreenError as error:
+            told += f"; model version {champion} could NOT be put back ({error}): `evergreen rollback`"
     return told
 
 
@@ -166,6 +173,8 @@ def _runner(settings: Settings, source: str) -> tuple[list[str], dict[str, str]]
         return [sys.executable, "-c", "from flows.cli import main; main()"], environment | {"PYTHONPATH": path}
     told = [name for name in sorted(environment) if name.startswith(PASSED_ON) and name != "EVERGREEN_HOME"]
     options = [part for name in told for part in ("--env", name)]  # by name: the values stay out of the process list
+    # Its files are to belong to whoever delivers, as those of a source tree do.
+    options += ["--user", f"{os.getuid()}:{os.getgid()}", "--env", "LOGNAME=evergreen"]
     return [
         os.environ.get("EVERGREEN_DOCKER", "docker"), "run", "--rm", "--read-only", "--tmpfs", "/tmp", "--cap-drop", "ALL",  # noqa: S108
         "--security-opt", "no-new-privileges", "--network", "host", "--volume", f"{settings.home}:{settings.home}",

@@ -10,12 +10,12 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from flows.cli_call import Approve, AsJson, Home, Model, Why, open_home, report, run_flow
+from flows.cli_call import Approve, AsJson, Home, Model, open_home, report, run_flow
 from flows.cli_delivery import add as add_delivery
-from flows.cli_delivery import home_at, promote_across
 from flows.cli_new import add as add_new
+from flows.cli_promote import add as add_promote
 from flows.cli_stack import add as add_stack
-from flows.errors import EvergreenError, UsageError
+from flows.errors import EvergreenError
 
 app = typer.Typer(
     name="evergreen", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
@@ -25,17 +25,20 @@ app = typer.Typer(
 add_stack(app)
 add_delivery(app)
 add_new(app)
+add_promote(app)
 
 
 @app.command()
 def demo(
+    model: Model = "taxi",
+    data: Annotated[str | None, typer.Option(help="The model's table; default: what its spec names.")] = None,
     home: Home = None,
     json_file: Annotated[Path | None, typer.Option("--json", help="Also write the outcome to this file.")] = None,
 ) -> None:
-    """Run the main job on simulated taxi trips: land, train, serve, drift, retrain, refuse, roll back."""
+    """Run the main job on simulated taxi trips, or on a model's own history: land, train, serve, retrain, roll back."""
     from flows.demo import run_demo
 
-    raise typer.Exit(run_demo(home, json_file))
+    raise typer.Exit(run_demo(home, json_file, model, data))
 
 
 @app.command()
@@ -103,55 +106,6 @@ def train(
     report(outcome, as_json, show_trained)
     if outcome["failed"]:
         raise typer.Exit(1)
-
-
-@app.command()
-def promote(
-    version: Annotated[int | None, typer.Argument(help="Default: the newest challenger.")] = None,
-    why: Why = "",
-    approve: Approve = False,
-    source: Annotated[str | None, typer.Option("--from", help="Place whose champion, or VERSION, is copied.")] = None,
-    target: Annotated[str | None, typer.Option("--to", help="Place that it is copied to and serves in.")] = None,
-    model: Model = "taxi",
-    home: Home = None,
-    as_json: AsJson = False,
-) -> None:
-    """Make a version the champion; with --from and --to, one that is copied from another place."""
-    if source is not None or target is not None:
-        if source is None or target is None or approve or home is not None:
-            raise UsageError("--from and --to go together, and without --home and --approve")
-        promote_across(source, target, version, why, model, as_json)
-        return
-
-    def call() -> Any:
-        from flows.promote import promote as flow
-
-        return flow(model=model, version=version, why=why, approve=approve)
-
-    from flows.show import show_promoted
-
-    report(run_flow(home, model, call), as_json, show_promoted)
-
-
-@app.command()
-def rollback(
-    why: Why = "",
-    at: Annotated[str | None, typer.Option("--at", help="Place, a file in deployments/environments.")] = None,
-    model: Model = "taxi",
-    home: Home = None,
-    as_json: AsJson = False,
-) -> None:
-    """Make the version that served before the champion the champion again."""
-    home = home_at(at, home)
-
-    def call() -> Any:
-        from flows.promote import rollback as flow
-
-        return flow(model=model, why=why)
-
-    from flows.show import show_promoted
-
-    report(run_flow(home, model, call), as_json, show_promoted)
 
 
 @app.command()

@@ -176,6 +176,9 @@ def deliver(
     trial: Annotated[bool, typer.Option(help="Also train and serve there; off where --after is given.")] = True,
     seconds: Annotated[float, typer.Option(min=0.1, help="How long the trial's service is put under load.")] = 60.0,
     p99: Annotated[float, typer.Option(min=0.1, help="Milliseconds in which 99 of 100 answers must come.")] = 250.0,
+    allow_destructive: Annotated[
+        bool, typer.Option("--allow-destructive", help="Let through what takes away what a served version reads.")
+    ] = False,
     why: Why = "",
     model: Model = "taxi",
     as_json: AsJson = False,
@@ -202,7 +205,7 @@ def deliver(
         source = str(Path(source).resolve()) if Path(source).is_dir() else source
         found = delivery.deliver(
             settings, spec, source, name or Path(source).name, why or "delivered", trial=trial and after is None,
-            passed_in=passed, smoke=["--seconds", str(seconds), "--p99", str(p99)],
+            passed_in=passed, smoke=["--seconds", str(seconds), "--p99", str(p99)], allow_destructive=allow_destructive,
         )  # fmt: skip
     report(found, as_json, show_lines)
 

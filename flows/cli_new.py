@@ -29,10 +29,14 @@ def new(
     drop: Annotated[str, typer.Option(help="Columns to leave out, with commas.")] = "",
     keep: Annotated[str, typer.Option(help="Columns to keep, whatever is found against them.")] = "",
     start: Annotated[str | None, typer.Option(help="Time of the first row, where the rows count: 2024-01-01.")] = None,
-    every: Annotated[str | None, typer.Option(help="Time from row to row, where the rows count: 30min, 1h, 1d.")] = None,
+    every: Annotated[
+        str | None, typer.Option(help="Time from row to row, where the rows count: 30min, 1h, 1d.")
+    ] = None,
     delay: Annotated[str | None, typer.Option(help="How long after its row a label is known: 1h, 1d.")] = None,
     zone: Annotated[str, typer.Option(help="IANA time zone of times without one.")] = "UTC",
-    into: Annotated[Path | None, typer.Option(help="Folder of your own package of models; default: flows/models.")] = None,
+    into: Annotated[
+        Path | None, typer.Option(help="Folder of your own package of models; default: flows/models.")
+    ] = None,
     home: Home = None,
 ) -> None:
     """Make a model of a table: look at it, warn of what will hurt, write the files to be read and edited."""
@@ -46,7 +50,9 @@ def new(
     settings = Settings() if home is None else Settings(home=home)
     if not NAME.fullmatch(name) or name in known_models(settings):
         known = name in known_models(settings)
-        why = "is a model already" if known else "is no name: lower-case letters, digits and underscores, a letter first"
+        why = (
+            "is a model already" if known else "is no name: lower-case letters, digits and underscores, a letter first"
+        )
         raise UsageError(f"{name[:60]!r} {why}; choose another name")
     place = drafting.place_of(name, into)
     wanted = Wanted(

@@ -130,6 +130,31 @@ arrivals = sa.Table(
     sa.Column("taken_at", UtcDateTime, nullable=False),
 )
 
+trials = sa.Table(
+    "trials",
+    metadata,
+    sa.Column("id", sa.Integer, primary_key=True),
+    sa.Column("model", sa.String(40), nullable=False),
+    sa.Column("kind", sa.String(10), nullable=False),  # shadow, canary
+    sa.Column("state", sa.String(10), nullable=False),  # running, passed, failed, stopped
+    sa.Column("version", sa.Integer, nullable=False),
+    sa.Column("run_id", sa.String(64), nullable=False),
+    sa.Column("model_uri", sa.Text, nullable=False),
+    sa.Column("digest", sa.String(64), nullable=False),
+    sa.Column("champion_version", sa.Integer, nullable=False),
+    sa.Column("champion_sequence", sa.Integer, nullable=False),  # the promotion that it may take the place of
+    sa.Column("rollout", sa.JSON, nullable=False),  # flows.spec.Rollout
+    sa.Column("tallies", sa.JSON, nullable=False),  # what each process of the service counted
+    sa.Column("evidence", sa.JSON, nullable=False),
+    sa.Column("who", sa.Text, nullable=False),
+    sa.Column("why", sa.Text, nullable=False),
+    sa.Column("outcome", sa.Text),
+    sa.Column("started_at", UtcDateTime, nullable=False),
+    sa.Column("ended_at", UtcDateTime),
+)
+RUNNING = sa.text("state = 'running'")
+sa.Index("one_trial", trials.c.model, unique=True, sqlite_where=RUNNING, postgresql_where=RUNNING)
+
 
 def now() -> datetime:
     """Return the present time, aware, in UTC."""
@@ -169,11 +194,14 @@ def make_engine(url: str) -> Engine:
 
 
 def migrate(engine: Engine) -> None:
-    """Run the alembic migrations that the database lacks."""
+    """Run the alembic migrations that the database lacks; one of a newer Evergreen is left as it is.
+
+    Migrations only ever add, so that a version of the pipeline can be put back after a newer one has migrated.
+    """
     from alembic import command
 
     current, head = revisions(engine)
-    if current != head:
+    if current is None or (head is not None and current < head):
         config = _alembic()
         with write(engine) as connection:
             config.attributes["connection"] = connection

@@ -12,11 +12,12 @@ from pathlib import Path
 from rich.table import Table
 from rich.text import Text
 
-from flows.demo_steps import MODEL, STEPS, Stage, Step
+from flows import demo_own, demo_steps
+from flows.demo_steps import MODEL, Stage, Step
 from flows.errors import UsageError
 from flows.settings import Settings
 from flows.show import console, end_on_signals, line, quiet_libraries, stop_if_interrupted
-from flows.spec import Frozen
+from flows.spec import Frozen, load_model
 from flows.steps.files import write_text
 
 MARK = "demo.json"  # says that a home is the demo's own
@@ -32,12 +33,17 @@ class Outcome(Frozen):
     seconds: float
 
 
-def run_demo(home: Path | None, json_file: Path | None) -> int:
+def run_demo(home: Path | None, json_file: Path | None, model: str = MODEL, data: str | None = None) -> int:
     """Run every step, show them as they go and in a table at the end; return 0 only if all came out as expected.
 
+    The taxi model's demo is on simulated trips; any other model's, or with ``data``, is on its own history.
     Ctrl-C, or SIGTERM, ends the server and the service first and returns 130.
     """
     settings = Settings() if home is None else Settings(home=home)
+    spec = load_model(model, settings)
+    steps = demo_steps.STEPS if model == MODEL and data is None else demo_own.STEPS
+    if steps is demo_own.STEPS and data is None and spec.history_data is None:
+        raise UsageError(f"{model} names no history_data in its spec; name its table with --data")
     _claim(settings.home)
     quiet_libraries()
     settings.activate()
@@ -46,8 +52,8 @@ def run_demo(home: Path | None, json_file: Path | None) -> int:
     start = time.monotonic()
     try:
         with ExitStack() as stack:
-            stage = Stage(settings, stack)
-            for name, expected, step in STEPS:
+            stage = Stage(settings, stack, spec, data)
+            for name, expected, step in steps:
                 outcomes.append(_run(stage, name, expected, step))
                 if not outcomes[-1].ok:
                     break
@@ -56,10 +62,10 @@ def run_demo(home: Path | None, json_file: Path | None) -> int:
         write_text(settings.home / MARK, json.dumps({"pid": None, "runs": None}))
         return 130
     outcomes += [
-        Outcome(step=n, expected=e, happened="not reached", ok=False, seconds=0.0) for n, e, _ in STEPS[len(outcomes) :]
+        Outcome(step=n, expected=e, happened="not reached", ok=False, seconds=0.0) for n, e, _ in steps[len(outcomes) :]
     ]
     seconds, ok = time.monotonic() - start, all(outcome.ok for outcome in outcomes)
-    _close(settings, outcomes, seconds)
+    _close(settings, model, outcomes, seconds)
     if json_file:
         content = {
             "ok": ok,
@@ -95,23 +101,23 @@ def _claim(home: Path) -> None:
             raise UsageError(f"{home} holds something else than a demo; name another folder with --home") from error
         if mark["pid"] is not None and psutil.pid_exists(mark["pid"]):
             raise UsageError(f"a demo (pid {mark['pid']}) is at work in {home}; name another folder with --home")
-        if mark["runs"] is not None and mark["runs"] != _count_runs(home):
+        if mark["runs"] is not None and mark["runs"] != _count_runs(home, mark.get("model", MODEL)):
             raise UsageError(f"{home} was used after its demo; name another folder with --home, or delete it")
         shutil.rmtree(home)
     home.mkdir(parents=True, exist_ok=True)
     write_text(home / MARK, json.dumps({"pid": os.getpid(), "runs": None}))
 
 
-def _count_runs(home: Path) -> int:
+def _count_runs(home: Path, model: str) -> int:
     from flows import database, ledger
 
     settings = Settings(home=home)
-    return len(ledger.last_runs(database.connect(settings), MODEL, 100_000)) + len(
-        ledger.list_partitions(database.connect(settings), MODEL)
+    return len(ledger.last_runs(database.connect(settings), model, 100_000)) + len(
+        ledger.list_partitions(database.connect(settings), model)
     )
 
 
-def _close(settings: Settings, outcomes: list[Outcome], seconds: float) -> None:
+def _close(settings: Settings, model: str, outcomes: list[Outcome], seconds: float) -> None:
     """Show the table and where to look, and leave the mark by which a later demo knows this home."""
     drawn = Table(
         "", "step", "expected", "happened", "seconds", title="Evergreen demo", title_style="bold", show_lines=True
@@ -122,17 +128,17 @@ def _close(settings: Settings, outcomes: list[Outcome], seconds: float) -> None:
     console.print(drawn)
     done = sum(outcome.ok for outcome in outcomes)
     line(f"{done} of {len(outcomes)} steps as expected, {seconds:.0f} s", "green" if done == len(outcomes) else "red")
-    home = settings.home
+    home, option = settings.home, "" if model == MODEL else f" --model {model}"
     line("Where to look:", "bold")
     for what, how in (
-        ("state", f"uv run evergreen status --home {home}"),
-        ("Data Docs", f"{settings.docs / MODEL / 'index.html'}"),
+        ("state", f"uv run evergreen status --home {home}{option}"),
+        ("Data Docs", f"{settings.docs / model / 'index.html'}"),
         ("MLflow UI", f"uv run mlflow ui --backend-store-uri {settings.tracking_uri}"),
         (
             "Prefect UI",
             f"PREFECT_HOME={settings.prefect_home} PREFECT_SERVER_ANALYTICS_ENABLED=false uv run prefect server start",
         ),
-        ("service", f"uv run evergreen serve --home {home}"),
+        ("service", f"uv run evergreen serve --home {home}{option}"),
     ):
         console.print(Text(f"  {what:<11}{how}"), soft_wrap=True)
-    write_text(home / MARK, json.dumps({"pid": None, "runs": _count_runs(home)}))
+    write_text(home / MARK, json.dumps({"pid": None, "runs": _count_runs(home, model), "model": model}))

@@ -14,6 +14,7 @@ from datetime import date, timedelta
 from typing import Any
 
 from flows.settings import Settings
+from flows.spec import ModelSpec
 
 MODEL = "taxi"
 FIRST = date(2024, 1, 1)
@@ -27,6 +28,8 @@ class Stage:
 
     settings: Settings
     stack: ExitStack
+    spec: ModelSpec
+    data: str | None = None  # another history than the spec's
     url: str = ""
     service: subprocess.Popen[bytes] | None = None
     known: dict[str, Any] = field(default_factory=dict)
@@ -37,13 +40,14 @@ Step = Callable[[Stage], tuple[bool, str]]
 
 def start_server(stage: Stage) -> tuple[bool, str]:
     """Start the Prefect server; meanwhile simulate the trips and load the libraries."""
-    from flows.runs import settle
     from flows.steps.prefect_server import prefect_server
 
     os.environ.pop("PREFECT_API_URL", None)  # the demo has a server of its own
     meanwhile = threading.Thread(target=_prepare, args=(stage.settings,), daemon=True)
     meanwhile.start()
     url = stage.stack.enter_context(prefect_server(stage.settings))
+    from flows.runs import settle  # imports Prefect, which reads the server's address once
+
     stage.stack.callback(settle)
     meanwhile.join()
     return True, f"{url.removesuffix('/api')} answers"

@@ -13,6 +13,7 @@ MODEL_DEGRADED: Final = "evergreen.model.degraded"
 MODEL_STALE: Final = "evergreen.model.stale"
 MODEL_REGISTERED: Final = "evergreen.model.registered"
 MODEL_PROMOTED: Final = "evergreen.model.promoted"
+TRIAL_ENDED: Final = "evergreen.trial.ended"  # of a shadow or canary: passed, failed or stopped
 MODEL_WATCHED: Final = "evergreen.model.watched"  # deployed: from now on silence is told of
 
 # What may cause a training.

@@ -15,7 +15,7 @@ console = Console(highlight=False, soft_wrap=False)
 GOOD, BAD, QUIET = "green", "red", "dim"
 MARKS = {
     "accepted": GOOD, "completed": GOOD, "champion": GOOD, "quarantined": BAD, "failed": BAD, "replaced": QUIET,
-    "served before": QUIET,
+    "served before": QUIET, "passed": GOOD, "stopped": QUIET,
 }  # fmt: skip
 
 
@@ -133,7 +133,9 @@ def show_trained(found: dict[str, Any]) -> None:
 def show_promoted(found: dict[str, Any]) -> None:
     """Show a transition of the champion, or that a person refused it."""
     if "refused" in found:
-        line(f"version {found['version']} of {found['model']} was refused by {found['refused']}; the champion stays", BAD)
+        line(
+            f"version {found['version']} of {found['model']} was refused by {found['refused']}; the champion stays", BAD
+        )
         return
     before = f", version {found['previous_version']} before" if found["previous_version"] else ""
     line(f"version {found['version']} is the champion of {found['model']}{before}: {found['why']}", GOOD)
@@ -206,6 +208,7 @@ def show_status(found: dict[str, Any]) -> None:
         ("champion", f"version {now['version']} since {_time(now['since'])}: {now['why']}" if now else "none"),
         ("metrics", _metrics(now["metrics"]) if now else None),
         ("challenger", f"version {waiting['version']}" if waiting else "none"),
+        *([("on trial", trial_line(found["trial"]))] if found["trial"] else []),
         ("MLflow alias", found["alias"]),
         *(("to mend", problem) for problem in found["problems"]),
         (
@@ -224,6 +227,23 @@ def show_status(found: dict[str, Any]) -> None:
             for r in found["last_runs"]
         ]
         console.print(table(["last runs", "state", "started", "seconds", "why"], runs))
+
+
+def show_trial(found: dict[str, Any] | None) -> None:
+    """Show a shadow or canary."""
+    if found is None:
+        line("nothing was ever on trial; begin with `evergreen promote --canary` or `--shadow`")
+        return
+    line(trial_line(found), BAD if found["state"] == "failed" else GOOD if found["state"] == "passed" else "")
+    counts = ", ".join(f"{name} {value}" for name, value in found["counts"].items() if value is not None)
+    line(f"since {_time(found['since'])}, for {found['who']}: {found['why']}; {counts}", QUIET)
+
+
+def trial_line(found: dict[str, Any]) -> str:
+    """Return one line on a shadow or canary."""
+    share = f" with {100 * found['share']:g} % of the requests" if found["kind"] == "canary" else ""
+    rest = f": {found['outcome']}" if found["outcome"] else f", {found['counts']['requests']} requests so far"
+    return f"version {found['version']} as {found['kind']}{share} {found['state']}{rest}"
 
 
 def show_findings(found: list[dict[str, Any]]) -> None:

@@ -147,6 +147,31 @@ class Training(Frozen):
     threads: int = Field(default=2, ge=1)
 
 
+class Rollout(Frozen):
+    """How a challenger meets the traffic before it is promoted, as shadow or as canary, and what ends that."""
+
+    share: float = Field(default=0.1, gt=0, lt=1, description="of the requests that a canary answers")
+    sticky: tuple[str, ...] = Field(
+        default=(),
+        description="request fields that decide who answers: the same values, the same version; empty: the key",
+    )
+    min_labels: int = Field(default=500, ge=20, description="labelled answers of the challenger before it is promoted")
+    tolerance: float = Field(
+        default=0.02, ge=0, description="its error on them may exceed the champion's by this share of it"
+    )
+    max_error_rate: float = Field(
+        default=0.01,
+        ge=0,
+        lt=1,
+        description="share of its requests that may fail or be late: the champion answers those",
+    )
+    forgiven: int = Field(default=2, ge=0, description="so many failures end nothing, whatever their share")
+    deadline_ms: float = Field(default=250.0, gt=0, description="a request that takes the challenger longer is late")
+    latency_ratio: float = Field(default=3.0, gt=1, description="its median time over the champion's")
+    latency_ms: float = Field(default=5.0, gt=0, description="a median below this is never too slow")
+    longest: timedelta = Field(default=timedelta(days=14), description="without a verdict by then, it has failed")
+
+
 class ModelSpec(Frozen):
     """All that Evergreen knows of a model.
 
@@ -189,10 +214,12 @@ class ModelSpec(Frozen):
         description="file, folder, glob or URL with rows of the past, or package.module:function that returns them as a "
         "data frame; the demo and the backtest replay them",
     )
-    promotion: Literal["automatic", "approve", "manual"] = Field(
+    promotion: Literal["automatic", "approve", "manual", "shadow", "canary"] = Field(
         default="automatic",
-        description="what passed its gates is promoted at once, after a person's word, or by a person",
+        description="what passed its gates is promoted at once, after a person's word, by a person, or after it has "
+        "proved itself on the traffic: as canary, or as shadow and then as canary",
     )
+    rollout: Rollout = Rollout()
 
     @field_validator("name")
     @classmethod

@@ -11,8 +11,9 @@ from prefect.artifacts import create_markdown_artifact
 from prefect.events import emit_event
 from sqlalchemy.engine import Engine
 
-from flows import approval, database, events, ledger
+from flows import approval, database, events, ledger, trials
 from flows.promote import promote
+from flows.rollout import begin_trial
 from flows.runs import Record, recorded, root_run, stage
 from flows.settings import Settings, load
 from flows.spec import ModelSpec, load_model
@@ -133,11 +134,14 @@ def find_made(home: Settings, engine: Engine, spec: ModelSpec, fingerprint: str)
 
 
 def waits(engine: Engine, version: registry.Version) -> bool:
-    """Say whether a version may still be promoted without a new reason: it never was, and nobody has refused it.
+    """Say whether a version may still be promoted without a new reason: it never was, no trial of it runs or has ended
+    otherwise than well, and nobody has refused it.
 
     So a run that broke off between registering and promoting ends as it would have, and a version that served and was
     rolled back stays where it is.
     """
+    if trials.has_tried(engine, version.model, version.version):
+        return False
     history = ledger.list_promotions(engine, version.model)
     return version.version > max((promotion.version for promotion in history), default=0) and not version.refused
 
@@ -145,7 +149,10 @@ def waits(engine: Engine, version: registry.Version) -> bool:
 def hand_over(
     home: Settings, engine: Engine, spec: ModelSpec, version: int | None, reason: str, mode: str
 ) -> dict[str, Any]:
-    """Promote a registered version if that needs nobody, or ask a person; return what came of it."""
+    """Promote a registered version if that needs nobody, ask a person, or put it on trial; return what came of it.
+
+    The first version of all has nobody to be compared with and is promoted.
+    """
     if version is None or mode == "manual":
         return {"promoted": False}
     made = registry.get_version(home, spec.name, version)
@@ -153,6 +160,9 @@ def hand_over(
         return {"promoted": False}
     if mode == "approve":
         return approval.request(made, reason, promote)
+    if (mode == "shadow" or mode == "canary") and ledger.champion(engine, spec.name) is not None:
+        begun = begin_trial(spec.name, version, kind=mode, why=reason, automatic=True)
+        return {"promoted": False, "trial": begun["kind"]}
     promote(spec.name, version, why=reason, automatic=True)
     return {"promoted": True}
 

@@ -23,6 +23,7 @@ from deployments.service.request import RequestParser
 from deployments.service.state import add_state
 from deployments.service.telemetry import Telemetry, exposition
 from deployments.service.tracing import exporting_provider, trace_requests
+from deployments.service.trial_follower import TrialFollower
 from deployments.service.watched import WatchedFeatures
 from flows import database
 from flows.settings import Settings
@@ -45,31 +46,34 @@ def build(
     prediction_log = PredictionLog(settings, spec)
     reader = WatchedFeatures(read_features or OnlineFeatures(settings, spec))
     predictor = Predictor(spec, reader, prediction_log)
-    follower = Follower(
-        predictor, BundleCache(settings, spec.name), lambda: database.connect(settings), RequestParser(spec).example(),
-        settings.follow_seconds,
-    )  # fmt: skip
+    cache, example = BundleCache(settings, spec.name), RequestParser(spec).example()
+    follower = Follower(predictor, cache, lambda: database.connect(settings), example, settings.follow_seconds)
+    trials = TrialFollower(
+        predictor, cache, lambda: database.connect(settings), example, prediction_log, settings.follow_seconds
+    )
     telemetry = Telemetry()
     name = str(worker or 0)
     board = Board(settings, spec.name, name)
 
     def state() -> dict[str, Any]:
         counts = {"rows": predictor.counts["rows"], "features_up": reader.error() is None}
-        return telemetry.state() | follower.state(datetime.now(UTC)) | counts
+        return telemetry.state() | follower.state(datetime.now(UTC)) | trials.state() | counts
 
     def tell() -> None:
         if worker is not None:
             board.write(state())
 
     housekeeping = Housekeeping(settings, spec, prediction_log, tell)
-    ready = ReadyPredictor(predictor, prediction_log)
+    ready = ReadyPredictor(predictor)
 
     def start() -> None:
         follower.start()
+        trials.start()
         housekeeping.start()
 
     def stop() -> None:
         follower.stop()
+        trials.stop()
         housekeeping.stop()
         prediction_log.close()
 
@@ -83,7 +87,7 @@ def build(
         more=(
             lambda app: add_invocations(app, ready),
             lambda app: add_open_inference(app, ready),
-            lambda app: add_state(app, predictor, lambda: follower.following, reader.error, exposed),
+            lambda app: add_state(app, predictor, lambda: follower.following, reader.error, trials.described, exposed),
         ),
     )
     app.add_middleware(

@@ -177,7 +177,7 @@ class Follower:
 
     def _bundle(self, promotion: Promotion) -> Bundle:
         bundle = self._open.get(promotion.digest) or self._cache.fetch(promotion)
-        _check_fit(self._predictor.spec, bundle)
+        check_fit(self._predictor.spec, bundle)
         self._open[promotion.digest] = bundle
         self._open.move_to_end(promotion.digest)
         while len(self._open) > IN_MEMORY:
@@ -196,11 +196,11 @@ class Follower:
         found = self._cache.last()
         if found:
             promotion, bundle = found
-            _check_fit(self._predictor.spec, bundle)
+            check_fit(self._predictor.spec, bundle)
             self._put(Snapshot(promotion, bundle))
 
 
-def _check_fit(spec: ModelSpec, bundle: Bundle) -> None:
+def check_fit(spec: ModelSpec, bundle: Bundle) -> None:
     """Raise ContractError unless a bundle takes the requests that the service takes."""
     theirs = {field.name: field.type for field in bundle.manifest.request}
     ours = {field.name: field.type for field in spec.request}

@@ -30,8 +30,7 @@ def add_invocations(app: FastAPI, predictor: ReadyPredictor) -> None:
     async def invocations(request: Request) -> Response:
         def work(body: bytes, request_id: str) -> Response:
             columns = parse(body, request.headers.get("content-type"))
-            snapshot = predictor.serving()
-            answers = predictor.answer(snapshot, columns, request_id)
+            snapshot, answers = predictor.answer(columns, request_id)
             headers = {"X-Model-Version": str(snapshot.promotion.version)}
             return json_response({"predictions": [answer.prediction for answer in answers]}, headers=headers)
 

@@ -68,11 +68,11 @@ def add_open_inference(app: FastAPI, predictor: ReadyPredictor) -> None:
 
 async def _infer(predictor: ReadyPredictor, name: str, version: str | None, request: Request) -> Response:
     def work(body: bytes, request_id: str) -> Response:
-        snapshot = _serving(predictor, name, version)
+        only = _serving(predictor, name, version)
         content, binary = _split(body, request.headers.get(HEADER_LENGTH))
         columns = _columns(content, binary)
-        wanted = _wanted(content, snapshot.bundle.manifest)
-        answers = predictor.answer(snapshot, columns, request_id)
+        wanted = _wanted(content, only.bundle.manifest)
+        snapshot, answers = predictor.answer(columns, request_id, only if version is not None else None)
         outputs = [_output(one, snapshot.bundle.manifest, answers) for one in wanted]
         return json_response(
             {

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deployments.service.request import ready_columns, ready_row
+from deployments.service.trial import Canary, Shadow, Work
 from flows.errors import ContractError, UnavailableError
 from flows.ledger import Promotion
 from flows.spec import ModelSpec
@@ -36,7 +37,7 @@ class Snapshot:
 
 
 class Predictor:
-    """Answers requests with the champion of the moment.
+    """Answers requests with the champion of the moment, and with the challenger that is on ``trial``, if there is one.
 
     ``read_features`` returns the named features of some rows; ``log`` keeps each answer before it is given.
     """
@@ -46,6 +47,8 @@ class Predictor:
         self._read_features = read_features
         self._log = log
         self._snapshot: Snapshot | None = None
+        self.trial: Canary | Shadow | None = None
+        self._sticky = spec.rollout.sticky or spec.key
         self._counts: Counter[str] = Counter()
         self._counting = threading.Lock()
 
@@ -74,44 +77,64 @@ class Predictor:
         Raises UnavailableError if no model is loaded or the features cannot be read or the log cannot be written,
         ContractError if model and features do not fit together.
         """
-        snapshot = self._snapshot
-        if snapshot is None:
-            raise UnavailableError(f"no version of {self.spec.name} is loaded yet; see /readyz")
-        return self._logged(snapshot, rows, self.answer(snapshot, rows), request_id)
+
+        def key() -> bytes:
+            return repr([rows[0].get(name) for name in self._sticky]).encode()
+
+        return self._told(self.run(lambda snapshot: self.answer(snapshot, rows), key, rows, request_id))
 
     def predict_ready(self, features: Sequence[Mapping[str, Any]], request_id: str = "") -> dict[str, Any]:
         """Return the answer to rows of ready features as ``predict`` does.
 
         Raises as that, and BadRequestError if the features are not those of the model.
         """
-        snapshot = self._snapshot
-        if snapshot is None:
-            raise UnavailableError(f"no version of {self.spec.name} is loaded yet; see /readyz")
-        manifest, compiled = snapshot.bundle.manifest, snapshot.bundle.compiled
-        values = ready_row(manifest, features[0]) if compiled is not None and len(features) == 1 else None
-        if compiled is not None and values is not None:  # the row as it came is what the model saw, and what is logged
+
+        def work(snapshot: Snapshot) -> list[Answer]:
+            manifest, compiled = snapshot.bundle.manifest, snapshot.bundle.compiled
+            values = ready_row(manifest, features[0]) if compiled is not None and len(features) == 1 else None
+            if compiled is None or values is None:
+                return self.answer_features(snapshot, ready_columns(manifest, features), [[] for _ in features])
+            # The row as it came is what the model saw, and what is logged.
             scores = self._checked(snapshot, compiled.predict([values]))
             ((prediction, shares),) = _readable(scores, manifest.classes)
-            answers = [Answer(prediction, shares, dict(features[0]), [])]
-        else:
-            answers = self.answer_features(snapshot, ready_columns(manifest, features), [[] for _ in features])
-        return self._logged(snapshot, [None] * len(features), answers, request_id)
+            return [Answer(prediction, shares, dict(features[0]), [])]
+
+        return self._told(self.run(work, lambda: row_key(features[0]), None, request_id))
 
     @property
     def is_quick(self) -> bool:
-        """Whether a row is answered in some ten microseconds: by a compiled form, and not through Feast."""
-        snapshot = self._snapshot
-        quick = snapshot is not None and snapshot.bundle.compiled is not None
+        """Whether a row is answered in some ten microseconds: by a compiled form, not through Feast, not by a canary."""
+        snapshot, trial = self._snapshot, self.trial
+        quick = snapshot is not None and snapshot.bundle.compiled is not None and (trial is None or trial.is_quick)
         return quick and getattr(self._read_features, "is_quick", True)
 
-    def _logged(
-        self, snapshot: Snapshot, rows: Sequence[Mapping[str, Any] | None], answers: list[Answer], request_id: str
-    ) -> dict[str, Any]:
-        """Log the answers to a request, then return what is told of them."""
+    def run(
+        self, work: Work, key: Callable[[], bytes], rows: Rows | None, request_id: str, only: Snapshot | None = None
+    ) -> tuple[Snapshot, str, list[Answer]]:
+        """Return who answered a request, its id and the answers, after they were logged.
+
+        ``work`` answers it with one version, ``key`` decides whether a canary does; ``rows`` are None if it brought ready
+        features. With ``only`` that version answers. Raises UnavailableError as ``predict``, and what ``work`` does.
+        """
+        snapshot, trial = (self._snapshot, self.trial) if only is None else (only, None)
+        if snapshot is None:
+            raise UnavailableError(f"no version of {self.spec.name} is loaded yet; see /readyz")
+        if trial is None:
+            answers = work(snapshot)
+        else:
+            snapshot, answers = trial.answer(snapshot, key, work)
         request_id = request_id or uuid.uuid4().hex
-        self._log.append(request_id, datetime.now(UTC), snapshot.promotion.version, rows, answers)
+        at, logged = datetime.now(UTC), rows if rows is not None else [None] * len(answers)
+        self._log.append(request_id, at, snapshot.promotion.version, logged, answers)
         self.count("answered")
-        self.count("rows", len(rows))
+        self.count("rows", len(answers))
+        if trial is not None:
+            trial.copy(request_id, at, logged, work)
+        return snapshot, request_id, answers
+
+    def _told(self, found: tuple[Snapshot, str, list[Answer]]) -> dict[str, Any]:
+        """Return what is told of the answers to a request."""
+        snapshot, request_id, answers = found
         return {
             "model": self.spec.name,
             "version": snapshot.promotion.version,
@@ -142,13 +165,18 @@ class Predictor:
     def answer_features(
         self, snapshot: Snapshot, columns: Sequence[Sequence[Any]], unknown: Sequence[list[str]]
     ) -> list[Answer]:
-        """Return what a champion says of rows of ready features, one sequence of values a feature, not logged.
+        """Return what a version says of rows of ready features, one sequence of values a feature, not logged.
 
-        Raises ContractError if an answer is not finite.
+        Raises ContractError if an answer is not finite, or not one for each row.
         """
         manifest = snapshot.bundle.manifest
         scores = self._checked(snapshot, snapshot.bundle.answers(columns))
         features = [dict(zip(manifest.feature_names, values, strict=True)) for values in zip(*columns, strict=True)]
+        if len(scores) != len(features):
+            version = snapshot.promotion.version
+            raise ContractError(
+                f"{self.spec.name}: version {version} gave {len(scores)} answers to {len(features)} rows"
+            )
         return [
             Answer(prediction=prediction, probabilities=shares, features=features[index], unknown=unknown[index])
             for index, (prediction, shares) in enumerate(_readable(scores, manifest.classes))
@@ -162,6 +190,11 @@ class Predictor:
                 "roll back with `evergreen rollback`"
             )
         return scores
+
+
+def row_key(features: Mapping[str, Any]) -> bytes:
+    """Return what stands for the key of a row that brought its features alone: all of them."""
+    return repr(sorted(features.items())).encode()
 
 
 def _readable(scores: Any, classes: tuple[Any, ...] | None) -> list[tuple[Any, dict[str, float] | None]]:

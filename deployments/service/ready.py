@@ -4,28 +4,26 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
 from typing import Any
 
 from deployments.service.bodies import RequestError
-from deployments.service.predictor import Predictor, Snapshot
+from deployments.service.predictor import Predictor, Snapshot, row_key
 from deployments.service.request import MAX_ROWS
 from flows.errors import UnavailableError
 from flows.steps.bundle import Manifest
-from flows.steps.prediction_log import Answer, PredictionLog
+from flows.steps.prediction_log import Answer
 
 Columns = Mapping[str, Sequence[Any]]
 MAX_TOLD = 20  # columns named in one message
 
 
 class ReadyPredictor:
-    """Answers rows of ready features with the predictor's champion; ``log`` keeps each answer before it is given."""
+    """Answers rows of ready features with the predictor's champion, or a canary; each answer is logged before it is given."""
 
-    def __init__(self, predictor: Predictor, log: PredictionLog) -> None:
+    def __init__(self, predictor: Predictor) -> None:
         self.name = predictor.spec.name
         self.count = predictor.count
         self._predictor = predictor
-        self._log = log
 
     @property
     def snapshot(self) -> Snapshot | None:
@@ -39,19 +37,23 @@ class ReadyPredictor:
             raise UnavailableError(f"no version of {self.name} is loaded yet; see /readyz")
         return snapshot
 
-    def answer(self, snapshot: Snapshot, columns: Columns, request_id: str) -> list[Answer]:
-        """Return the answers to rows of ready features, after they were logged.
+    def answer(self, columns: Columns, request_id: str, only: Snapshot | None = None) -> tuple[Snapshot, list[Answer]]:
+        """Return who answered rows of ready features, and the answers, after they were logged.
 
-        Columns that the model does not know are left out. Raises RequestError 400 for what does not fit, UnavailableError
-        if the log cannot be written, ContractError if the model's answer is not finite.
+        With ``only`` nobody else answers. Columns that the model does not know are left out. Raises RequestError 400 for
+        what does not fit, UnavailableError if no model is loaded or the log cannot be written, ContractError if the
+        model's answer is not finite.
         """
-        typed = checked(snapshot.bundle.manifest, columns)
-        answers = self._predictor.answer_features(snapshot, typed, [[] for _ in typed[0]])
-        at = datetime.now(UTC)
-        self._log.append(request_id, at, snapshot.promotion.version, [None] * len(answers), answers)
-        self.count("answered")
-        self.count("rows", len(answers))
-        return answers
+
+        def work(snapshot: Snapshot) -> list[Answer]:
+            typed = checked(snapshot.bundle.manifest, columns)
+            return self._predictor.answer_features(snapshot, typed, [[] for _ in typed[0]])
+
+        def key() -> bytes:
+            return row_key({name: values[0] for name, values in columns.items() if values})
+
+        snapshot, _, answers = self._predictor.run(work, key, None, request_id, only)
+        return snapshot, answers
 
 
 def checked(manifest: Manifest, columns: Columns) -> list[list[Any]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from datetime import UTC, datetime
+from typing import Any
 
 from fastapi import FastAPI, Response
 
@@ -18,6 +19,7 @@ def add_state(
     predictor: Predictor,
     following: Callable[[], Following],
     features_error: Callable[[], str | None],
+    trial: Callable[[], dict[str, Any] | None],
     exposed: Callable[[], bytes],
 ) -> None:
     """Add the routes; ``exposed`` gives the counts of all workers for Prometheus."""
@@ -57,6 +59,7 @@ def add_state(
             "looked_at": state.looked_at,
             "error": state.error,
             "features_error": features_error(),
+            "trial": trial(),
             "requests": predictor.counts,
         }
         return json_response(content, 200 if snapshot else 503)

@@ -90,6 +90,12 @@ def _families(model: str, states: Mapping[str, State]) -> Iterator[Metric]:
         "feature_age_seconds": (GaugeMetricFamily, "Age of the newest feature values that were read"),
         "model_version": (GaugeMetricFamily, "Version that serves"),
         "model_since_seconds": (GaugeMetricFamily, "When it was promoted, in seconds since 1970"),
+        "trial_version": (GaugeMetricFamily, "Version that is on trial as shadow or canary"),
+        "trial_requests": (CounterMetricFamily, "Requests, or copies of them, that it was given"),
+        "trial_failed": (CounterMetricFamily, "Of them, those that it failed"),
+        "trial_late": (CounterMetricFamily, "Of them, those for which it took too long"),
+        "trial_dropped": (CounterMetricFamily, "Copies that it was too busy for"),
+        "trial_stopped": (GaugeMetricFamily, "1 if it broke a bound and gets no more requests"),
     }
     for name, (family, text) in plain.items():
         metric = family(f"evergreen_{name}", text, labels=["model", "worker"])

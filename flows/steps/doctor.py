@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
@@ -113,14 +114,15 @@ def _ledger(settings: Settings, spec: ModelSpec) -> Iterator[Finding]:
     engine = database.make_engine(settings.ledger)
     try:
         current, head = database.revisions(engine)
+        newer = current is not None and head is not None and current > head
         if current != head:
-            newer = current is not None and head is not None and current > head
+            goes_on = "deliver the newer Evergreen that made it; this one goes on without what was added"
             yield Finding(
-                part="ledger", state="bad" if newer else "warning",
-                found=f"{shown} has schema {current}, this code writes {head}",
-                mend="run the newer Evergreen that made it" if newer else "any command brings it up to date: `evergreen status`",
+                part="ledger", state="warning", found=f"{shown} has schema {current}, this code writes {head}",
+                mend=goes_on if newer else "any command brings it up to date: `evergreen status`",
             )  # fmt: skip
-            return
+            if not newer:
+                return
         problem = _ledger_problem(engine)
         if problem:
             yield problem
@@ -177,7 +179,8 @@ def _mlflow(settings: Settings, spec: ModelSpec) -> Iterator[Finding]:
     if settings.tracking_uri.startswith("http"):
         import httpx
 
-        answer = httpx.get(f"{settings.tracking_uri.rstrip('/')}/version", timeout=5.0)
+        login = ":".join(os.environ.get(f"MLFLOW_TRACKING_{name}", "") for name in ("USERNAME", "PASSWORD"))
+        answer = httpx.get(f"{settings.tracking_uri.rstrip('/')}/version", auth=_login(login), timeout=5.0)
         answer.raise_for_status()
         theirs, ours = answer.text.strip(), metadata.version("mlflow")
         if theirs != ours:
@@ -211,8 +214,6 @@ def _features(settings: Settings, spec: ModelSpec) -> Iterator[Finding]:
 
 
 def _prefect(settings: Settings, spec: ModelSpec) -> Iterator[Finding]:
-    import os
-
     import httpx
 
     api_url = os.environ.get("PREFECT_API_URL") or prefect_server.running(settings)
@@ -221,6 +222,7 @@ def _prefect(settings: Settings, spec: ModelSpec) -> Iterator[Finding]:
             part="Prefect", state="good", found="no server runs; a command starts one for as long as it needs it"
         )
         return
+    auth = _login(os.environ.get("PREFECT_API_AUTH_STRING", ""))
     answer = httpx.get(f"{api_url}/health", timeout=5.0)
     if answer.status_code != 200:
         yield Finding(
@@ -228,7 +230,10 @@ def _prefect(settings: Settings, spec: ModelSpec) -> Iterator[Finding]:
             mend="look at the server's log; PREFECT_API_URL names the server, PREFECT_API_AUTH_STRING its key",
         )  # fmt: skip
         return
-    theirs, ours = httpx.get(f"{api_url}/admin/version", timeout=5.0).text.strip('"'), metadata.version("prefect")
+    theirs, ours = (
+        httpx.get(f"{api_url}/admin/version", auth=auth, timeout=5.0).text.strip('"'),
+        metadata.version("prefect"),
+    )
     if theirs != ours:
         yield Finding(
             part="Prefect", state="warning", found=f"the server is version {theirs}, the client {ours}",
@@ -255,6 +260,12 @@ def _service(settings: Settings, spec: ModelSpec) -> Iterator[Finding]:
         )  # fmt: skip
     else:
         yield Finding(part="service", state="good", found=f"{known['url']} answers with version {known['version']}")
+
+
+def _login(text: str) -> tuple[str, str] | None:
+    """Return the name and the password of ``name:password``, None if there are none."""
+    name, _, password = text.partition(":")
+    return (name, password) if name else None
 
 
 def _clock(part: str, date: str | None) -> Iterator[Finding]:

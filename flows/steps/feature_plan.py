@@ -138,7 +138,10 @@ def _shape(service: Any, views: dict[str, Any]) -> Shape:
         ttl = getattr(view, "ttl", None)
         shape[projection.name] = {
             "fields": {field.name: str(field.dtype) for field in projection.features},
-            "keys": sorted(column.name for column in getattr(view, "entity_columns", [])),
+            # Feast gives a view that has no key one of its own, and only once it is registered.
+            "keys": []
+            if transformation
+            else sorted(c.name for c in view.entity_columns if not c.name.startswith("__")),
             "ttl": str(ttl) if ttl else "none",
             "computed by": _hash(transformation.udf_string) if transformation else "nothing",
         }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
+import os
 import platform
 import subprocess
 from collections.abc import Sequence
@@ -108,7 +109,7 @@ class Lineage(Frozen):
 def code(spec: ModelSpec, estimator: str) -> Code:
     """Return what ran: commit, lock file, the sources of the model and of Evergreen's steps, libraries."""
     lock = ROOT / "uv.lock"
-    commit = _git("rev-parse", "HEAD")
+    commit = _git("rev-parse", "HEAD") or os.environ.get("EVERGREEN_COMMIT") or None  # an image holds no checkout
     return Code(
         commit=commit,
         changed=bool(commit and _git("status", "--porcelain", "--untracked-files=no")),

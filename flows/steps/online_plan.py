@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from feast import FeatureStore
 
 KEY_TYPES: dict[str, Literal["int", "string"]] = {"INT64": "int", "STRING": "string"}
+NO_KEY = "__dummy_id"  # the key, always "", under which Feast keeps a view without keys
 SQLITE = "NewestSqliteOnlineStore"
 
 Function = Callable[[dict[str, list[Any]]], dict[str, list[Any]]]
@@ -119,7 +120,8 @@ def describe(store: FeatureStore, spec: ModelSpec) -> OnlinePlan | None:
             table = compute_table_id(store.project, view, store.config.registry.enable_online_feature_view_versioning)
             stored.append(
                 StoredView(
-                    name=view.name, table=table, keys=tuple((name, KEY_TYPES[kinds[name]]) for name in sorted(kinds)),
+                    name=view.name, table=table,
+                    keys=tuple((name, KEY_TYPES[kinds[name]]) for name in sorted(kinds)) or ((NO_KEY, "string"),),
                     fields=fields, ttl_seconds=view.ttl.total_seconds() if view.ttl else None,
                 )
             )  # fmt: skip

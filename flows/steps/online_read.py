@@ -15,7 +15,7 @@ from zoneinfo import ZoneInfo
 
 from flows.spec import ModelSpec
 from flows.steps.feature_store import OnlineRows
-from flows.steps.online_plan import OnlinePlan, StoredView, function_of, request_value
+from flows.steps.online_plan import NO_KEY, OnlinePlan, StoredView, function_of, request_value
 from flows.steps.sql import identifier
 
 KEYS_A_QUERY = 10_000
@@ -150,6 +150,9 @@ def _key_writer(view: StoredView) -> Callable[[Mapping[str, Any]], bytes]:
         struct.pack("<II", STRING, len(name.encode())) + name.encode() for name, _ in view.keys
     )
     names = [name for name, _ in view.keys]
+    if names == [NO_KEY]:
+        whole = head + struct.pack("<II", STRING, 0)
+        return lambda _: whole
     if all(kind == "int" for _, kind in view.keys):
         layout = struct.Struct("<" + "IIq" * len(names))
         if len(names) == 1:

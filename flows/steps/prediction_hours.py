@@ -34,6 +34,7 @@ COLUMNS = {
     "probabilities": "MAP(VARCHAR, DOUBLE)",
     "unknown": "VARCHAR[]",
 }
+ROLE = "role"  # "shadow" for an answer that nobody was given; NULL, or not there in older files: it was served
 FIELD_TYPES = {"int": "BIGINT", "float": "DOUBLE", "string": "VARCHAR", "timestamp": "TIMESTAMP"}
 REQUEST, FEATURE = "request.", "feature."  # how the columns of request fields and features begin in parquet
 HOUR = "%Y-%m-%dT%H"
@@ -110,6 +111,7 @@ def journal_relation(connection: duckdb.DuckDBPyConnection, spec: ModelSpec, pat
     A line that was torn by a kill is left out.
     """
     columns = COLUMNS | {
+        ROLE: "VARCHAR",
         "prediction": "DOUBLE" if spec.task == "regression" else "VARCHAR",
         "request": _struct({field.name: FIELD_TYPES[field.type] for field in spec.request}),
     }
@@ -117,7 +119,7 @@ def journal_relation(connection: duckdb.DuckDBPyConnection, spec: ModelSpec, pat
     if features:
         columns["features"] = _struct(features)
     picked = [
-        *map(identifier, COLUMNS),
+        *map(identifier, [*COLUMNS, ROLE]),
         *(f"request.{identifier(field.name)} AS {identifier(REQUEST + field.name)}" for field in spec.request),
         *(f"features.{identifier(name)} AS {identifier(FEATURE + name)}" for name in features),
     ]

@@ -14,7 +14,7 @@ from zoneinfo import ZoneInfo
 from flows.errors import ContractError, UnavailableError
 from flows.settings import Settings
 from flows.spec import ModelSpec
-from flows.steps.prediction_hours import COLUMNS, FEATURE, HOUR, REQUEST, files, journal_folder, journal_relation
+from flows.steps.prediction_hours import COLUMNS, FEATURE, HOUR, REQUEST, ROLE, files, journal_folder, journal_relation
 from flows.steps.sql import identifier, identifiers
 
 if TYPE_CHECKING:
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 MAX_JOURNAL_BYTES = 2**26  # a journal that has grown so far is closed, to be folded before its hour is over
 READ_ATTEMPTS = 5
+Role = Literal["served", "shadow"]
 
 
 @dataclass(frozen=True)
@@ -62,20 +63,23 @@ class PredictionLog:
         version: int,
         rows: Sequence[Mapping[str, Any] | None],
         answers: Sequence[Answer],
+        role: Role = "served",
     ) -> None:
         """Write the answers to a request's rows; ``rows`` hold times local to the source and without zone.
 
-        A row is None where the request brought the features themselves. Raises UnavailableError if they cannot be
-        written whole; then nothing of them stays.
+        A row is None where the request brought the features themselves. A shadow answers nobody. Raises
+        UnavailableError if they cannot be written whole; then nothing of them stays.
         """
         import orjson
 
+        unserved = {ROLE: role} if role != "served" else {}
         lines = [
             orjson.dumps(
                 {
                     "request_id": request_id, "row": index, "at": at, "version": version,
                     "event_timestamp": self._event_time(row), "request": row, "features": answer.features,
                     "prediction": answer.prediction, "probabilities": answer.probabilities, "unknown": answer.unknown,
+                    **unserved,
                 },
                 option=orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_APPEND_NEWLINE,
             )
@@ -143,12 +147,14 @@ def read_predictions(
     start: datetime | None = None,
     end: datetime | None = None,
     by: Literal["at", "event_timestamp"] = "at",
+    role: Role = "served",
 ) -> pa.Table:
     """Return the logged answers of [start, end), by when they were given or by their event time, in order of ``at``.
 
-    Read from open journals and parquet alike. By event time, those that have none (their features came with the
-    request) are left out. Columns: ``COLUMNS``, each request field, each feature of any version (NULL where a version
-    had none). Raises ContractError if a feature bears the name of another column.
+    They are those that were served, a canary's among them, or those of a shadow; read from open journals and parquet
+    alike. By event time, those that have none (their features came with the request) are left out. Columns: ``COLUMNS``,
+    each request field, each feature of any version (NULL where a version had none). Raises ContractError if a feature
+    bears the name of another column.
     """
     import duckdb
 
@@ -156,7 +162,7 @@ def read_predictions(
     while True:
         try:
             with duckdb.connect() as connection:
-                return _read(connection, settings, spec, start, end, by)
+                return _read(connection, settings, spec, start, end, by, role)
         except duckdb.IOException:  # a journal was folded between being listed and being read: list again
             attempts -= 1
             if not attempts:
@@ -170,6 +176,7 @@ def _read(
     start: datetime | None,
     end: datetime | None,
     by: str,
+    role: Role,
 ) -> pa.Table:
     connection.execute("SET TimeZone = 'UTC'")
     found = files(settings, spec.name, start, end) if by == "at" else files(settings, spec.name)
@@ -195,8 +202,9 @@ def _read(
     return connection.execute(
         f"""
         SELECT {", ".join(picked)} FROM ({source})
-        WHERE {when} IS NOT NULL AND ({when} >= $start OR $start IS NULL) AND ({when} < $end OR $end IS NULL)
+        WHERE coalesce({ROLE}, 'served') = $role
+          AND {when} IS NOT NULL AND ({when} >= $start OR $start IS NULL) AND ({when} < $end OR $end IS NULL)
         ORDER BY "at", request_id, "row"
         """,
-        {**values, "start": start, "end": end},
+        {**values, "start": start, "end": end, "role": role},
     ).to_arrow_table()

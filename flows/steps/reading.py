@@ -123,9 +123,7 @@ def read_unknown(connection: DuckDBPyConnection, table: str, file: SourceFile) -
     return columns
 
 
-def _numbered(
-    name: str, reader: str, columns: Mapping[str, str], before: int
-) -> tuple[str, dict[str, str]]:
+def _numbered(name: str, reader: str, columns: Mapping[str, str], before: int) -> tuple[str, dict[str, str]]:
     """Return how to read a file with the number of each row in front, ``before`` for the first."""
     # Both keep the order of the file: a CSV file is in a table by now, a parquet file has numbers of its own.
     number = "file_row_number" if reader == PARQUET else "rowid"
@@ -155,11 +153,7 @@ def _prepare(
     )
     columns = describe(connection, f"SELECT * FROM {text}", {})
     # A column of the contract may have its type there, any other the narrowest that fits, which tells a renamed one.
-    trials = [
-        (name, kind)
-        for name in columns
-        for kind in ((known[name],) if name in known else GUESSES)
-    ]
+    trials = [(name, kind) for name in columns for kind in ((known[name],) if name in known else GUESSES)]
     tests = ", ".join(f"count(*) FILTER (NOT {_reads_as(name, kind)})" for name, kind in trials)
     bad = connection.execute(f"SELECT {tests} FROM {text}").fetchone() or ()
     columns.update({name: kind for (name, kind), failed in zip(trials, bad, strict=True) if not failed})
@@ -189,7 +183,8 @@ def _header(path: Path, known: set[str]) -> tuple[str, list[str]]:
         raise ValueError("it is empty")
     seen: Counter[str] = Counter()
     names = []
-    for name in guesses[separator]:
+    for place, given in enumerate(guesses[separator]):
+        name = given or f"column{place}"  # the index of a data frame often comes without a name
         seen[name] += 1
         names.append(name if seen[name] == 1 else f"{name} ({seen[name]})")
     return separator, names

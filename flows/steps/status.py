@@ -6,12 +6,14 @@ from typing import Any
 
 from sqlalchemy.engine import Engine
 
-from flows import causes, ledger
+from flows import causes, ledger, trials
 from flows.errors import RefusedError, UnavailableError
 from flows.ledger import Partition, Promotion, Run
 from flows.settings import Settings
 from flows.spec import ModelSpec
 from flows.steps import lost, registry, serving
+from flows.steps.rollout import together
+from flows.trials import Trial
 
 
 def status(settings: Settings, spec: ModelSpec, engine: Engine) -> dict[str, Any]:
@@ -25,6 +27,7 @@ def status(settings: Settings, spec: ModelSpec, engine: Engine) -> dict[str, Any
         "description": spec.description,
         "champion": champion(reigning) if reigning else None,
         "challenger": alias["challenger"],
+        "trial": on_trial(tried[0]) if (tried := trials.listed(engine, spec.name)) else None,
         "alias": alias["state"],
         "problems": lost.problems(settings, spec, engine),
         "partitions": {
@@ -50,6 +53,17 @@ def champion(promotion: Promotion) -> dict[str, Any]:
         "version": promotion.version, "since": promotion.at.isoformat(), "kind": promotion.kind,
         "previous_version": promotion.previous_version, "run_id": promotion.run_id,
         "metrics": promotion.evidence.get("metrics", {}), "who": promotion.who, "why": promotion.why,
+    }  # fmt: skip
+
+
+def on_trial(trial: Trial) -> dict[str, Any]:
+    """Return a shadow or canary as a person asks for it."""
+    return {
+        "model": trial.model, "version": trial.version, "kind": trial.kind, "state": trial.state,
+        "share": trial.rollout.share if trial.kind == "canary" else 0.0, "champion_version": trial.champion_version,
+        "since": trial.started_at.isoformat(), "until": trial.ended_at.isoformat() if trial.ended_at else None,
+        "who": trial.who, "why": trial.why, "outcome": trial.outcome,
+        "counts": together(trial.tallies).model_dump(), "evidence": trial.evidence,
     }  # fmt: skip
 
 

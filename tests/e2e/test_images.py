@@ -13,13 +13,15 @@ from pathlib import Path
 import pytest
 from docker_parts import UNPRIVILEGED, base_image, build, megabytes
 
+from flows.settings import Settings
+
 MOST_ABOVE_BASE = 500  # MB, of the service image
 LEFT_OUT = ("prefect", "great_expectations", "mlflow", "feast", "optuna", "matplotlib", "pip", "uv", "pytest", "boto3")
 TOOLS = ("gcc", "cc", "make", "git", "uv", "curl")
 USER = 10001
 ASK = """
 import json, urllib.request as request
-row = {"lpep_pickup_datetime": "2024-01-08T08:30:00", "PULocationID": 74, "DOLocationID": 42, "trip_distance": 2.4}
+row = {"lpep_pickup_datetime": "2024-01-09T08:30:00", "PULocationID": 74, "DOLocationID": 42, "trip_distance": 2.4}
 call = request.Request("http://127.0.0.1:8300/predict", json.dumps(row).encode(), {"content-type": "application/json"})
 print(request.urlopen(call, timeout=10).read().decode())
 """
@@ -135,6 +137,23 @@ def test_the_service_image_serves_that_model(images: Images, trained: tuple[Path
         assert predicted["unknown"] == []  # its features were read from the online store, without Feast
     finally:
         subprocess.run([images.docker, "rm", "-f", name], capture_output=True, check=False, timeout=60)
+
+
+def test_a_train_image_is_delivered_as_a_source_tree_is(
+    images: Images, tmp_path: Path, prefect_api: str, restored_environment: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from deployments.delivery import deliver, live
+    from flows import database
+    from flows.models.taxi.spec import spec
+
+    monkeypatch.setenv("PREFECT_API_URL", prefect_api)
+    monkeypatch.setenv("EVERGREEN_DOCKER", images.docker)
+    place = Settings(home=tmp_path / "place").activate()
+    said = deliver(place, spec, images.train, "an image", "for a test", trial=False)
+    assert said["steps"] == ["plan", "featurize", "deploy"]
+    found = live(database.connect(place), "taxi")
+    assert found is not None
+    assert found.summary["source"] == images.train
 
 
 def test_neither_image_runs_as_root_or_holds_what_it_does_not_need(images: Images) -> None:

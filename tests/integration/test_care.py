@@ -204,3 +204,28 @@ def test_a_champion_that_the_source_never_saw_is_not_replaced_unasked(elsewhere,
     with pytest.raises(RefusedError, match="never served in the source"):
         transfer.refuse_incomparable(*engines, "taxi")
     transfer.refuse_incomparable(engines[1], engines[1], "taxi")
+
+
+def test_a_reviewer_reads_of_a_candidate_beside_its_champion(copied, tmp_path):
+    from flows.steps.candidate import write_report
+
+    version = registry.get_version(copied, "taxi", 1)
+    page = write_report(
+        copied, spec_of(copied), database.connect(copied), version.run_id, tmp_path / "report"
+    ).read_text()
+    gates = promotion.check(copied, version)["gates"]
+    assert "passes every gate" in page
+    assert page.count("| passed |") == len(gates)
+    assert "xychart-beta" in page
+    assert len(list((tmp_path / "report" / "candidate").glob("*.png"))) >= 2
+    evidence = registry.read_evidence(version) | {"failed": ["champion"], "champion_error": 4.0}
+    from flows.steps.candidate import comment
+
+    assert "refused by champion" in comment(spec_of(copied), evidence)
+
+
+def test_code_that_is_older_than_the_ledger_goes_on_with_it(copied):
+    with sqlite3.connect(copied.home / "ledger.db") as connection:
+        connection.execute("UPDATE alembic_version SET version_num = '9999'")
+    assert champion(copied) == 1
+    assert "deliver the newer" in bad(examine(copied, spec_of(copied)))["ledger"].mend

@@ -44,20 +44,25 @@ def choose(
     label = looked.column(wanted.label or ask(f"Which column is to be predicted ({known[:200]})?", "--label COLUMN"))
     if label.name in moments.columns:
         raise UsageError(f"{label.name} tells the time and cannot be the label; name another column with --label")
-    task = _task(looked, label, wanted, ask)
+    task = _task(label, wanted, ask)
     rest, left, leaks = sorting.sort_out(connection, looked, moments, label.name, task == "regression", wanted)
     slot = moments.columns[1] if moments.form == "date and hour" else None
-    named = sorting.names_of([column.name for column in looked.columns])
+    flags = frozenset(column.name for column in looked.columns if column.form == "flag")
+    named = sorting.names_of([column.name for column in looked.columns], flags)
     entities = [name for name in wanted.entity or () if name not in moments.columns]
     odd = [name for name in wanted.entity or () if name in moments.columns and name != slot]
     if odd:
         raise UsageError(f"{', '.join(odd)} tells the time and cannot be an entity; name other columns with --entity")
     given = _given(connection, looked, rest, named, wanted, entities, slot)
     event_time = named[moments.columns[0]] if moments.form == "time" else _free("time", named)
-    key = _key(connection, looked, moments, event_time, given, [named[name] for name in entities], slot)
+    form = "ordinal" if moments.form == "order" else moments.form
+    form = "date" if form == "time" and event_time != moments.columns[0] else form  # a copy under a plain name
+    key = _key(connection, looked, event_time, given, [named[name] for name in entities], slot)
     views = _views(wanted.name, [named[name] for name in entities], named[slot] if slot else None)
     numbered = _free("row_number", named) if moments.form == "order" else None
-    used = [column for column in looked.columns if column.name in {label.name, *moments.columns, *(g.raw for g in given)}]
+    used = [
+        column for column in looked.columns if column.name in {label.name, *moments.columns, *(g.raw for g in given)}
+    ]
     span = moments.last - moments.first
     train_rows = looked.rows - moments.judge_rows
     days = timedelta(days=1)
@@ -68,7 +73,7 @@ def choose(
         ignored=tuple(column.name for column in looked.columns if column not in used),
         layout=(*((numbered,) if numbered else ()), *(column.name for column in looked.columns)),
         numbered=numbered, event_time=event_time, time_columns=(numbered,) if numbered else moments.columns,
-        time_form="ordinal" if numbered else moments.form, start=moments.start, every=moments.every,
+        time_form=form, start=moments.start, every=moments.every,
         zone="UTC" if moments.form == "instant" else wanted.zone,
         label=named[label.name], label_raw=label.name, label_flag=label.form == "flag",
         label_bounds=sorting.bounds(float(label.low), float(label.high)) if task == "regression" else None,
@@ -81,17 +86,21 @@ def choose(
         window=max(round(1.5 * span / days) * days, 2 * days) if span < 365 * days else 1095 * days,
         judge=moments.judge, min_train_rows=max(10, min(1000, train_rows // 2)),
         min_labels=max(20, min(500, moments.judge_rows // 2)), partition_by=moments.partition_by,
-        min_rows=max(1, moments.partition_rows // 20), params=_params(train_rows),
+        min_rows=max(1, moments.partition_rows // 20), params=_params(train_rows, task),
     )  # fmt: skip
     _check_features(draft)
-    notes, warnings = warn.collect(connection, looked, moments, label, task, rest, left, leaks, draft, bool(wanted.delay))
+    notes, warnings = warn.collect(
+        connection, looked, moments, label, task, rest, left, leaks, draft, bool(wanted.delay)
+    )
     return Chosen(draft=draft, notes=notes, warnings=warnings)
 
 
-def _task(looked: Looked, label: Column, wanted: Wanted, ask: Ask) -> Task:
+def _task(label: Column, wanted: Wanted, ask: Ask) -> Task:
     """Return the task: as told, or as the label's values leave no doubt; else ask."""
     if label.form in ("time", "other"):
-        raise UsageError(f"{label.name} holds {label.kind}, which cannot be predicted; name another column with --label")
+        raise UsageError(
+            f"{label.name} holds {label.kind}, which cannot be predicted; name another column with --label"
+        )
     if label.distinct < 2:
         raise UsageError(f"{label.name} is constant, there is nothing to predict; name another column with --label")
     task = wanted.task
@@ -102,14 +111,18 @@ def _task(looked: Looked, label: Column, wanted: Wanted, ask: Ask) -> Task:
     elif task is None and (label.form == "number" or label.distinct > 20):
         task = "regression"
     elif task is None:
-        question = f"{label.name} has {label.distinct} whole numbers as values: is it an amount (regression) or classes?"
+        question = (
+            f"{label.name} has {label.distinct} whole numbers as values: is it an amount (regression) or classes?"
+        )
         task = parse_task(ask(question, "--task regression or --task multiclass"))
     if task == "regression" and label.form not in ("whole", "number"):
         raise UsageError(f"{label.name} holds {label.kind} and no numbers; use --task binary or multiclass")
     if task == "binary" and label.distinct != 2:
         raise UsageError(f"{label.name} has {label.distinct} values, not two; use --task multiclass")
     if task == "multiclass" and label.distinct > MOST_CLASSES:
-        raise UsageError(f"{label.name} has {label.distinct} classes, {MOST_CLASSES} are taken at most; merge the rare ones")
+        raise UsageError(
+            f"{label.name} has {label.distinct} classes, {MOST_CLASSES} are taken at most; merge the rare ones"
+        )
     return task
 
 
@@ -138,7 +151,7 @@ def _free(name: str, named: dict[str, str]) -> str:
 
 
 def _key(
-    connection: DuckDBPyConnection, looked: Looked, moments: Moments, event_time: str, given: tuple[Given, ...],
+    connection: DuckDBPyConnection, looked: Looked, event_time: str, given: tuple[Given, ...],
     entities: list[str], slot: str | None,
 ) -> tuple[str, ...]:  # fmt: skip
     """Return the fewest fields that together name one row, time and entities first; a prediction meets its label on them."""
@@ -208,7 +221,7 @@ def _classes(label: Column) -> tuple[Share, ...]:
     values = values[1:] if len(values) == 2 else values[:SHARED_CLASSES]
     names: dict[str, Share] = {}
     for value in values:
-        name = plain(str(value))[:30]
+        name = plain(str(value))[:30].replace("column_", "class_", 1)
         names.setdefault(name, Share(value=value, name=name if name not in names else f"{name}_{len(names)}"))
     return tuple(names.values())
 
@@ -233,16 +246,16 @@ def _slices(looked: Looked, given: tuple[Given, ...], moments: Moments) -> tuple
     return tuple(one.feature for one in few[:2] if one.feature)
 
 
-def _params(rows: int) -> dict[str, float | int]:
-    """Return the estimator's parameters for so many rows: few rows, few and cautious trees."""
+def _params(rows: int, task: Task) -> dict[str, float | int]:
+    """Return the estimator's parameters for so many rows: few rows, few and cautious trees; classes, fewer still.
+
+    Probabilities are what overfits first: the loss of a confident mistake has no bound.
+    """
     leaf = max(5, min(40, rows // 50))
-    if rows < 1000:
-        return {"learning_rate": 0.05, "max_iter": 60, "min_samples_leaf": leaf}
-    if rows < 5000:
-        return {"learning_rate": 0.05, "max_iter": 150, "min_samples_leaf": leaf}
-    return {"learning_rate": 0.08, "max_iter": 200, "min_samples_leaf": leaf}
-
-
+    many = 60 if rows < 1000 else 150 if rows < 5000 else 200
+    if task == "regression":
+        return {"learning_rate": 0.05 if rows < 5000 else 0.08, "max_iter": many, "min_samples_leaf": leaf}
+    return {"learning_rate": 0.05, "max_iter": many // 2, "min_samples_leaf": leaf, "l2_regularization": 1.0}
 
 
 def _check_features(draft: Draft) -> None:
@@ -251,7 +264,10 @@ def _check_features(draft: Draft) -> None:
     names = [*draft.calendar, *(one.feature for one in draft.features if one.feature)]
     fields = {draft.event_time, draft.label, *(one.name for one in draft.given)}
     bad = sorted(fields & {*names}) + sorted(
-        name for name in fields for start in past if name.startswith(start) and name.endswith((f"_7{draft.unit}", f"_28{draft.unit}"))
+        name
+        for name in fields
+        for start in past
+        if name.startswith(start) and name.endswith((f"_7{draft.unit}", f"_28{draft.unit}"))
     )
     if bad:
         raise UsageError(f"column {', '.join(bad)} has the name of a feature that is made; rename it in the table")

@@ -27,7 +27,10 @@ RESERVED = {
     *ADDED, DAY, LABEL_TIME, ROW, TICK, *LOGGED, "created_timestamp", "part", "state", "features", "rows", "reason",
     "self", "exprs", "time_hour", "time_weekday", "time_month",
 }  # fmt: skip
-IDS = re.compile(r"(^|_|\b)(id|ids|uuid|guid|index|key|nr|no|number|instant|rownum)($|_|\b)|unnamed|[a-z]Id$", re.IGNORECASE)
+IDS = re.compile(
+    r"(^|_|\b)(id|ids|uuid|guid|index|key|nr|no|number|instant|rownum)($|_|\b)|unnamed|^column\d+$|[a-z]Id$",
+    re.IGNORECASE,
+)
 EMPTY = 0.9  # share of missing values from which a column is no feature
 
 
@@ -39,14 +42,18 @@ class Left(Frozen):
     warning: bool = True
 
 
-def names_of(columns: list[str]) -> dict[str, str]:
-    """Return the name of each column in requests and features: its own if that is plain and free, else a plain one."""
+def names_of(columns: list[str], flags: frozenset[str] = frozenset()) -> dict[str, str]:
+    """Return the name of each column in requests and features: its own if that is plain and free, else a plain one.
+
+    A flag, which is turned into 1 and 0, gets another name than its own: the file's column keeps its type.
+    """
     taken: set[str] = set()
     found: dict[str, str] = {}
     for raw in sorted(columns, key=lambda name: not PLAIN.fullmatch(name)):
         name = raw if PLAIN.fullmatch(raw) and "__" not in raw and len(raw) <= 40 else plain(raw)[:40].rstrip("_")
         if name.lower() in RESERVED or iskeyword(name) or name.startswith("given_"):
             name = f"value_of_{name}"
+        name = f"{name}_flag" if raw in flags else name
         free, number = name, 2
         # A copy of a column under a plain name must not meet another column of the table, which DuckDB compares so.
         others = {one.lower() for one in columns if one != raw}

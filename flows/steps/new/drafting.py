@@ -81,7 +81,9 @@ def render(draft: Draft) -> dict[str, str]:
         trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True, autoescape=False,  # noqa: S701 (Python, not HTML)
     )  # fmt: skip
     environment.filters.update(py=code, number=number, delta=delta)
-    environment.globals.update(sequence=sequence, mapping=mapping, describe=describe, presence=presence, variable=variable)
+    environment.globals.update(
+        sequence=sequence, mapping=mapping, describe=describe, presence=presence, variable=variable
+    )
     number_task = draft.task == "regression"
     keys = [one for one in draft.given if any(one.name in view.keys for view in draft.views)]
     types = {"UnixTimestamp", "Float64", "Int64"}
@@ -90,7 +92,8 @@ def render(draft: Draft) -> dict[str, str]:
     example = classes[0] if classes else None
     other = classes[1] if len(classes) > 1 else (0 if example == 1 else 1) if isinstance(example, int) else "other"
     values: dict[str, Any] = {
-        "d": draft, "keys": keys, "team": not draft.definitions.startswith("feature_repo."), "types": sorted(types), "words": "days" if draft.unit == "d" else "hours",
+        "d": draft, "keys": keys, "team": not draft.definitions.startswith("feature_repo."),
+        "types": sorted(types), "words": "days" if draft.unit == "d" else "hours",
         "added": _added(draft), "time_code": _time_code(draft), "seen": [one for one in draft.given if one.seen],
         "classes": draft.all_classes, "estimator": f"HistGradientBoosting{'Regressor' if number_task else 'Classifier'}",
         "mixin": "RegressorMixin" if number_task else "ClassifierMixin",
@@ -138,7 +141,9 @@ def write(place: Place, files: Mapping[str, str]) -> list[Path]:
     except FileExistsError as error:
         raise UsageError(f"{error.filename} is there already; choose another name, or remove it first") from error
     except OSError as error:
-        raise UnavailableError(f"{place.folder} cannot be written ({error.strerror}); nothing was left behind") from error
+        raise UnavailableError(
+            f"{place.folder} cannot be written ({error.strerror}); nothing was left behind"
+        ) from error
     inside = sorted(place.folder.glob("*.py"))
     return [*(path for path in inside if path.stat().st_size), *made]
 
@@ -186,7 +191,9 @@ def _escaped(ascii_text: str, value: str) -> str:
         if ord(sign) > 127:
             escape = json.dumps(sign)[1:-1]
             short = f"\\u{ord(sign):04x}" if ord(sign) < 0x10000 else f"\\U{ord(sign):08x}"
-            readable = unicodedata.category(sign)[0] == "L" and (0xC0 <= ord(sign) < 0x180 or 0x3040 <= ord(sign) < 0xD7B0)
+            readable = unicodedata.category(sign)[0] == "L" and (
+                0xC0 <= ord(sign) < 0x180 or 0x3040 <= ord(sign) < 0xD7B0
+            )
             found = found.replace(escape, sign if readable else short)
     return found
 
@@ -227,7 +234,9 @@ def variable(model: str, key: str) -> str:
 
 def describe(one: Given) -> str:
     """Return what is said of a request field."""
-    words = {"int": "Yes is 1, no is 0" if one.flag else "A whole number", "float": "A number", "string": "A text"}[one.type]
+    words = {"int": "Yes is 1, no is 0" if one.flag else "A whole number", "float": "A number", "string": "A text"}[
+        one.type
+    ]
     return f"{words}, column {one.raw} of the table" if one.raw != one.name else f"{words}, as in the table"
 
 
@@ -251,7 +260,6 @@ def _added(draft: Draft) -> list[tuple[str, str]]:
     found = [(draft.event_time, "time")] if draft.time_form != "time" else []
     if draft.label != draft.label_raw or draft.label_flag:
         found.append((draft.label, f"raw[{code(draft.label_raw)}]" + ('.cast("int64")' if draft.label_flag else "")))
-    for one in draft.given:
-        if one.name != one.raw or one.flag:
-            found.append((one.name, f"raw[{code(one.raw)}]" + ('.cast("int64")' if one.flag else "")))
+    changed = [one for one in draft.given if one.name != one.raw or one.flag]
+    found += [(one.name, f"raw[{code(one.raw)}]" + ('.cast("int64")' if one.flag else "")) for one in changed]
     return found

@@ -74,7 +74,7 @@ def find(connection: DuckDBPyConnection, looked: Looked, wanted: Wanted, ask: As
         sql = f"({moment} + to_hours(CAST({identifier(names[1])} AS INTEGER)))"
         return _measure(connection, looked, names, "date and hour", sql)
     kind = columns[0].kind
-    form = "instant" if kind == "TIMESTAMP WITH TIME ZONE" else "time" if kind == "TIMESTAMP" else "date"
+    form = "instant" if kind == "TIMESTAMP WITH TIME ZONE" else "date" if kind == "DATE" else "time"
     return _measure(connection, looked, names, form, moment)
 
 
@@ -135,7 +135,9 @@ def _measure(
     try:
         connection.execute(f"CREATE OR REPLACE TABLE {TIMED} AS SELECT *, {sql} AS moment FROM {TABLE}")
     except duckdb.Error as error:
-        raise UsageError(f"the times cannot be made ({str(error).splitlines()[0]}); correct --start and --every") from error
+        raise UsageError(
+            f"the times cannot be made ({str(error).splitlines()[0]}); correct --start and --every"
+        ) from error
     first, last, missing, within = connection.execute(
         f"SELECT min(moment) FILTER (isfinite(moment)), max(moment) FILTER (isfinite(moment)), "
         f"count(*) FILTER (moment IS NULL OR NOT isfinite(moment)), "

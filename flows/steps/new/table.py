@@ -80,7 +80,11 @@ def _gather(connection: DuckDBPyConnection, files: list[SourceFile]) -> dict[str
         if list(other) != list(columns):
             raise UsageError(f"{file.origin} has other columns than {files[0].origin}; name files of one table")
         wider = {
-            name: kind if kind == other[name] else "DOUBLE" if {kind, other[name]} == {"BIGINT", "DOUBLE"} else "VARCHAR"
+            name: kind
+            if kind == other[name]
+            else "DOUBLE"
+            if {kind, other[name]} == {"BIGINT", "DOUBLE"}
+            else "VARCHAR"
             for name, kind in columns.items()
         }
         for name, kind in wider.items():
@@ -97,14 +101,20 @@ def _check_names(names: list[str]) -> None:
         raise UsageError(f"the table has {len(names)} columns; up to {MOST_COLUMNS} are taken: leave out the others")
     seen: dict[str, str] = {}
     for name in names:
-        if not name.strip() or len(name) > LONGEST_NAME or any(unicodedata.category(sign) in ("Cc", "Cs") for sign in name):
+        if (
+            not name.strip()
+            or len(name) > LONGEST_NAME
+            or any(unicodedata.category(sign) in ("Cc", "Cs") for sign in name)
+        ):
             shown = ascii(name[:LONGEST_NAME])
             raise UsageError(
                 f"a column is named {shown}; rename it: 1 to {LONGEST_NAME} characters, no line breaks or control signs"
             )
         other = seen.setdefault(name.lower(), name)
         if other != name:
-            raise UsageError(f"columns {other!r} and {name!r} differ in capitals alone; rename one: SQL takes them for one")
+            raise UsageError(
+                f"columns {other!r} and {name!r} differ in capitals alone; rename one: SQL takes them for one"
+            )
 
 
 def form_of(kind: str) -> Form:
@@ -139,7 +149,9 @@ def _column(connection: DuckDBPyConnection, name: str, kind: str) -> Column:
     ascending = False
     if form in ("whole", "time"):
         step = f"SELECT {column} >= lag({column}) OVER (ORDER BY rowid) AS up FROM {TABLE}"
-        ascending = bool((connection.execute(f"SELECT coalesce(bool_and(up), false) FROM ({step})").fetchone() or (0,))[0])
+        ascending = bool(
+            (connection.execute(f"SELECT coalesce(bool_and(up), false) FROM ({step})").fetchone() or (0,))[0]
+        )
     return Column(
         name=name, kind=kind, form=form, nulls=nulls, distinct=distinct, low=low, high=high, ascending=ascending,
         values=values,
@@ -153,7 +165,7 @@ def sample(connection: DuckDBPyConnection, names: list[str], rows: int) -> pd.Da
     frame: pd.DataFrame = connection.execute(
         f"SELECT {chosen} FROM {TABLE} WHERE rowid % {step} = 0 ORDER BY rowid"
     ).df()
-    frame.columns = names  # type: ignore[assignment]
+    frame.columns = names
     return frame
 
 

@@ -69,5 +69,5 @@ def parse_task(text: str) -> Task:
     """Return the task that was named; raises UsageError for another word."""
     for task in ("regression", "binary", "multiclass"):
         if text.strip() == task:
-            return task  # type: ignore[return-value]
+            return task
     raise UsageError(f"task {text[:40]!r} is not known; use regression, binary or multiclass")

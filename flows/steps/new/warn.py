@@ -35,15 +35,13 @@ def collect(
     notes += [f"{one.name} is left out: {one.why}" for one in left if not one.warning]
     warnings = [f"{one.name} is left out: {one.why}" for one in left if one.warning]
     warnings += [leak.text for leak in leaks if not leak.certain]
-    warnings += _label(connection, looked, moments, label, task)
+    warnings += _label(connection, moments, label, task)
     warnings += _order(connection, looked, moments)
     warnings += [text for column in rest if (text := _unseen(connection, column, moments))]
     return tuple(notes), tuple(warnings)
 
 
-def _label(
-    connection: DuckDBPyConnection, looked: Looked, moments: Moments, label: Column, task: Task
-) -> list[str]:  # fmt: skip
+def _label(connection: DuckDBPyConnection, moments: Moments, label: Column, task: Task) -> list[str]:
     found = []
     if label.nulls:
         found.append(f"{label.name} is missing in {label.nulls} rows, which neither train nor judge")
@@ -63,7 +61,9 @@ def _label(
                 "and its gate work, accuracy says little; look at roc_auc and the slices"
             )
         elif judged < FEW_ROWS:
-            found.append(f"class {_shown(value)} of {label.name} has {judged} rows that judge; verdicts on it are by chance")
+            found.append(
+                f"class {_shown(value)} of {label.name} has {judged} rows that judge; verdicts on it are by chance"
+            )
     unseen = [value for value, count, judged in counts if count == judged]
     if unseen:
         found.append(
@@ -77,7 +77,9 @@ def _order(connection: DuckDBPyConnection, looked: Looked, moments: Moments) -> 
     found = []
     if moments.backwards:
         share = moments.backwards / looked.rows
-        found.append(f"time runs backwards at {moments.backwards} rows ({share:.1%}): the file is not in the order of time")
+        found.append(
+            f"time runs backwards at {moments.backwards} rows ({share:.1%}): the file is not in the order of time"
+        )
     if moments.missing:
         found.append(f"{moments.missing} rows have no time and are not used")
     names = identifiers(column.name for column in looked.columns)

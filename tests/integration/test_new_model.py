@@ -1,0 +1,140 @@
+"""From a table with odd names to a model that trains; and what cannot be is one line, with nothing written."""
+
+import importlib
+import os
+import subprocess
+import sys
+
+import duckdb
+import numpy as np
+import pandas as pd
+import pytest
+from typer.testing import CliRunner
+
+from flows.cli import app
+from flows.errors import UsageError
+from flows.spec import load_model
+
+ROWS = 6000
+KIND = """it's "{{ 7 * 7 }}" {% raw %}"""
+
+
+@pytest.fixture
+def package(tmp_path, monkeypatch, restored_environment):
+    """Return a folder that is a package of models, and in which the command runs."""
+    root = tmp_path / "root"
+    folder = root / "own_models"
+    folder.mkdir(parents=True)
+    monkeypatch.chdir(root)
+    monkeypatch.syspath_prepend(str(root))
+    for name in [name for name in sys.modules if name.partition(".")[0] == "own_models"]:
+        del sys.modules[name]
+    importlib.invalidate_caches()
+    os.environ.update(
+        EVERGREEN_MODEL_PACKAGES='["flows.models", "own_models"]',
+        PYTHONPATH=os.pathsep.join(filter(None, [str(root), os.environ.get("PYTHONPATH")])),
+        EVERGREEN_HOME=str(tmp_path / "home"),
+    )
+    return folder
+
+
+@pytest.fixture(scope="module")
+def odd_table(tmp_path_factory):
+    """Return a parquet file whose names try everything: payments of 30 days, 3 % of them fraud."""
+    rng = np.random.default_rng(0)
+    when = pd.Timestamp("2024-01-01") + pd.to_timedelta(np.sort(rng.integers(0, 30 * 86400, ROWS)), unit="s")
+    shop, kind = rng.integers(0, 10, ROWS), rng.choice(["web", "app", KIND], ROWS, p=[0.6, 0.3, 0.1])
+    amount = rng.lognormal(3, 1, ROWS)
+    chance = 1 / (1 + np.exp(5.5 - 2.5 * (kind == KIND) - 0.25 * shop))
+    table = pd.DataFrame(
+        {
+            "when": when,
+            "shop": shop,
+            KIND: kind,
+            'Betrag (€) "; DROP TABLE rows; --': np.where(rng.random(ROWS) < 0.1, np.nan, amount),
+            "class": rng.random(ROWS) < 0.5,
+            "always": 1,
+            "id": [f"p{number}" for number in range(ROWS)],
+            "label": rng.random(ROWS) < chance,
+        }
+    )
+    path = tmp_path_factory.mktemp("odd") / "payments.parquet"
+    table.to_parquet(path)
+    return path
+
+
+def new(*words):
+    return CliRunner().invoke(app, ["new", *map(str, words)])
+
+
+def test_an_odd_table_becomes_files_that_pass_and_a_model_that_trains(package, odd_table, prefect_api):
+    done = new("payments", "--data", odd_table, "--label", "label", "--entity", "shop", "--into", "own_models")
+    assert done.exit_code == 0, done.exception
+    words = " ".join(done.output.split())
+    assert "always is left out: is constant" in words
+    assert "id is left out: is an id" in words
+    assert "class 'true' of label is" in words
+    folder = package / "payments"
+    config = str(importlib.import_module("flows").__path__[0]) + "/../pyproject.toml"
+    for command in (["check", "--ignore", "S108,E501,I001"], ["format", "--check"]):
+        call = [sys.executable, "-m", "ruff", command[0], "--no-cache", "--config", config, *command[1:], str(folder)]
+        told = subprocess.run(call, capture_output=True, text=True, timeout=60, check=False)
+        assert told.returncode == 0, told.stdout + told.stderr
+    own = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-c", os.devnull, str(folder)]
+    told = subprocess.run(own, capture_output=True, text=True, timeout=300, check=False)
+    assert told.returncode == 0, told.stdout
+
+    from flows.featurize import featurize
+    from flows.ingest import ingest
+    from flows.settings import load
+    from flows.train import train
+
+    os.environ["PREFECT_API_URL"] = prefect_api
+    spec = load_model("payments", load())
+    assert spec.task == "binary"
+    landed = ingest(source=str(odd_table), model="payments")
+    assert {one["status"] for one in landed} == {"accepted"}
+    featurize(model="payments")
+    found = train(model="payments")
+    assert found["promoted"], found
+    assert found["error"] < 0.95 * found["baseline_error"]
+
+
+def test_what_cannot_be_is_one_line_and_nothing_is_written(package, tmp_path):
+    path = tmp_path / "some.csv"
+    frame = pd.DataFrame({"n": range(600), "x": np.sin(np.arange(600)), "y": np.arange(600) % 3, "z": "same"})
+    frame.to_csv(path, index=False)
+    counts = ("--time", "n", "--start", "2024-01-01", "--every", "1h")
+    for words, told in (
+        (("m", *counts), "--label"),
+        (("m", "--label", "y"), "--time"),
+        (("m", "--label", "y", "--time", "n"), "--start"),
+        (("m", "--label", "y", *counts), "--task"),
+        (("m", "--label", "y", "--task", "binary", *counts), "not two"),
+        (("m", "--label", "nothing", *counts), "no column 'nothing'"),
+        (("m", "--label", "z", *counts), "constant"),
+        (("m", "--label", "y", "--task", "regression", "--drop", "q", *counts), "no column 'q'"),
+        (("m", "--label", "x", *counts[:5], "1s"), "--every"),
+        (("taxi", "--label", "x", *counts), "a model already"),
+        (("No Name", "--label", "x", *counts), "is no name"),
+        (("m", "--label", "x", "--into", "elsewhere", *counts), "no folder"),
+    ):
+        into = () if "--into" in words else ("--into", "own_models")
+        done = new(*words, "--data", path, *into)
+        assert isinstance(done.exception, UsageError), (words, done.output)
+        assert told in str(done.exception), done.exception
+        assert "\n" not in str(done.exception)
+        assert list(package.iterdir()) == []
+
+
+def test_a_model_that_is_there_is_left_alone(package, tmp_path):
+    path = tmp_path / "some.parquet"
+    duckdb.sql(
+        "SELECT TIMESTAMP '2024-01-01' + to_hours(CAST(i AS INTEGER)) AS t, sin(i) AS y FROM range(900) r(i)"
+    ).write_parquet(str(path))
+    assert new("twice", "--data", path, "--label", "y", "--into", "own_models").exit_code == 0
+    before = {file.name: file.read_bytes() for file in (package / "twice").glob("*.py")}
+    again = new("twice", "--data", path, "--label", "y", "--into", "own_models")
+    assert isinstance(again.exception, UsageError)
+    assert {file.name: file.read_bytes() for file in (package / "twice").glob("*.py")} == before
+    assert [entry.name for entry in package.iterdir()] == ["twice"]
