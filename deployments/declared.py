@@ -46,7 +46,8 @@ def read(path: Path = PREFECT_YAML) -> list[Deployment]:
 
 
 def _deployment(found: dict[str, Any]) -> Deployment:
-    flow, parameters = found["entrypoint"].rpartition(".")[2], found.get("parameters", {})
+    flow = found["entrypoint"].rpartition(".")[2].replace("_", "-")  # as Prefect names a flow by its function
+    parameters = found.get("parameters", {})
     name, model = f"{flow}/{found['name']}", parameters["model"]
     scheduled = [
         Trigger(

@@ -83,13 +83,18 @@ def deploy(settings: Settings, file: Path = declared.PREFECT_YAML) -> dict[str, 
 
 
 def watch(settings: Settings, models: list[str]) -> int:
-    """Report each model as watched and tell again of the causes that wait; return how many."""
+    """Report each model as watched and tell again of the causes that wait; return how many.
+
+    Those that a run was answering when it was killed, with the whole stack perhaps, wait as well.
+    """
     from flows import database, events, outbox
+    from flows.runs import close_crashed
     from flows.spec import load_model
 
     engine = database.connect(settings)
     told = 0
     for model in models:
+        close_crashed(engine, model)
         outbox.send(events.MODEL_WATCHED, model, {"model": model})
         told += outbox.flush(engine, load_model(model, settings))
     return told

@@ -72,12 +72,17 @@ def record(
 
 
 def waiting(engine: Engine, model: str) -> list[Cause]:
-    """Return the causes that no run has claimed, oldest first; those whose run ended without an answer are among them."""
+    """Return the causes that no run has claimed, oldest first; those whose run ended without an answer are among them.
+
+    They count as never sent: their event was taken, by a run that was killed.
+    """
     ended = sa.select(runs.c.id).where(runs.c.state != "running")
     lost = sa.or_(causes.c.claimed_by.in_(ended), causes.c.claimed_at < now() - FORGOTTEN)
     with write(engine) as connection:
         open_claim = sa.and_(causes.c.model == model, causes.c.answered_at.is_(None), causes.c.claimed_by.is_not(None))
-        connection.execute(causes.update().where(open_claim, lost).values(claimed_by=None, claimed_at=None))
+        connection.execute(
+            causes.update().where(open_claim, lost).values(claimed_by=None, claimed_at=None, sent_at=None)
+        )
         return _select(connection, _waits(model))
 
 
@@ -118,6 +123,12 @@ def mark_sent(engine: Engine, cause_id: int) -> None:
     """Record that the server took the event of a cause."""
     with write(engine) as connection:
         connection.execute(causes.update().where(causes.c.id == cause_id).values(sent_at=now()))
+
+
+def mark_unsent(engine: Engine, model: str) -> None:
+    """Record that the causes that wait have to be told again: the run that their event started left them to another."""
+    with write(engine) as connection:
+        connection.execute(causes.update().where(_waits(model)).values(sent_at=None))
 
 
 def listed(engine: Engine, model: str) -> list[Cause]:

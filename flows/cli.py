@@ -167,13 +167,18 @@ def serve(
 @app.command()
 def status(model: Model = "taxi", home: Home = None, as_json: AsJson = False) -> None:
     """Say what serves, what waits, what was landed and what ran last."""
-    from flows import database
+    from flows import database, ledger
     from flows.show import show_status
     from flows.spec import load_model
     from flows.steps.status import status as look
 
     settings = open_home(home, model)
-    report(look(settings, load_model(model, settings), database.connect(settings)), as_json, show_status)
+    engine = database.connect(settings)
+    if ledger.open_runs(engine, model):  # what runs, or was killed: a killed run cannot say so itself
+        from flows.runs import close_crashed
+
+        close_crashed(engine, model)
+    report(look(settings, load_model(model, settings), engine), as_json, show_status)
 
 
 @app.command()

@@ -8,16 +8,14 @@ from typing import Any
 from prefect import flow
 from sqlalchemy.engine import Engine
 
-from flows import causes, database, outbox
+from flows import causes, database, ledger, outbox
 from flows.errors import ConflictError
 from flows.events import Kind
-from flows.featurize import featurize
 from flows.limits import PATIENCE_SECONDS, alone
 from flows.runs import recorded
 from flows.settings import load
 from flows.spec import ModelSpec, load_model
 from flows.steps import decision
-from flows.train import train
 
 GLANCE_SECONDS = 1.0
 
@@ -45,15 +43,24 @@ def retrain(
         named = {"partitions": list(partitions)}
         causes.record(engine, model=model, kind=trigger, event="", reason=why, payload=named, key=cause or run.id)
         going_on = bool(causes.claimed(engine, run.id))
+        # Without another run that lives, a slot that is taken is that of a killed one, and comes free with its lease.
+        brief = not going_on and under_way(engine, model, run.id)
         try:
-            with alone("retrain", model, PATIENCE_SECONDS if going_on else GLANCE_SECONDS):
+            with alone("retrain", model, GLANCE_SECONDS if brief else PATIENCE_SECONDS):
                 run.summary = answer(engine, spec, run.id)
         except ConflictError as error:
             if going_on:
                 raise
             run.summary = summary((), (str(error),))
-        outbox.flush(engine, spec)
+            causes.mark_unsent(engine, model)
+        if not (run.summary["held"] and under_way(engine, model, run.id)):
+            outbox.flush(engine, spec)
     return run.summary
+
+
+def under_way(engine: Engine, model: str, run_id: str) -> bool:
+    """Say whether another run of this flow is at it."""
+    return any(one.flow == "retrain" and one.id != run_id for one in ledger.open_runs(engine, model))
 
 
 def worded(trigger: Kind, reason: str) -> str:
@@ -76,6 +83,10 @@ def answer(engine: Engine, spec: ModelSpec, run_id: str) -> dict[str, Any]:
         held = choice.held or ("no cause waits: they were answered before",)
         causes.answer(engine, run_id, f"not trained: {'; '.join(held)}")
         return summary(choice.reasons, held)
+    # Only here: a run that finds its cause answered need not wait for what a training imports.
+    from flows.featurize import featurize
+    from flows.train import train
+
     try:
         featurize(model=spec.name)
         made = train(model=spec.name, reason="; ".join(choice.reasons))

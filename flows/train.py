@@ -160,8 +160,9 @@ def hand_over(
         return {"promoted": False}
     if mode == "approve":
         return approval.request(made, reason, promote)
-    if (mode == "shadow" or mode == "canary") and ledger.champion(engine, spec.name) is not None:
-        begun = begin_trial(spec.name, version, kind=mode, why=reason, automatic=True)
+    if mode in ("shadow", "canary") and ledger.champion(engine, spec.name) is not None:
+        kind: trials.Kind = "shadow" if mode == "shadow" else "canary"
+        begun = begin_trial(spec.name, version, kind=kind, why=reason, automatic=True)
         return {"promoted": False, "trial": begun["kind"]}
     promote(spec.name, version, why=reason, automatic=True)
     return {"promoted": True}
