@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import uuid
 from typing import Any
 
 from filelock import FileLock
-from prefect import flow
+from prefect import flow, get_client
 from prefect.events import emit_event
+from prefect.runtime import flow_run
 from sqlalchemy.engine import Engine
 
 from flows import arrivals, database, events, ledger, outbox
@@ -16,7 +18,7 @@ from flows.ledger import Partition
 from flows.runs import recorded, stage
 from flows.settings import Settings, load
 from flows.spec import ModelSpec, load_model
-from flows.steps import decision, docs, judging, landing
+from flows.steps import decision, docs, judging, landing, sources
 from flows.steps.periods import Kind, parse_kind
 from flows.steps.reading import connect
 
@@ -50,6 +52,7 @@ def ingest(
     spec = load_model(model, home)
     engine = database.connect(home)
     kind = parse_kind(partition_by or spec.partition_by)
+    hide_secrets(source)
     with recorded(engine, model, "ingest") as run:
         with FileLock(home.home / f"ingest-{model}.lock", PATIENCE_SECONDS):
             partitions, broken = take(home, spec, engine, kind, source)
@@ -61,6 +64,17 @@ def ingest(
         if broken:
             raise broken[0] if len(broken) == 1 else BrokenCheckError("; ".join(map(str, broken)))
     return [judging.summary(partition) for partition in partitions]
+
+
+def hide_secrets(source: str | None) -> None:
+    """Take user, password and query of a URL out of the parameters that the server keeps and shows for this run.
+
+    A retry of the run then has to be given the address anew.
+    """
+    shown = sources.shown(source) if source else source
+    if shown != source and flow_run.id:
+        with get_client(sync_client=True) as client:
+            client.update_flow_run(uuid.UUID(flow_run.id), parameters={**flow_run.parameters, "source": shown})
 
 
 def take(

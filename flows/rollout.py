@@ -103,6 +103,8 @@ def follow(home: Settings, spec: ModelSpec, engine: Engine, trial: Trial) -> Non
     champion = ledger.champion(engine, spec.name)
     try:
         chosen = choose(home, spec, engine, trial.version)
+        if chosen.digest != trial.digest:
+            raise RefusedError(f"{spec.name} version {chosen.version} is not the one that was on trial; train again")
         evidence = check(home, chosen)
         if trial.kind == "shadow" and champion is not None:
             begin(

@@ -157,7 +157,7 @@ class Rollout(Frozen):
     )
     min_labels: int = Field(default=500, ge=20, description="labelled answers of the challenger before it is promoted")
     tolerance: float = Field(
-        default=0.02, ge=0, description="its error on them may exceed the champion's by this share of it"
+        default=0.05, ge=0, description="its error on them may exceed the champion's by this share of it"
     )
     max_error_rate: float = Field(
         default=0.01,

@@ -22,7 +22,7 @@ BIN = Path(sys.executable).parent
 class Stack:
     """A stack that runs: its process, its home, its addresses."""
 
-    def __init__(self, home: Path) -> None:
+    def __init__(self, home: Path, packages: str = QUICK) -> None:
         ports = [free_port() for _ in range(4)]
         names = ("PREFECT", "MLFLOW", "FEAST", "SERVICE")
         self.home = home
@@ -32,7 +32,7 @@ class Stack:
         self.service = f"http://127.0.0.1:{ports[3]}"
         path = os.pathsep.join(filter(None, [str(TESTS), os.environ.get("PYTHONPATH")]))
         self.environment = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")} | {
-            "EVERGREEN_HOME": str(home), "EVERGREEN_MODEL_PACKAGES": QUICK, "PYTHONPATH": path, "COLUMNS": "200",
+            "EVERGREEN_HOME": str(home), "EVERGREEN_MODEL_PACKAGES": packages, "PYTHONPATH": path, "COLUMNS": "200",
             **{f"EVERGREEN_{name}_PORT": str(port) for name, port in zip(names, ports, strict=True)},
         }  # fmt: skip
         self.log = home / "up.log"
@@ -116,9 +116,9 @@ class Stack:
 
 
 @contextmanager
-def stack(home: Path) -> Iterator[Stack]:
+def stack(home: Path, packages: str = QUICK) -> Iterator[Stack]:
     """Run a stack and end it, children included."""
-    made = Stack(home)
+    made = Stack(home, packages)
     try:
         made.start()
         yield made

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 MAX_JOURNAL_BYTES = 2**26  # a journal that has grown so far is closed, to be folded before its hour is over
-READ_ATTEMPTS = 5
+READ_ATTEMPTS = 20  # a busy machine folds several journals while one list is read
 Role = Literal["served", "shadow"]
 
 

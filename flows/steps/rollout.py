@@ -138,7 +138,6 @@ def measure(settings: Settings, spec: ModelSpec, trial: Trial, accepted_uris: Se
     """
     import pyarrow.compute as pc
 
-    from flows.steps.performance import monitored
     from flows.steps.prediction_log import read_predictions
 
     served = read_predictions(settings, spec, start=trial.started_at)
@@ -148,17 +147,17 @@ def measure(settings: Settings, spec: ModelSpec, trial: Trial, accepted_uris: Se
         ours = read_predictions(settings, spec, start=trial.started_at, role="shadow")
         ours = ours.filter(pc.equal(ours["version"], trial.version))
     mine, champion = (_labelled(spec, rows, accepted_uris) for rows in (ours, theirs))
-    metric = monitored(spec)
     if trial.kind == "shadow":
         mine, champion = _paired(mine, champion)
-    return compare(spec, metric, mine, champion, paired=trial.kind == "shadow")
+    return compare(spec, mine, champion, paired=trial.kind == "shadow")
 
 
-def compare(spec: ModelSpec, metric: Metric, mine: pa.Table, champion: pa.Table, paired: bool) -> Scores:
+def compare(spec: ModelSpec, mine: pa.Table, champion: pa.Table, paired: bool) -> Scores:
     """Return the scores of labelled rows; paired tables hold the same rows in the same order."""
     from flows.steps.labels import HOUR, microseconds
-    from flows.steps.performance import losses_of
+    from flows.steps.performance import losses_of, monitored
 
+    metric = monitored(spec)
     counts = {"metric": metric.name, "labelled": mine.num_rows, "champion_labelled": champion.num_rows}
     if not mine.num_rows or not champion.num_rows:
         return Scores(**counts, error=None, champion_error=None, interval=None)

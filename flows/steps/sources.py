@@ -44,7 +44,7 @@ def opened(source: str, settings: Settings) -> Iterator[list[SourceFile]]:
         elif scheme == "s3":
             yield _download_s3(source, folder, settings.http_timeout_seconds)
         elif scheme and scheme != "file":
-            raise UsageError(f"{source}: {scheme}:// cannot be read; use a path, an http(s) or an s3 URL")
+            raise UsageError(f"{shown(source)}: {scheme}:// cannot be read; use a path, an http(s) or an s3 URL")
         else:
             path = unquote(urlsplit(source).path) if scheme else source
             yield [_local(found, folder, number) for number, found in enumerate(_find(path))]
@@ -102,21 +102,21 @@ def _download_http(url: str, folder: Path, timeout: float) -> SourceFile:
 
     name = PurePosixPath(unquote(urlsplit(url).path)).name
     if not _is_data(name):
-        raise UsageError(f"{_shown(url)} does not name a {', '.join(SUFFIXES)} file; use the URL of the file itself")
+        raise UsageError(f"{shown(url)} does not name a {', '.join(SUFFIXES)} file; use the URL of the file itself")
     target = _safe_path(folder, 0, name)
     try:
         with httpx.stream("GET", url, timeout=timeout, follow_redirects=True) as answer:
             if 400 <= answer.status_code < 500:
-                raise UsageError(f"{_shown(url)} answers {answer.status_code}; check the address and your access to it")
+                raise UsageError(f"{shown(url)} answers {answer.status_code}; check the address and your access to it")
             answer.raise_for_status()
             with target.open("wb") as file:
                 for chunk in answer.iter_bytes(CHUNK):
                     file.write(chunk)
     except (httpx.HTTPError, httpx.InvalidURL) as error:
-        raise UnavailableError(f"{_shown(url)} could not be fetched ({_what(error)}); try again later") from error
+        raise UnavailableError(f"{shown(url)} could not be fetched ({_what(error)}); try again later") from error
     except OSError as error:
         raise _no_room(url, folder, error) from error
-    return SourceFile(path=target, name=name, origin=_shown(url))
+    return SourceFile(path=target, name=name, origin=shown(url))
 
 
 def _download_s3(url: str, folder: Path, timeout: float) -> list[SourceFile]:
@@ -135,7 +135,7 @@ def _download_s3(url: str, folder: Path, timeout: float) -> list[SourceFile]:
         found = store.ls(url, detail=False) if folder_like else store.glob(url) if MAGIC & set(url) else [url]
         names = sorted(name for name in found if _is_data(name))
         if not names:
-            raise UsageError(f"{url} holds no {', '.join(SUFFIXES)} object; check bucket and prefix")
+            raise UsageError(f"{shown(url)} holds no {', '.join(SUFFIXES)} object; check bucket and prefix")
         files = []
         for number, name in enumerate(names):
             plain = PurePosixPath(name).name
@@ -144,19 +144,19 @@ def _download_s3(url: str, folder: Path, timeout: float) -> list[SourceFile]:
                 shutil.copyfileobj(remote, file, CHUNK)
             files.append(SourceFile(path=target, name=plain, origin=f"s3://{name.removeprefix('s3://')}"))
     except FileNotFoundError as error:
-        raise UsageError(f"{url} does not exist; check bucket and key") from error
+        raise UsageError(f"{shown(url)} does not exist; check bucket and key") from error
     except PermissionError as error:
-        raise UsageError(f"{url} may not be read; check the credentials in the environment") from error
+        raise UsageError(f"{shown(url)} may not be read; check the credentials in the environment") from error
     except (botocore.exceptions.BotoCoreError, OSError) as error:
         if getattr(error, "errno", None) == 28:
             raise _no_room(url, folder, error) from error
-        raise UnavailableError(f"{url} could not be fetched ({_what(error)}); try again later") from error
+        raise UnavailableError(f"{shown(url)} could not be fetched ({_what(error)}); try again later") from error
     return files
 
 
 def _no_room(url: str, folder: Path, error: Exception) -> EvergreenError:
     return UnavailableError(
-        f"{_shown(url)} could not be stored in {folder.parent} ({error}); free some space, run again"
+        f"{shown(url)} could not be stored in {folder.parent} ({error}); free some space, run again"
     )
 
 
@@ -165,7 +165,12 @@ def _what(error: Exception) -> str:
     return f"{type(error).__name__}: {str(error).split(' for url')[0].splitlines()[0] if str(error) else 'no message'}"
 
 
-def _shown(url: str) -> str:
-    """Return a URL without what may be secret in it: user, password and query."""
-    parts = urlsplit(url)
-    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
+def shown(source: str) -> str:
+    """Return a source without what may be secret in it: of a URL user, password and query, nothing of a path."""
+    if "://" not in source:
+        return source
+    parts = urlsplit(source)
+    host, path = parts.netloc.rpartition("@")[2], parts.path
+    if parts.scheme.lower() in {"file", "s3"}:  # a ? is part of their names, a glob perhaps
+        path = source.partition("://")[2].removeprefix(parts.netloc)
+    return f"{parts.scheme}://{host}{path}"

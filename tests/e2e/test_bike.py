@@ -41,6 +41,7 @@ def test_the_simulated_table_is_like_the_public_one() -> None:
     assert made.equals(history(days=60, seed=3))
 
 
+@pytest.mark.long
 def test_the_demo_of_the_bike_model(tmp_path: Path) -> None:
     data, outcome = tmp_path / "rent.parquet", tmp_path / "demo.json"
     history(days=200).to_parquet(data)

@@ -17,6 +17,8 @@ from deployments.delivery import live
 from flows import database
 from flows.settings import Settings
 
+pytestmark = pytest.mark.long
+
 ROOT = Path(__file__).resolve().parents[2]
 EVERGREEN = Path(sys.executable).parent / "evergreen"
 LOAD = ["--seconds", "2", "--p99", "5000"]

@@ -177,7 +177,7 @@ def test_ctrl_c_leaves_no_process(tmp_path: Path, moment: str) -> None:
     )  # fmt: skip
     signs = {
         "the server starts": lambda: (home / "prefect" / "server.log").exists(),
-        "the first training runs": lambda: any(home.glob("train-*")),
+        "the first training runs": lambda: any(home.glob("stages/taxi/*/training_set.arrow")),
     }
     deadline = time.monotonic() + 240
     while not signs[moment]() and time.monotonic() < deadline and process.poll() is None:

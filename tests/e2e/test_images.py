@@ -33,6 +33,8 @@ os.environ["PREFECT_LOGGING_LEVEL"] = "CRITICAL"
 warnings.simplefilter("ignore")
 from flows.settings import load
 from flows.steps.prefect_server import prefect_server
+
+pytestmark = pytest.mark.long
 with prefect_server(load()):
     from flows.featurize import featurize
     from flows.ingest import ingest

@@ -46,4 +46,5 @@ def test_training_fails_cleanly_and_the_champion_stays(home, stage):
     assert len(told) == 1, done.stderr
     assert "Traceback" not in done.stderr
     assert (numbers(home), champion(home)) == before
-    assert not list(home.home.glob("train-*"))
+    torn = [path for path in home.stages("taxi").rglob("*") if path.name.endswith(".tmp")]
+    assert torn == []

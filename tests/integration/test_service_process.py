@@ -158,5 +158,5 @@ OnlineFeatures(home, spec)(["hour"], RequestParser(spec).example())
 BundleCache(home, "taxi").fetch(ledger.champion(database.connect(home), "taxi"))
 """
     )
-    assert {"feast", "sklearn"} <= loaded
-    assert not loaded & {"prefect", "great_expectations", "mlflow", "matplotlib"}
+    assert {"numpy", "sqlite3"} <= loaded
+    assert not loaded & {"feast", "prefect", "great_expectations", "mlflow", "matplotlib"}

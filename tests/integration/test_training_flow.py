@@ -175,7 +175,7 @@ def test_an_estimator_that_cannot_be_made_or_fitted_is_an_error_of_one_line_and_
         train(estimator=factory)
     assert "\n" not in str(error.value)
     assert (state(home), logged_runs(home)) == (before, runs)
-    assert list(home.home.glob("train-*")) == []
+    assert [path for path in home.stages("taxi").rglob("*") if path.name.endswith(".tmp")] == []
     (run,) = ledger.last_runs(database.connect(home), "taxi", 1)
     assert (run.flow, run.state) == ("train", "failed")
     assert str(error.value) in run.summary["error"]

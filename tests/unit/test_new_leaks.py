@@ -21,7 +21,9 @@ def told(frame, label, numbers=True):
 def test_parts_that_add_up_to_the_label():
     casual, registered = rng.poisson(30, ROWS), rng.poisson(200, ROWS)
     found = told(table(casual=casual, registered=registered, cnt=casual + registered), "cnt")
-    assert found == {("casual", "registered"): ("casual + registered = cnt", True)} or found[("casual", "registered")][1]
+    assert (
+        found == {("casual", "registered"): ("casual + registered = cnt", True)} or found[("casual", "registered")][1]
+    )
 
 
 def test_a_difference_is_named_with_its_sign():

@@ -19,13 +19,14 @@ from flows.steps.prediction_log import Answer, PredictionLog, read_predictions
 from flows.steps.status import status
 
 ROWS = 20  # of a request
+TRIED = '["team.tried"]'
 
 
 @pytest.fixture
 def home(tmp_path, tmp_path_factory, simulated_days, prefect_api):
     """A home in which version 1 serves and version 2, the same bundle, waits."""
     source = trained(tmp_path_factory.getbasetemp(), simulated_days, prefect_api)
-    with opened(tmp_path / "home", prefect_api) as settings:
+    with opened(tmp_path / "home", prefect_api, TRIED) as settings:
         copy_home(source, settings)
         (tmp_path / "again").mkdir()
         log_again(settings, tmp_path / "again", champion=1)
@@ -84,7 +85,7 @@ def test_a_shadow_that_is_not_worse_goes_on_as_canary_and_is_promoted(home, serv
     with pytest.raises(ConflictError, match="is on trial as shadow"):
         begin_trial(version=2)
     eventually(lambda: trial_of(service))
-    trips = labelled_trips(engine, 2400)
+    trips = labelled_trips(engine, 4000)
     assert ask(service, trips.slice(0, 800), spec) == {1: 40}
     eventually(lambda: trial_of(service)["counts"]["requests"] + trial_of(service)["counts"]["dropped"] == 40)
     assert trial_of(service)["counts"]["dropped"] == 0
@@ -104,8 +105,7 @@ def test_a_shadow_that_is_not_worse_goes_on_as_canary_and_is_promoted(home, serv
 
     eventually(lambda: (trial_of(service) or {}).get("kind") == "canary")
     first = ask(service, trips, spec)
-    assert first[1] > 25
-    assert first[2] > 25
+    assert min(first[1], first[2]) > 60
     assert ask(service, trips.slice(0, 600), spec) == ask(service, trips.slice(0, 600), spec)  # sticky
     passed = judge_trial()
     assert passed["state"] == "passed", passed
@@ -148,7 +148,7 @@ def test_a_canary_that_is_worse_on_its_labels_is_ended_and_not_tried_again_by_it
     judged = judge_trial()
     assert judged["state"] == "failed"
     assert judged["outcome"].startswith("worse: rmse")
-    assert judged["evidence"]["scores"]["labelled"] == 600
+    assert judged["evidence"]["scores"]["labelled"] > 550
     assert history(home) == before
     assert numbers(home) == [2, 1]
     for mode in ("automatic", "canary", "shadow"):
