@@ -114,6 +114,8 @@ def show_trained(found: dict[str, Any]) -> None:
     """Show the verdict of a training."""
     if found.get("approval"):
         line(f"version {found['version']} waits for a person's word in the Prefect UI, run {found['approval']}")
+    if found.get("trial"):
+        line(f"version {found['version']} is on trial as {found['trial']}; see `evergreen trial`")
     if found.get("unchanged"):
         line(f"version {found['version']} was made of exactly this data and code; --force trains all the same")
         return

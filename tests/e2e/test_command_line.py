@@ -11,7 +11,7 @@ from test_demo import run
 @pytest.mark.parametrize(
     ("arguments", "status", "named"),
     [
-        (["status", "--model", "nosuch"], 2, "known are: taxi"),
+        (["status", "--model", "nosuch"], 2, "known are: bike, taxi"),
         (["train", "--model", "../etc"], 2, "not allowed"),
         (["ingest", "no-such-file.parquet"], 2, "no-such-file.parquet"),
         (["ingest", "ftp://example.org/x.parquet"], 2, "ftp"),
