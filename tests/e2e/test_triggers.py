@@ -160,7 +160,7 @@ def test_a_schedule_trains_when_there_is_new_data_and_ends_at_once_without(up, h
     assert len(registry.versions(home, "taxi")) == before
     assert "nothing new" in causes.listed(database.connect(home), "taxi")[0].outcome
 
-    land(up, 10)
+    land(up, 10, roads_changed=True)
     soon = datetime.now(UTC) + timedelta(seconds=10)
     schedule = {"interval": 60, "anchor_date": soon.isoformat(), "timezone": "America/New_York"}
     body = [{"schedule": schedule, "active": True, "parameters": weekly["parameters"]}]
@@ -186,7 +186,7 @@ def test_silence_trains_for_staleness(up, home):
     shorter = {name: silence[name] for name in fields}
     shorter["trigger"] = {**silence["trigger"], "within": 10}
     up.send("PUT", f"automations/{silence['id']}", shorter)
-    land(up, 11)
+    land(up, 11, roads_changed=True)
     (run,) = up.wait(lambda: [one for one in up.runs("retrain") if one["parameters"]["trigger"] == "staleness"], 120)
     up.wait(lambda: up.send("GET", f"flow_runs/{run['id']}")["end_time"], 300)
     trained(home, up, before, "staleness", "no partition was accepted for 2 days")
