@@ -21,6 +21,8 @@ from training_parts import copy_home, featurized, history, numbers, opened
 from deployments.crashed import HEARTBEAT, automations, deploy_automations
 from flows import database, ledger
 
+pytestmark = pytest.mark.long
+
 ENDED = {"CRASHED", "FAILED", "CANCELLED", "COMPLETED"}
 
 
