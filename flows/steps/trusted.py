@@ -27,7 +27,9 @@ TREES: Final = (
     "sklearn.ensemble._hist_gradient_boosting.predictor.TreePredictor",
     "sklearn.tree._tree.Tree",
 )
+# Trees of columns with categories hold a partial of their check: what a partial calls must itself be on this list.
 PARTS: Final = (
+    "functools.partial",
     "numpy.dtype",
     "scipy.interpolate._bsplines.BSpline",
     "scipy.sparse._csc.csc_array",
@@ -51,6 +53,7 @@ PARTS: Final = (
     "sklearn.utils._bunch.Bunch",
     "sklearn.utils._metadata_requests.MetadataRequest",
     "sklearn.utils._metadata_requests.MethodMetadataRequest",
+    "sklearn.utils.validation.check_array",
 )
 KERNELS: Final = (
     "sklearn.gaussian_process._gpc._BinaryGaussianProcessClassifierLaplace",

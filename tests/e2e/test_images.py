@@ -15,6 +15,8 @@ from docker_parts import UNPRIVILEGED, base_image, build, megabytes
 
 from flows.settings import Settings
 
+pytestmark = pytest.mark.long
+
 MOST_ABOVE_BASE = 500  # MB, of the service image
 LEFT_OUT = ("prefect", "great_expectations", "mlflow", "feast", "optuna", "matplotlib", "pip", "uv", "pytest", "boto3")
 TOOLS = ("gcc", "cc", "make", "git", "uv", "curl")
@@ -33,8 +35,6 @@ os.environ["PREFECT_LOGGING_LEVEL"] = "CRITICAL"
 warnings.simplefilter("ignore")
 from flows.settings import load
 from flows.steps.prefect_server import prefect_server
-
-pytestmark = pytest.mark.long
 with prefect_server(load()):
     from flows.featurize import featurize
     from flows.ingest import ingest
