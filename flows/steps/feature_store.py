@@ -54,8 +54,10 @@ def open_store(settings: Settings) -> FeatureStore:
         entity_key_serialization_version=3,
         repo_path=settings.home,
     )  # fmt: skip
-    with FileLock(folder / "registry.lock", timeout=120):  # its tables are made on first sight
-        return FeatureStore(config=config)
+    store = FeatureStore(config=config)
+    with FileLock(folder / "registry.lock", timeout=120):
+        _ = store.registry  # made here, not at its first use: the first of all makes the tables
+    return store
 
 
 def definitions(spec: ModelSpec) -> list[Any]:

@@ -105,11 +105,12 @@ def test_the_key_is_in_no_text_of_the_settings():
 
 
 def test_beyond_its_queue_it_says_when_to_come_back_and_the_probes_still_answer(place):
-    go = threading.Event()
+    go, inside = threading.Event(), threading.Semaphore(0)
 
     def slow(names, rows):
         if rows[0]["trip_distance"] == 9.0:
-            go.wait(5)
+            inside.release()
+            go.wait(20)
         return read_features(names, rows)
 
     with serving(place(service_queue=2), slow) as client:
@@ -123,7 +124,9 @@ def test_beyond_its_queue_it_says_when_to_come_back_and_the_probes_still_answer(
         askers = [threading.Thread(target=ask) for _ in range(2)]
         for asker in askers:
             asker.start()
-        refused = eventually(lambda: (found := client.post("/predict", json=ROW)).status_code == 503 and found)
+        assert all(inside.acquire(timeout=20) for _ in askers)  # both are under way, the queue is full
+        refused = client.post("/predict", json=ROW)
+        assert refused.status_code == 503
         assert refused.headers["retry-after"] == "1"
         assert "too many requests" in refused.json()["detail"]
         assert client.get("/healthz").status_code == client.get("/metrics").status_code == 200
