@@ -5,8 +5,9 @@ from __future__ import annotations
 import errno
 import os
 import sys
+from datetime import timedelta
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -16,6 +17,12 @@ from flows.cli_new import add as add_new
 from flows.cli_promote import add as add_promote
 from flows.cli_stack import add as add_stack
 from flows.errors import EvergreenError
+
+if TYPE_CHECKING:
+    from sqlalchemy.engine import Engine
+
+    from flows.settings import Settings
+    from flows.spec import ModelSpec
 
 app = typer.Typer(
     name="evergreen", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
@@ -59,9 +66,16 @@ def ingest(
 
         return flow(source=source, model=model, partition_by=partition_by)
 
+    def check(_settings: Settings, spec: ModelSpec, _engine: Engine) -> None:
+        from flows.steps import periods, sources
+
+        periods.parse_kind(partition_by or spec.partition_by)
+        if source is not None:
+            sources.check(source)
+
     from flows.show import show_ingested
 
-    report(run_flow(home, model, call), as_json, show_ingested)
+    report(run_flow(home, model, call, check), as_json, show_ingested)
 
 
 @app.command()
@@ -100,9 +114,16 @@ def train(
             approve=approve,
         )  # fmt: skip
 
+    def check(_settings: Settings, spec: ModelSpec, engine: Engine) -> None:
+        from flows import ledger
+        from flows.steps.training_set import choose_window
+
+        judge = timedelta(days=judge_days) if judge_days else None
+        choose_window(spec, ledger.list_partitions(engine, model, "accepted"), judge)
+
     from flows.show import show_trained
 
-    outcome = run_flow(home, model, call)
+    outcome = run_flow(home, model, call, check)
     report(outcome, as_json, show_trained)
     if outcome["failed"]:
         raise typer.Exit(1)
@@ -123,9 +144,14 @@ def monitor(
 
         return flow(model=model, days=days, retrain=retrain)
 
+    def check(_settings: Settings, spec: ModelSpec, engine: Engine) -> None:
+        from flows.steps.champion import reigning
+
+        reigning(engine, spec, "monitor")
+
     from flows.show import show_monitored
 
-    report(run_flow(home, model, call), as_json, show_monitored)
+    report(run_flow(home, model, call, check), as_json, show_monitored)
 
 
 @app.command()
@@ -143,9 +169,14 @@ def score(
 
         return flow(source=source, target=target, model=model)
 
+    def check(_settings: Settings, spec: ModelSpec, engine: Engine) -> None:
+        from flows.steps.champion import reigning
+
+        reigning(engine, spec, "score with")
+
     from flows.show import show_scored
 
-    report(run_flow(home, model, call), as_json, show_scored)
+    report(run_flow(home, model, call, check), as_json, show_scored)
 
 
 @app.command()
@@ -209,8 +240,7 @@ def versions(model: Model = "taxi", home: Home = None, as_json: AsJson = False) 
     from flows.steps.status import versions as look
 
     settings = open_home(home, model)
-    found = look(settings, load_model(model, settings), database.connect(settings)) if settings.mlflow_exists else []
-    report(found, as_json, show_versions)
+    report(look(settings, load_model(model, settings), database.connect(settings)), as_json, show_versions)
 
 
 def main() -> None:

@@ -4,9 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+if TYPE_CHECKING:
+    from sqlalchemy.engine import Engine
+
+    from flows.settings import Settings
+    from flows.spec import ModelSpec
 
 from flows.errors import UsageError
 
@@ -16,6 +22,7 @@ Home = Annotated[
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 Approve = Annotated[bool, typer.Option("--approve", help="Promote after a person's word in the Prefect UI only.")]
+Check = Callable[["Settings", "ModelSpec", "Engine"], object]
 Why = Annotated[str, typer.Option(help="The reason, kept in the ledger.")]
 
 
@@ -31,14 +38,22 @@ def open_home(home: Path | None, model: str) -> Any:
     return settings.activate()
 
 
-def run_flow(home: Path | None, model: str, call: Callable[[], Any]) -> Any:
-    """Run a flow on the Prefect server of the home, or on one that lives as long as it."""
+def run_flow(home: Path | None, model: str, call: Callable[[], Any], check: Check | None = None) -> Any:
+    """Run a flow on the Prefect server of the home, or on one that lives as long as it.
+
+    ``check`` raises what the flow would raise of a call that must be refused, before a server is started for it.
+    """
     settings = open_home(home, model)
     from flows.show import end_on_signals, quiet_libraries, stop_if_interrupted
     from flows.steps.prefect_server import prefect_server
 
     quiet_libraries()
     end_on_signals()
+    if check is not None:
+        from flows import database
+        from flows.spec import load_model
+
+        check(settings, load_model(model, settings), database.connect(settings))
     with prefect_server(settings):
         try:
             return call()

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from flows.cli_call import Approve, AsJson, Home, Model, Why, open_home, report, run_flow
 from flows.cli_delivery import home_at, promote_across
 from flows.errors import RefusedError, UsageError
+
+if TYPE_CHECKING:
+    from sqlalchemy.engine import Engine
+
+    from flows.settings import Settings
+    from flows.spec import ModelSpec
 
 
 def add(app: typer.Typer) -> None:
@@ -50,9 +56,14 @@ def promote(
 
         return flow(model=model, version=version, why=why, approve=approve)
 
+    def check(settings: Settings, spec: ModelSpec, engine: Engine) -> None:
+        from flows.steps.promotion import choose
+
+        choose(settings, spec, engine, version)
+
     from flows.show import show_promoted
 
-    report(run_flow(home, model, call), as_json, show_promoted)
+    report(run_flow(home, model, call, check), as_json, show_promoted)
 
 
 def rollback(
@@ -70,9 +81,14 @@ def rollback(
 
         return flow(model=model, why=why)
 
+    def check(_settings: Settings, spec: ModelSpec, engine: Engine) -> None:
+        from flows.steps.promotion import rollback_goal
+
+        rollback_goal(engine, spec)
+
     from flows.show import show_promoted
 
-    report(run_flow(home, model, call), as_json, show_promoted)
+    report(run_flow(home, model, call, check), as_json, show_promoted)
 
 
 def trial(

@@ -11,11 +11,11 @@ from sqlalchemy.engine import Engine
 
 from flows import database, events, ledger, outbox
 from flows.causes import Cause
-from flows.errors import RefusedError
 from flows.runs import recorded, stage
 from flows.settings import load
 from flows.spec import ModelSpec, load_model
 from flows.steps import decision, drift, labels, performance, pictures, reference, report
+from flows.steps.champion import reigning
 
 read_predictions = stage(labels.read_newest, name="read-predictions", retries=2)
 join_labels = stage(labels.join_labels, retries=2)
@@ -40,7 +40,7 @@ def monitor(model: str = "taxi", days: int | None = None, retrain: bool = True) 
     spec = load_model(model, settings)
     engine = database.connect(settings)
     with recorded(engine, model, "monitor") as run:
-        champion = find_champion(engine, spec)
+        champion = reigning(engine, spec, "monitor")
         known = reference.read(spec, champion)
         window = days or spec.triggers.window_days
         predictions = read_predictions(settings, spec, champion.version, known.drift.end, window)
@@ -55,14 +55,6 @@ def monitor(model: str = "taxi", days: int | None = None, retrain: bool = True) 
         run.summary = report.summary(findings, page)
         raised = tell(engine, spec, findings, page)
     return run.summary | {"training": start_training(raised[0]) if findings.decision.retrain and retrain else None}
-
-
-def find_champion(engine: Engine, spec: ModelSpec) -> ledger.Promotion:
-    """Return the promotion in force; raises RefusedError if there is none."""
-    champion = ledger.champion(engine, spec.name)
-    if champion is None:
-        raise RefusedError(f"{spec.name}: no champion to monitor; run `evergreen train --model {spec.name}` first")
-    return champion
 
 
 def accepted_uris(engine: Engine, spec: ModelSpec) -> list[str]:

@@ -6,15 +6,14 @@ from pathlib import Path
 from typing import Any
 
 from prefect import flow
-from sqlalchemy.engine import Engine
 
-from flows import database, ledger
-from flows.errors import RefusedError
+from flows import database
 from flows.runs import recorded, stage
 from flows.settings import load
-from flows.spec import ModelSpec, load_model
+from flows.spec import load_model
 from flows.steps import scoring
 from flows.steps.bundle import load_bundle
+from flows.steps.champion import reigning
 from flows.steps.feature_store import open_store
 
 score_file = stage(scoring.score_file)
@@ -30,17 +29,9 @@ def score(source: str, target: str, model: str = "taxi") -> dict[str, Any]:
     spec = load_model(model, settings)
     engine = database.connect(settings)
     with recorded(engine, model, "score") as run:
-        champion = find_champion(engine, spec)
+        champion = reigning(engine, spec, "score with")
         bundle = load_bundle(Path(champion.model_uri), champion.digest, settings.trusted_types)
         store = open_store(settings)
         scored = score_file(settings, spec, store, bundle, champion.version, source, target)
         run.summary = {"model": model, **scored.model_dump()}
     return run.summary
-
-
-def find_champion(engine: Engine, spec: ModelSpec) -> ledger.Promotion:
-    """Return the promotion in force; raises RefusedError if there is none."""
-    champion = ledger.champion(engine, spec.name)
-    if champion is None:
-        raise RefusedError(f"{spec.name}: no champion to score with; run `evergreen train --model {spec.name}` first")
-    return champion

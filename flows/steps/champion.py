@@ -9,6 +9,7 @@ from sqlalchemy.engine import Engine
 
 from flows import ledger
 from flows.errors import EvergreenError, RefusedError
+from flows.ledger import Promotion
 from flows.settings import Settings
 from flows.spec import ModelSpec
 from flows.steps.bundle import Bundle, load_bundle
@@ -26,6 +27,14 @@ class Champion:
     def request_schema(self) -> dict[str, str] | None:
         """The type of each field of a prediction request."""
         return {field.name: field.type for field in self.bundle.manifest.request} if self.bundle else None
+
+
+def reigning(engine: Engine, spec: ModelSpec, purpose: str) -> Promotion:
+    """Return the promotion in force; raises RefusedError, which names the purpose, if there is none."""
+    champion = ledger.champion(engine, spec.name)
+    if champion is None:
+        raise RefusedError(f"{spec.name}: no champion to {purpose}; run `evergreen train --model {spec.name}` first")
+    return champion
 
 
 def load(settings: Settings, spec: ModelSpec, engine: Engine) -> Champion:

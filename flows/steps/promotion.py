@@ -82,16 +82,22 @@ def promote(
 
 def roll_back(settings: Settings, spec: ModelSpec, engine: Engine, who: str, why: str) -> Promotion:
     """Promote what served before the champion, as it was; raises RefusedError if there is nothing to go back to."""
+    target, champion = rollback_goal(engine, spec)
+    _open(settings, f"{spec.name}: cannot roll back to version {target.version}", target.model_uri, target.digest)
+    return ledger.promote(
+        engine, model=spec.name, expected=champion, kind="rollback", version=target.version, run_id=target.run_id,
+        model_uri=target.model_uri, digest=target.digest, who=who, why=why,
+        evidence={**target.evidence, "rolled_back_from": champion.version},
+    )  # fmt: skip
+
+
+def rollback_goal(engine: Engine, spec: ModelSpec) -> tuple[Promotion, Promotion]:
+    """Return what a rollback goes back to, and the champion that it takes back; raises RefusedError if there is nothing."""
     history = ledger.list_promotions(engine, spec.name)
     target = rollback_target(history)
     if target is None:
         raise RefusedError(f"{spec.name}: nothing to roll back to, no version served before the champion")
-    _open(settings, f"{spec.name}: cannot roll back to version {target.version}", target.model_uri, target.digest)
-    return ledger.promote(
-        engine, model=spec.name, expected=history[0], kind="rollback", version=target.version, run_id=target.run_id,
-        model_uri=target.model_uri, digest=target.digest, who=who, why=why,
-        evidence={**target.evidence, "rolled_back_from": history[0].version},
-    )  # fmt: skip
+    return target, history[0]
 
 
 def _open(settings: Settings, refusal: str, folder: str, digest: str) -> None:

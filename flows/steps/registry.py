@@ -175,6 +175,8 @@ def register(
 
 def versions(settings: Settings, model: str) -> list[Version]:
     """Return the registered versions of a model, newest first; those that others registered without our tags left out."""
+    if not settings.mlflow_exists:  # to ask would make it
+        return []
     client = open_client(settings)
     found = client.search_model_versions(f"name = '{model}'", max_results=1000)
     ours = [_version(one) for one in found if DIGEST in one.tags]
@@ -183,13 +185,16 @@ def versions(settings: Settings, model: str) -> list[Version]:
 
 def get_version(settings: Settings, model: str, version: int) -> Version:
     """Return a version; raises RefusedError if there is none, or if it was not registered by a finished training run."""
+    unknown = f"{model} has no version {version}; `evergreen versions` lists them"
+    if not settings.mlflow_exists:
+        raise RefusedError(unknown)
     from mlflow.exceptions import MlflowException
 
     client = open_client(settings)
     try:
         found = client.get_model_version(model, str(version))
     except MlflowException as error:
-        raise RefusedError(f"{model} has no version {version}; `evergreen versions` lists them") from error
+        raise RefusedError(unknown) from error
     if DIGEST not in found.tags or not found.run_id:
         raise RefusedError(
             f"{model} version {version} was not made by `evergreen train`, so nothing vouches for it; train one"

@@ -16,6 +16,7 @@ from flows.spec import Frozen
 
 SUFFIXES = (".parquet", ".csv", ".csv.gz")
 CHUNK = 1 << 20
+REMOTE = ("http", "https", "s3")
 MAGIC = frozenset("*?[")
 
 
@@ -38,16 +39,29 @@ def opened(source: str, settings: Settings) -> Iterator[list[SourceFile]]:
     scratch.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="source-", dir=scratch) as name:
         folder = Path(name)
-        scheme = urlsplit(source).scheme.lower() if "://" in source else ""
+        scheme, path = _parsed(source)
         if scheme in {"http", "https"}:
             yield [_download_http(source, folder, settings.http_timeout_seconds)]
         elif scheme == "s3":
             yield _download_s3(source, folder, settings.http_timeout_seconds)
-        elif scheme and scheme != "file":
-            raise UsageError(f"{shown(source)}: {scheme}:// cannot be read; use a path, an http(s) or an s3 URL")
         else:
-            path = unquote(urlsplit(source).path) if scheme else source
+            check(source)
             yield [_local(found, folder, number) for number, found in enumerate(_find(path))]
+
+
+def check(source: str) -> None:
+    """Raise UsageError for a source that cannot be read, as far as that shows without asking a server."""
+    scheme, path = _parsed(source)
+    if not scheme:
+        _find(path)
+    elif scheme not in REMOTE:
+        raise UsageError(f"{shown(source)}: {scheme}:// cannot be read; use a path, an http(s) or an s3 URL")
+
+
+def _parsed(source: str) -> tuple[str, str]:
+    """Return scheme and path of a source; no scheme is one of this machine's disks."""
+    scheme = urlsplit(source).scheme.lower() if "://" in source else ""
+    return ("", unquote(urlsplit(source).path)) if scheme == "file" else (scheme, source)
 
 
 def _find(source: str) -> list[Path]:

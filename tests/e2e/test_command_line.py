@@ -16,7 +16,7 @@ from test_demo import run
         (["ingest", "no-such-file.parquet"], 2, "no-such-file.parquet"),
         (["ingest", "ftp://example.org/x.parquet"], 2, "ftp"),
         (["ingest", "README.md", "--partition-by", "hour"], 2, "hour"),
-        (["train"], 1, "evergreen featurize"),
+        (["train"], 1, "evergreen ingest"),
         (["promote"], 1, "no challenger"),
         (["promote", "7"], 1, "no version 7"),
         (["rollback"], 1, "nothing to roll back to"),
