@@ -6,13 +6,16 @@ name by absolute paths stay those of the original, which no test may change.
 
 import os
 import shutil
+import sqlite3
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing, contextmanager, suppress
 from functools import cache
 from pathlib import Path
 from typing import Any
+
+from filelock import FileLock
 
 from flows import database, ledger
 from flows.settings import Settings
@@ -44,31 +47,57 @@ def opened(folder: Path, api_url: str, packages: str = QUICK) -> Iterator[Settin
 @cache
 def featurized(base: Path, days: Path, api_url: str) -> Path:
     """Return the folder of a home with the simulated days, ingested and featurized."""
-    from flows.featurize import featurize
-    from flows.ingest import ingest
 
-    with opened(base / "featurized", api_url) as home:
+    def fill(_home: Settings) -> None:
+        from flows.featurize import featurize
+        from flows.ingest import ingest
+
         ingest(str(days))
         featurize()
-        return home.home
+
+    return _made_once(base, "featurized", api_url, fill)
 
 
 @cache
 def trained(base: Path, days: Path, api_url: str) -> Path:
     """Return the folder of a home in which version 1 was trained and promoted as well."""
-    from flows.train import train
-
     source = featurized(base, days, api_url)
-    with opened(base / "trained", api_url) as home:
+
+    def fill(home: Settings) -> None:
+        from flows.train import train
+
         copy_home(source, home)
         assert train()["promoted"]
-        return home.home
+
+    return _made_once(base, "trained", api_url, fill)
+
+
+def _made_once(base: Path, name: str, api_url: str, fill: Callable[[Settings], None]) -> Path:
+    """Return the folder of a home that is filled by the first of the session's processes that needs it."""
+    root = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+    folder, done = root / name, root / f"{name}.done"
+    with FileLock(root / f"{name}.lock", timeout=300):
+        if not done.exists():
+            shutil.rmtree(folder, ignore_errors=True)  # of one that failed
+            with opened(folder, api_url) as home:
+                fill(home)
+            for path in folder.rglob("*.db"):  # whoever copies a database needs all of it to be in its one file
+                with closing(sqlite3.connect(path)) as connection:
+                    connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+            done.touch()
+    return folder
 
 
 def copy_home(source: Path, home: Settings) -> None:
     """Fill a home with what another one holds, except for the files that are named by absolute paths."""
     left = shutil.ignore_patterns("lake", "artifacts", "prefect", "docs", "tmp", "*.lock")
-    shutil.copytree(source, home.home, ignore=left, dirs_exist_ok=True)
+    shutil.copytree(source, home.home, ignore=left, copy_function=_copy, dirs_exist_ok=True)
+
+
+def _copy(source: str, target: str) -> None:
+    """Copy a file; what SQLite lays beside an open database may be gone by now, and held nothing then."""
+    with suppress(FileNotFoundError):
+        shutil.copy2(source, target)
 
 
 def champion(home: Settings) -> int | None:

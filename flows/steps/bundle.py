@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from tenacity import retry, retry_if_exception_type, stop_after_attempt, wait_fixed
 
 from flows.errors import ContractError, TamperedError
 from flows.spec import ModelSpec
@@ -233,7 +234,7 @@ def load_estimator(data: bytes, path: Path, trusted_types: Sequence[str], made: 
                 f"{path} holds types that nobody trusts: {', '.join(unknown[:5])}; if they are your own and "
                 "safe, name them in EVERGREEN_TRUSTED_TYPES, else find out who wrote the file"
             )
-        return skops.io.loads(data, trusted=[*TRUSTED_TYPES, *trusted_types])
+        return _loaded(data, [*TRUSTED_TYPES, *trusted_types])
     except TamperedError:
         raise
     except Exception as error:  # whatever a crafted file, or another scikit-learn, makes the loader raise
@@ -241,6 +242,18 @@ def load_estimator(data: bytes, path: Path, trusted_types: Sequence[str], made: 
             f"{path} cannot be loaded here ({type(error).__name__}: {one_line(error)})"
             f"{made}; use the versions of its serving.json, or train again"
         ) from error
+
+
+@retry(retry=retry_if_exception_type(SystemError), stop=stop_after_attempt(5), wait=wait_fixed(0.05), reraise=True)
+def _loaded(data: bytes, trusted: list[str]) -> Any:
+    """Load what was checked; again after a SystemError.
+
+    NumPy parses the head of each array with ``ast``, whose state the threads of a process share; while another parses, it
+    may count wrongly and fail (CPython issue 106905, seen with 3.11.7).
+    """
+    import skops.io
+
+    return skops.io.loads(data, trusted=trusted)
 
 
 def compiled_difference(bundle: Bundle) -> float:

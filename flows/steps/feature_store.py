@@ -35,11 +35,11 @@ class OnlineRows(Frozen):
 
 def open_store(settings: Settings) -> FeatureStore:
     """Open the feature store of a home: SQL registry, our DuckDB offline store, SQLite online store."""
-    from feast import FeatureStore, RepoConfig
+    from flows.steps.lean_feast import feast
 
     folder = settings.home / "feast"
     folder.mkdir(parents=True, exist_ok=True)
-    config = RepoConfig(
+    config = feast.RepoConfig(
         project=PROJECT,
         provider="local",
         # One row an object: Feast's file registry loses views when two apply at once.
@@ -54,7 +54,7 @@ def open_store(settings: Settings) -> FeatureStore:
         entity_key_serialization_version=3,
         repo_path=settings.home,
     )  # fmt: skip
-    store = FeatureStore(config=config)
+    store = feast.FeatureStore(config=config)
     with FileLock(folder / "registry.lock", timeout=120):
         _ = store.registry  # made here, not at its first use: the first of all makes the tables
     return store
@@ -62,15 +62,15 @@ def open_store(settings: Settings) -> FeatureStore:
 
 def definitions(spec: ModelSpec) -> list[Any]:
     """Return the Feast objects that a model's module defines; raises ContractError if its feature service is not there."""
-    from feast import Entity, FeatureService, FeatureView, OnDemandFeatureView
+    from flows.steps.lean_feast import feast
 
     try:
         module = importlib.import_module(spec.definitions)
     except ImportError as error:
         raise ContractError(f"{spec.definitions} cannot be imported ({error}); correct spec.definitions") from error
-    kinds = (Entity, FeatureView, OnDemandFeatureView, FeatureService)
+    kinds = (feast.Entity, feast.FeatureView, feast.OnDemandFeatureView, feast.FeatureService)
     found: list[Any] = [value for value in vars(module).values() if isinstance(value, kinds)]
-    if not any(isinstance(value, FeatureService) and value.name == spec.feature_service for value in found):
+    if not any(isinstance(value, feast.FeatureService) and value.name == spec.feature_service for value in found):
         raise ContractError(f"{spec.definitions} defines no FeatureService named {spec.feature_service!r}; add it")
     return found
 

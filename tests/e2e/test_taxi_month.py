@@ -7,6 +7,7 @@ import re
 import signal
 import subprocess
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +15,25 @@ import httpx
 import pytest
 from test_demo import EVERGREEN, environment, run
 
+from flows.settings import Settings
+from flows.steps.prefect_server import start
+from flows.steps.processes import free_port, stop
+
 README = Path(__file__).resolve().parents[2] / "README.md"
 
 
 @pytest.fixture(scope="module")
-def trained(taxi_month: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A home with a Prefect server of its own, which all commands find."""
+    folder = tmp_path_factory.mktemp("month") / "home"
+    server, _ = start(Settings(home=folder), free_port())
+    yield str(folder)
+    stop(server)
+
+
+@pytest.fixture(scope="module")
+def trained(taxi_month: Path, home: str) -> dict[str, Any]:
     """Ingest by day, featurize, train up to 24 January, judge on 25 to 31 January."""
-    home = str(tmp_path_factory.mktemp("month") / "home")
     outcomes = {}
     for name, arguments in {
         "ingest": ["ingest", str(taxi_month), "--partition-by", "day"],

@@ -24,7 +24,9 @@ VIEWS = list(spec.entities)
 @pytest.fixture(scope="module")
 def place(tmp_path_factory, simulated_days, prefect_api):
     """A home that no test changes, but by materializing what is there already."""
-    with opened(featurized(tmp_path_factory.getbasetemp(), simulated_days, prefect_api), prefect_api) as settings:
+    source = featurized(tmp_path_factory.getbasetemp(), simulated_days, prefect_api)
+    with opened(tmp_path_factory.mktemp("online") / "home", prefect_api) as settings:
+        copy_home(source, settings)
         yield settings
 
 
