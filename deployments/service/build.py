@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 
-from fastapi import FastAPI
-
-from deployments.service.app import create_app
+from deployments.service.app import Service, create_app
 from deployments.service.board import Board
 from deployments.service.cache import BundleCache
 from deployments.service.features import OnlineFeatures
@@ -37,7 +36,7 @@ def build(
     read_features: FeatureReader | None = None,
     worker: int | None = None,
     under_way: Callable[[], int | None] = lambda: None,
-) -> FastAPI:
+) -> Service:
     """Return the application on a home's ledger, feature store, cache and prediction log.
 
     ``read_features`` stands in for the feature store where there is none. ``worker`` is this process's number if there
@@ -90,10 +89,11 @@ def build(
             lambda app: add_state(app, predictor, lambda: follower.following, reader.error, trials.described, exposed),
         ),
     )
-    app.add_middleware(
+    guard = partial(
         Guard, telemetry=telemetry, key=settings.service_api_key.get_secret_value(), most=settings.service_queue,
         log_all=settings.service_log == "all", under_way=under_way,
     )  # fmt: skip
+    app.put_before(guard)
     if settings.service_tracing:
         trace_requests(app, spec.name, exporting_provider(spec.name))
     return app

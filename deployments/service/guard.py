@@ -6,6 +6,7 @@ Plain ASGI, a few microseconds a request: it is on the way of every prediction.
 from __future__ import annotations
 
 import hmac
+import itertools
 import logging
 import re
 import secrets
@@ -43,6 +44,10 @@ class Guard:
         self._log_all = log_all
         self._count_elsewhere = under_way
         self._under_way = 0
+        self._mine, self._numbers = (
+            secrets.token_hex(8),
+            itertools.count(),
+        )  # of request ids: no call of the system each
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass a request on, or answer 401 or 503."""
@@ -58,7 +63,7 @@ class Guard:
                 key = value
             elif name == b"authorization" and value[:7].lower() == b"bearer ":
                 key = value[7:]
-        request_id = given.decode() if SANE_ID.fullmatch(given) else secrets.token_hex(16)
+        request_id = given.decode() if SANE_ID.fullmatch(given) else f"{self._mine}{next(self._numbers):016x}"
         scope["request_id"] = request_id
         header = (b"x-request-id", request_id.encode())
         status = 500  # what the server answers if nobody else does

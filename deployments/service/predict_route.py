@@ -1,8 +1,7 @@
 """The route ``POST /predict``: plain ASGI in a FastAPI application, so that a request costs little more than its work.
 
 FastAPI knows the route's path, method, description and responses. What is left out on its way is the router and the
-solving of dependencies, of which there are none. Middleware that is added later (the guard) lies before it; it must be
-plain ASGI too: ``BaseHTTPMiddleware`` would cost each request more than the prediction does.
+solving of dependencies, of which there are none. What is put before it later (the guard) must be plain ASGI too.
 """
 
 from __future__ import annotations
@@ -10,20 +9,24 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Mapping
-from typing import Any
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 import orjson
-from fastapi import FastAPI
 from fastapi.routing import APIRoute
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import ClientDisconnect
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from deployments.service.at_once import at_once
 from deployments.service.bodies import BODY_SECONDS, RETRY_AFTER, RequestError
 from deployments.service.predictor import Predictor
 from deployments.service.request import MAX_BODY_BYTES, BadRequestError, RequestParser
 from deployments.service.responses import ANSWERS
 from flows.errors import ContractError, UnavailableError
+
+if TYPE_CHECKING:
+    from deployments.service.app import Service
 
 SMALL_BYTES = 2**14  # a body up to this size is answered at once: a thread would cost more than the work
 JSON = (b"content-type", b"application/json")
@@ -31,7 +34,7 @@ Endpoint = Callable[[Scope, Receive, Send], Awaitable[None]]
 log = logging.getLogger("evergreen.service")
 
 
-def add_predict(app: FastAPI, predictor: Predictor, parser: RequestParser) -> None:
+def add_predict(app: Service, predictor: Predictor, parser: RequestParser) -> None:
     """Add ``POST /predict`` to an application."""
 
     def work(body: bytes, request_id: str) -> bytes:
@@ -59,7 +62,7 @@ def add_predict(app: FastAPI, predictor: Predictor, parser: RequestParser) -> No
         await send({"type": "http.response.start", "status": status, "headers": headers})
         await send({"type": "http.response.body", "body": content})
 
-    app.add_middleware(Straight, endpoint=predict)
+    app.put_before(partial(Straight, endpoint=predict))
     app.router.add_api_route(
         "/predict", _described, methods=["POST"], route_class_override=_route(predict), openapi_extra=parser.openapi(),
         responses=ANSWERS, summary="Predict one row or several", name="predict",
@@ -99,23 +102,33 @@ def _route(endpoint: Endpoint) -> type[APIRoute]:
 
 async def _read(receive: Receive) -> bytes:
     """Read a body of at most 1 MiB; raises RequestError 413 or 408 without reading on, ClientDisconnect."""
+    message, rest = at_once(receive())
+    if rest is None and not message.get("more_body"):  # it came with its headers, as most do: no clock is needed
+        return _part(message, 0)
     parts: list[bytes] = []
-    size, more = 0, True
+    size = 0
     try:
         async with asyncio.timeout(BODY_SECONDS):
-            while more:
+            if rest is not None:
+                message = await rest
+            parts.append(_part(message, size))
+            while message.get("more_body"):
+                size += len(parts[-1])
                 message = await receive()
-                if message["type"] == "http.disconnect":
-                    raise ClientDisconnect
-                part = message.get("body", b"")
-                more = message.get("more_body", False)
-                size += len(part)
-                if size > MAX_BODY_BYTES:
-                    raise RequestError(413, f"the body is larger than {MAX_BODY_BYTES} bytes; send fewer rows at once")
-                parts.append(part)
+                parts.append(_part(message, size))
     except TimeoutError:
         raise RequestError(408, f"the body did not arrive within {BODY_SECONDS:.0f} s") from None
-    return parts[0] if len(parts) == 1 else b"".join(parts)
+    return b"".join(parts)
+
+
+def _part(message: Message, size: int) -> bytes:
+    """Return a part of a body of which ``size`` bytes are there; raises RequestError 413, ClientDisconnect."""
+    if message["type"] == "http.disconnect":
+        raise ClientDisconnect
+    part: bytes = message.get("body", b"")
+    if size + len(part) > MAX_BODY_BYTES:
+        raise RequestError(413, f"the body is larger than {MAX_BODY_BYTES} bytes; send fewer rows at once")
+    return part
 
 
 def _told(predictor: Predictor, error: Exception) -> tuple[int, Any, Mapping[str, str]]:

@@ -20,6 +20,7 @@ from flows.errors import ContractError, UnavailableError
 from flows.ledger import Promotion
 from flows.spec import ModelSpec
 from flows.steps.bundle import Bundle
+from flows.steps.compiled import Compiled
 from flows.steps.feature_store import OnlineRows
 from flows.steps.prediction_log import Answer, PredictionLog
 
@@ -62,10 +63,11 @@ class Predictor:
         """How many requests were answered, were bad, or failed, and how many rows were answered."""
         return {name: self._counts[name] for name in ("answered", "rows", "bad", "failed")}
 
-    def count(self, name: str, by: int = 1) -> None:
-        """Add to a counter."""
+    def count(self, name: str, rows: int = 0) -> None:
+        """Count a request, and the rows that were answered."""
         with self._counting:
-            self._counts[name] += by
+            self._counts[name] += 1
+            self._counts["rows"] += rows
 
     def swap(self, snapshot: Snapshot) -> None:
         """Put another champion in place; requests under way end with the one that they began with."""
@@ -95,9 +97,7 @@ class Predictor:
             if compiled is None or values is None:
                 return self.answer_features(snapshot, ready_columns(manifest, features), [[] for _ in features])
             # The row as it came is what the model saw, and what is logged.
-            scores = self._checked(snapshot, compiled.predict([values]))
-            ((prediction, shares),) = _readable(scores, manifest.classes)
-            return [Answer(prediction, shares, dict(features[0]), [])]
+            return self._answer_one(snapshot, compiled, values, features[0], [])
 
         return self._told(self.run(work, lambda: row_key(features[0]), None, request_id))
 
@@ -126,8 +126,7 @@ class Predictor:
         request_id = request_id or uuid.uuid4().hex
         at, logged = datetime.now(UTC), rows if rows is not None else [None] * len(answers)
         self._log.append(request_id, at, snapshot.promotion.version, logged, answers)
-        self.count("answered")
-        self.count("rows", len(answers))
+        self.count("answered", len(answers))
         if trial is not None:
             trial.copy(request_id, at, logged, work)
         return snapshot, request_id, answers
@@ -160,6 +159,11 @@ class Predictor:
                 f"{self.spec.feature_service} does not serve; run `evergreen featurize`"
             )
         columns = [online.columns[name] for name in manifest.feature_names]
+        compiled = snapshot.bundle.compiled
+        if len(rows) == 1 and compiled is not None:
+            values = [column[0] for column in columns]
+            features = dict(zip(manifest.feature_names, values, strict=True))
+            return self._answer_one(snapshot, compiled, values, features, online.unknown[0])
         return self.answer_features(snapshot, columns, online.unknown)
 
     def answer_features(
@@ -181,6 +185,19 @@ class Predictor:
             Answer(prediction=prediction, probabilities=shares, features=features[index], unknown=unknown[index])
             for index, (prediction, shares) in enumerate(_readable(scores, manifest.classes))
         ]
+
+    def _answer_one(
+        self,
+        snapshot: Snapshot,
+        compiled: Compiled,
+        values: Sequence[Any],
+        features: Mapping[str, Any],
+        unknown: list[str],
+    ) -> list[Answer]:
+        """Return what a compiled form says of one row, its values in the order of the model. Raises ContractError."""
+        scores = self._checked(snapshot, compiled.predict([values]))
+        ((prediction, shares),) = _readable(scores, snapshot.bundle.manifest.classes)
+        return [Answer(prediction, shares, features, unknown)]
 
     def _checked(self, snapshot: Snapshot, scores: Floats) -> Floats:
         """Return scores; raises ContractError if one is not finite."""

@@ -58,8 +58,8 @@ class RequestParser:
         body: Any = Annotated[Annotated[many, Tag("many")] | Annotated[row, Tag("one")], Discriminator(_kind)]
         self._row: type[BaseModel] = row
         self._body: TypeAdapter[BaseModel] = TypeAdapter(body)
-        self._fields = spec.request
-        self._takes_ready = FEATURES not in {field.name for field in spec.request}
+        self._names = [field.name for field in spec.request]
+        self._takes_ready = FEATURES not in self._names
         self._example = {field.name: field.example for field in spec.request}
 
     def parse(self, body: bytes) -> list[dict[str, Any]]:
@@ -99,7 +99,9 @@ class RequestParser:
         return [self._values(self._row.model_validate(self._example))]
 
     def _values(self, row: BaseModel) -> dict[str, Any]:
-        return {field.name: getattr(row, f"field_{number}") for number, field in enumerate(self._fields)}
+        return dict(
+            zip(self._names, row.__dict__.values(), strict=True)
+        )  # pydantic keeps them in the order of the fields
 
     def openapi(self) -> dict[str, Any]:
         """Return the request body's description for OpenAPI."""

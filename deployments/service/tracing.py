@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from fastapi import FastAPI
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from deployments.service.guard import route_of
@@ -13,10 +13,12 @@ from flows.errors import UsageError
 if TYPE_CHECKING:
     from opentelemetry.trace import TracerProvider
 
+    from deployments.service.app import Service
 
-def trace_requests(app: FastAPI, model: str, provider: TracerProvider) -> None:
+
+def trace_requests(app: Service, model: str, provider: TracerProvider) -> None:
     """Make an application report its requests to a provider."""
-    app.add_middleware(Tracing, model=model, tracer=provider.get_tracer("evergreen.service"))
+    app.put_before(partial(Tracing, model=model, tracer=provider.get_tracer("evergreen.service")))
 
 
 def exporting_provider(model: str) -> TracerProvider:

@@ -9,14 +9,14 @@ import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 from zoneinfo import ZoneInfo
 
 from filelock import FileLock
 
 from flows.errors import ContractError, RefusedError
 from flows.settings import Settings
-from flows.spec import Frozen, ModelSpec
+from flows.spec import ModelSpec
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -26,7 +26,7 @@ PROJECT = "evergreen"
 ROW = "__row"  # the order in which rows were asked for
 
 
-class OnlineRows(Frozen):
+class OnlineRows(NamedTuple):
     """Features of some requests: a list of values a feature, None where missing, and the views that know nothing of a row."""
 
     columns: dict[str, list[Any]]

@@ -48,30 +48,28 @@ class OnlineReader:
 
     def __call__(self, names: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> OnlineRows:
         """Return the named features of some rows as ``read_online`` does; raises sqlite3.Error or KeyError."""
-        moments = [row[self._time].replace(tzinfo=self._zone).timestamp() for row in rows]
         columns: dict[str, list[Any]] = {}
         unknown: list[list[str]] = [[] for _ in rows]
+        if not rows:
+            return OnlineRows({}, unknown)
         with self._turn:
             found = self._read_one(rows[0]) if len(rows) == 1 else self._read_many(rows)
+        moments = [row[self._time].replace(tzinfo=self._zone).timestamp() for row in rows]
         for view, stored in zip(self.plan.stored, found, strict=True):
-            longest = view.ttl_seconds
-            valid = []
-            for index, (moment, one) in enumerate(zip(moments, stored, strict=True)):
-                age = -1.0 if one is None else moment - one[0] // 1_000_000
-                if one is None or age < 0 or (longest is not None and age > longest) or _empty(one[1], view.fields):
-                    unknown[index].append(view.name)
-                    valid.append(_NOTHING)
-                else:
-                    valid.append(one[1])
+            valid = [
+                one[1] if one is not None and _is_valid(view, moment - one[0] // 1_000_000, one[1]) else _NOTHING
+                for moment, one in zip(moments, stored, strict=True)
+            ]
+            for views, values in zip(unknown, valid, strict=True):
+                if values is _NOTHING:
+                    views.append(view.name)
             for field in view.fields:
                 columns[field] = [values.get(field) for values in valid]
         for computed, function in self._functions:
             made = function({name: [request_value(row[name]) for row in rows] for name in computed.inputs})
             for field in computed.fields:
                 columns[field] = made[field]
-        return OnlineRows.model_construct(
-            columns={name: columns[name] for name in names if name in columns}, unknown=unknown
-        )
+        return OnlineRows({name: columns[name] for name in names if name in columns}, unknown)
 
     def _read_one(self, row: Mapping[str, Any]) -> list[list[Stored | None]]:
         if not self._keys:
@@ -140,8 +138,12 @@ class OnlineReader:
 _NOTHING: dict[str, Any] = {}
 
 
-def _empty(values: Mapping[str, Any], fields: Sequence[str]) -> bool:
-    return all(values.get(field) is None for field in fields)
+def _is_valid(view: StoredView, age: float, values: Mapping[str, Any]) -> bool:
+    """Say whether what is stored of a key counts at an age in seconds: neither from the future, nor too old, nor empty."""
+    longest = view.ttl_seconds
+    return (
+        age >= 0 and (longest is None or age <= longest) and any(values.get(field) is not None for field in view.fields)
+    )
 
 
 def _key_writer(view: StoredView) -> Callable[[Mapping[str, Any]], bytes]:

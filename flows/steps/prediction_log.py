@@ -6,9 +6,8 @@ import fcntl
 import os
 import threading
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 from zoneinfo import ZoneInfo
 
 from flows.errors import ContractError, UnavailableError
@@ -26,13 +25,12 @@ READ_ATTEMPTS = 20  # a busy machine folds several journals while one list is re
 Role = Literal["served", "shadow"]
 
 
-@dataclass(frozen=True)
-class Answer:
+class Answer(NamedTuple):
     """The answer to one row; ``features`` are what the model saw, ``unknown`` the views that know nothing of it."""
 
     prediction: float | str | bool | int
     probabilities: dict[str, float] | None
-    features: dict[str, Any]
+    features: Mapping[str, Any]
     unknown: list[str]
 
 
