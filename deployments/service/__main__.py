@@ -92,8 +92,8 @@ def serve(
 
     app = build(settings, spec, worker=worker, under_way=lambda: len(server.server_state.tasks))
     config = uvicorn.Config(
-        app, http=WholeResponses, proxy_headers=False, log_config=None, access_log=False, server_header=False, limit_concurrency=MOST_CONNECTIONS,
-        timeout_keep_alive=15, timeout_graceful_shutdown=GRACE_SECONDS,
+        app, http=WholeResponses, proxy_headers=False, log_config=None, access_log=False, server_header=False,
+        limit_concurrency=MOST_CONNECTIONS, timeout_keep_alive=15, timeout_graceful_shutdown=GRACE_SECONDS,
     )  # fmt: skip
     server = Server(config)
     server.run(sockets=[listener])
