@@ -14,6 +14,7 @@ MODEL_STALE: Final = "evergreen.model.stale"
 MODEL_REGISTERED: Final = "evergreen.model.registered"
 MODEL_PROMOTED: Final = "evergreen.model.promoted"
 TRIAL_ENDED: Final = "evergreen.trial.ended"  # of a shadow or canary: passed, failed or stopped
+FEATURES_SKEWED: Final = "evergreen.features.skewed"  # served otherwise than training would see them
 MODEL_WATCHED: Final = "evergreen.model.watched"  # deployed: from now on silence is told of
 
 # What may cause a training.

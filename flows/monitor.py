@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from prefect import flow
+from prefect import flow, get_run_logger
 from prefect.artifacts import create_markdown_artifact
+from prefect.events import emit_event
 from sqlalchemy.engine import Engine
 
 from flows import database, events, ledger, outbox
@@ -14,13 +15,14 @@ from flows.causes import Cause
 from flows.runs import recorded, stage
 from flows.settings import load
 from flows.spec import ModelSpec, load_model
-from flows.steps import decision, drift, labels, performance, pictures, reference, report
+from flows.steps import decision, drift, labels, performance, pictures, reference, report, skew
 from flows.steps.champion import reigning
 
 read_predictions = stage(labels.read_newest, name="read-predictions", retries=2)
 join_labels = stage(labels.join_labels, retries=2)
 assess = stage(performance.assess)
 compare = stage(drift.compare, name="compare-distributions")
+measure_skew = stage(skew.measure, name="measure-skew")
 draw = stage(report.draw, name="draw-pictures")
 write_report = stage(report.write_report)
 
@@ -48,7 +50,8 @@ def monitor(model: str = "taxi", days: int | None = None, retrain: bool = True) 
         found = assess(spec, joined, known.expected)
         rows = labels.whole_days(joined, spec.triggers.drift_days)
         moved = compare(known.drift, rows, spec.triggers, labels.labelled(rows))
-        findings = conclude(engine, spec, champion, known, found, moved)
+        served = measure_skew(settings, spec, predictions, Path(champion.model_uri))
+        findings = conclude(engine, spec, champion, known, found, moved, served)
         drawn = draw(spec, findings)
         page = write_report(spec, findings, drawn, settings.docs / model)
         publish(findings, drawn, page)
@@ -69,6 +72,7 @@ def conclude(
     known: reference.Reference,
     found: performance.Performance,
     moved: list[drift.FeatureDrift],
+    served: skew.Skew,
 ) -> report.Findings:
     """Put what was measured beside what the ledger holds, and decide."""
     now = database.now()
@@ -76,7 +80,7 @@ def conclude(
     facts = decision.gather(spec.triggers, found, moved, champion, known.drift.end, partitions, runs, now)
     return report.Findings(
         model=spec.name, version=champion.version, champion_since=champion.at, at=now, facts=facts,
-        decision=decision.decide(facts, spec.triggers),
+        decision=decision.decide(facts, spec.triggers), skew=served,
     )  # fmt: skip
 
 
@@ -105,7 +109,19 @@ def tell(engine: Engine, spec: ModelSpec, findings: report.Findings, page: Path)
         payload = {"version": findings.version, "report": str(page), **details}
         raised.append(outbox.raise_cause(engine, spec.name, kind, event, reason, payload))
     outbox.flush(engine, spec)
+    warn(findings, page)
     return raised
+
+
+def warn(findings: report.Findings, page: Path) -> None:
+    """Tell of features that were served otherwise than training sees them: a fault to mend, no cause to retrain."""
+    if findings.skew.skewed:
+        get_run_logger().warning(findings.skew.warning)
+        payload = {
+            "version": findings.version, "report": str(page), "reason": findings.skew.warning,
+            "features": {one.feature: one.skew for one in findings.skew.features if one.skew},
+        }  # fmt: skip
+        emit_event(events.FEATURES_SKEWED, resource=events.resource(findings.model), payload=payload)
 
 
 def start_training(cause: Cause) -> dict[str, Any] | None:

@@ -149,6 +149,8 @@ def show_monitored(found: dict[str, Any]) -> None:
     for label, style in (("reasons", ""), ("held", QUIET), ("data_problems", BAD)):
         for text in found[label]:
             line(f"  {text}", style)
+    if found["skew"]["warning"]:
+        line(f"  {found['skew']['warning']}", BAD)
     line(f"report: {found['report']}", QUIET)
     if found["training"]:
         show_trained(found["training"])

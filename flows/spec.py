@@ -203,6 +203,12 @@ class ModelSpec(Frozen):
     params: dict[str, Any] = Field(default_factory=dict)
     metric: Metric
     slices: tuple[str, ...] = Field(default=(), description="feature columns by whose values the error is reported")
+    skew_sample: int = Field(
+        default=300,
+        ge=1,
+        description="answered rows whose features are recomputed by each monitoring; of 300, a fault that touches one "
+        "row in a hundred is missed once in twenty times",
+    )
     tick: timedelta = Field(default=timedelta(days=1), description="how often feature values are computed")
     history: timedelta = Field(default=timedelta(days=28), description="longest window that a feature looks back")
     training: Training = Training()

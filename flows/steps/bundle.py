@@ -22,6 +22,7 @@ from flows.spec import ModelSpec
 from flows.steps import compiled, metrics
 from flows.steps.compiled import COMPILED, MAX_COMPILED_BYTES, Compiled
 from flows.steps.files import replacing, sha256_of, write_text
+from flows.steps.manifest import SERVING as SERVING
 from flows.steps.manifest import CompiledForm, Golden, parse_manifest
 from flows.steps.manifest import Manifest as Manifest
 from flows.steps.model_file import write_estimator
@@ -34,7 +35,6 @@ if TYPE_CHECKING:
     from flows.steps.training_set import TrainingSet
 
 MODEL = "model.skops"
-SERVING = "serving.json"
 GOLDEN_ROWS = 50
 TOLERANCE = 1e-9  # relative, of the golden rows
 PACKAGES = ("scikit-learn", "numpy", "scipy", "skops")

@@ -8,7 +8,7 @@ import importlib
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, NamedTuple
 from zoneinfo import ZoneInfo
 
@@ -203,6 +203,12 @@ def read_online(
                     if name in columns:
                         columns[name][index] = None
     return OnlineRows(columns=columns, unknown=unknown)
+
+
+def stored_views(store: FeatureStore, spec: ModelSpec) -> dict[str, tuple[list[str], timedelta | None]]:
+    """Return the views that are kept in the stores: the fields that are served of each, and how long a value holds."""
+    fields = _stored_fields(feature_service(store, spec), spec)
+    return {view: (names, store.get_feature_view(view).ttl or None) for view, names in fields.items()}
 
 
 def _stored_fields(service: FeatureService, spec: ModelSpec) -> dict[str, list[str]]:

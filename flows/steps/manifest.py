@@ -10,6 +10,7 @@ from pydantic import Field, ValidationError
 from flows.errors import ContractError
 from flows.spec import Frozen, RequestField
 
+SERVING = "serving.json"
 Row = tuple[float | str | None, ...]
 
 
@@ -70,3 +71,12 @@ def parse_manifest(text: bytes, path: Path) -> Manifest:
     if len(manifest.feature_types) != width or any(len(row) != width for row in manifest.golden.inputs):
         raise ContractError(f"{path}: features, their types and the golden rows differ in number; train again")
     return manifest
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """Read the manifest of a bundle; raises ContractError if it is not there or from another Evergreen."""
+    path = folder / SERVING
+    try:
+        return parse_manifest(path.read_bytes(), path)
+    except OSError as error:
+        raise ContractError(f"{path} cannot be read ({error.strerror}); train and promote again") from error

@@ -12,12 +12,14 @@ from typing import TYPE_CHECKING, Any
 from flows.spec import Frozen, ModelSpec
 from flows.steps.decision import Decision, Facts
 from flows.steps.files import write_text
+from flows.steps.skew import Skew
 
 if TYPE_CHECKING:
     from flows.steps.drift import FeatureDrift
     from flows.steps.performance import Performance
 
 SHOWN_COLUMNS = 30  # bars in the picture of drift
+SHOWN_DIFFERENCES = 20  # served values that differ, in the short form; the page and the JSON have all
 
 
 class Findings(Frozen):
@@ -29,6 +31,7 @@ class Findings(Frozen):
     at: datetime
     facts: Facts
     decision: Decision
+    skew: Skew = Skew()
 
     @property
     def verdict(self) -> str:
@@ -65,7 +68,8 @@ def write_report(spec: ModelSpec, findings: Findings, drawn: dict[str, bytes], f
     pictures = {name: f"data:image/png;base64,{base64.b64encode(png).decode()}" for name, png in drawn.items()}
     page = environment.get_template("monitor.html.j2").render(
         spec=spec, findings=findings, performance=findings.facts.performance, drift=findings.facts.drift,
-        decision=findings.decision, days_picture=pictures.get("days", ""), drift_picture=pictures.get("drift", ""),
+        decision=findings.decision, skew=findings.skew, days_picture=pictures.get("days", ""),
+        drift_picture=pictures.get("drift", ""),
     )  # fmt: skip
     return write_text(folder / f"monitor-{findings.at:%Y%m%dT%H%M%S%fZ}.html", page)
 
@@ -82,6 +86,7 @@ def markdown(findings: Findings) -> str:
             f"| {found.predictions:,} | {found.labelled:,} | {number(found.error)} | {number(found.expected)} "
             f"| {number(found.ratio)} | {number(found.ratio_interval[0])} to {number(found.ratio_interval[1])} |",
         ]  # fmt: skip
+    lines += _skew_lines(findings.skew)
     watched = [one for one in findings.facts.drift if one.watched]
     if watched:
         lines += ["", "| watched | distance | limit | drifted |", "|---|---|---|---|"]
@@ -106,8 +111,23 @@ def summary(findings: Findings, page: Path) -> dict[str, Any]:
         "performance": _finite(found.model_dump(mode="json", exclude={"days", "slices"})) if found else None,
         "drift": [_finite(one.model_dump(mode="json")) for one in findings.facts.drift if one.watched],
         "drifted": [one.feature for one in findings.facts.drift if one.drifted],
+        "skew": {"warning": findings.skew.warning, **findings.skew.model_dump(mode="json")},
         "report": str(page),
     }
+
+
+def _skew_lines(found: Skew) -> list[str]:
+    """Return the sampled rows and the differences that nothing explains, as Markdown."""
+    lines = ["", found.warning] if found.warning else []
+    if not found.skewed:
+        return lines
+    lines += ["", "| feature | request | served | recomputed |", "|---|---|---|---|"]
+    lines += [
+        f"| {one.feature} | {one.request_id} row {one.row} | {one.served} | {one.recomputed} |"
+        for one in found.skewed[:SHOWN_DIFFERENCES]
+    ]
+    rest = len(found.skewed) - SHOWN_DIFFERENCES
+    return [*lines, f"| and {rest} more | in the report | | |"] if rest > 0 else lines
 
 
 def number(value: float) -> str:
