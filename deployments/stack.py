@@ -10,10 +10,10 @@ from pathlib import Path
 from flows.errors import UnavailableError
 from flows.settings import Settings
 from flows.spec import ModelSpec
+from flows.steps.pages import HOST, docs_page
 
 PROCFILE = Path(__file__).with_name("Procfile")
 FEATURE_REPO = Path(__file__).parents[1] / "feature_repo"
-HOST = "127.0.0.1"
 
 
 def ports(settings: Settings) -> dict[str, tuple[str, int]]:
@@ -22,6 +22,7 @@ def ports(settings: Settings) -> dict[str, tuple[str, int]]:
         "Prefect": ("EVERGREEN_PREFECT_PORT", settings.prefect_port),
         "MLflow": ("EVERGREEN_MLFLOW_PORT", settings.mlflow_port),
         "Feast": ("EVERGREEN_FEAST_PORT", settings.feast_port),
+        "Data Docs": ("EVERGREEN_DOCS_PORT", settings.docs_port),
         "the prediction service": ("EVERGREEN_SERVICE_PORT", settings.service_port),
     }
 
@@ -63,7 +64,7 @@ def links(settings: Settings, spec: ModelSpec) -> dict[str, str]:
         "Feast UI": f"http://{HOST}:{settings.feast_port}",
         "service": f"http://{HOST}:{settings.service_port}",
         "landing folder": str(settings.landing(spec.name)),
-        "Data Docs": str(settings.docs / spec.name / "index.html"),
+        "Data Docs": docs_page(settings, settings.docs / spec.name / "index.html"),
     }
 
 
@@ -87,6 +88,7 @@ def environment(settings: Settings, spec: ModelSpec) -> dict[str, str]:
         "EVERGREEN_PREFECT_PORT": str(settings.prefect_port),
         "EVERGREEN_MLFLOW_PORT": str(settings.mlflow_port),
         "EVERGREEN_FEAST_PORT": str(settings.feast_port),
+        "EVERGREEN_DOCS_PORT": str(settings.docs_port),
         "EVERGREEN_SERVICE_HOST": HOST,
         "EVERGREEN_SERVICE_PORT": str(settings.service_port),
         "EVERGREEN_WORKER_LIMIT": str(settings.worker_limit),
@@ -98,6 +100,7 @@ def prepare(settings: Settings) -> None:
     from flows import database
     from flows.steps import feature_store, registry
 
+    settings.docs.mkdir(parents=True, exist_ok=True)
     database.connect(settings)
     registry.open_client(settings)
     feature_store.open_store(settings)

@@ -15,7 +15,7 @@ from flows.causes import Cause
 from flows.runs import recorded, stage
 from flows.settings import load
 from flows.spec import ModelSpec, load_model
-from flows.steps import decision, drift, labels, performance, pictures, reference, report, skew
+from flows.steps import decision, drift, labels, pages, performance, pictures, reference, report, skew
 from flows.steps.champion import reigning
 
 read_predictions = stage(labels.read_newest, name="read-predictions", retries=2)
@@ -54,7 +54,7 @@ def monitor(model: str = "taxi", days: int | None = None, retrain: bool = True) 
         findings = conclude(engine, spec, champion, known, found, moved, served)
         drawn = draw(spec, findings)
         page = write_report(spec, findings, drawn, settings.docs / model)
-        publish(findings, drawn, page)
+        publish(findings, drawn, pages.links(settings, model, champion.run_id, page))
         run.summary = report.summary(findings, page)
         raised = tell(engine, spec, findings, page)
     return run.summary | {"training": start_training(raised[0]) if findings.decision.retrain and retrain else None}
@@ -84,12 +84,12 @@ def conclude(
     )  # fmt: skip
 
 
-def publish(findings: report.Findings, drawn: dict[str, bytes], page: Path) -> None:
-    """Show the findings and their pictures in Prefect."""
+def publish(findings: report.Findings, drawn: dict[str, bytes], links: str) -> None:
+    """Show the findings, their pictures and where to read on in Prefect."""
     shown = [pictures.embedded(name, png) for name, png in drawn.items()]
     create_markdown_artifact(
         key=f"monitor-{findings.model.replace('_', '-')}",
-        markdown="\n\n".join([report.markdown(findings), *shown, f"Report: `{page}`"]),
+        markdown="\n\n".join([report.markdown(findings), links, *shown]),
         description=f"{findings.model} version {findings.version}",
     )
 

@@ -25,6 +25,7 @@ from flows.steps import (
     fitting,
     gates,
     lineage,
+    pages,
     pictures,
     probe,
     reference,
@@ -108,7 +109,7 @@ def train(
                 metrics=gates.figures(found, verdicts), passed=not failed, digest=digest, work_key=work.key,
             )  # fmt: skip
             run.summary = {"version": None, "run_id": run_id, "failed": failed, "reason": reason, **gates.brief(found)}
-            show(spec, verdicts, run, work.folder / "pictures")
+            show(spec, verdicts, run, work.folder / "pictures", pages.links(home, model, run_id))
             if not failed:
                 made = register(home, spec, record, run_id, model_id, kept, digest)
                 run.summary["version"] = made.version
@@ -168,11 +169,11 @@ def hand_over(
     return {"promoted": True}
 
 
-def show(spec: ModelSpec, verdicts: list[gates.Verdict], run: Record, folder: Path) -> None:
+def show(spec: ModelSpec, verdicts: list[gates.Verdict], run: Record, folder: Path, links: str) -> None:
     """Put the verdicts and the pictures of the evaluation on the run's page in Prefect."""
     drawn = [pictures.embedded(file.stem, file.read_bytes()) for file in sorted(folder.glob("*.png"))]
     create_markdown_artifact(
         key=f"gates-{spec.name.replace('_', '-')}",
-        markdown="\n\n".join([gates.markdown(verdicts), *drawn]),
+        markdown="\n\n".join([gates.markdown(verdicts), links, *drawn]),
         description=f"MLflow run {run.summary['run_id']}",
     )

@@ -23,12 +23,13 @@ class Stack:
     """A stack that runs: its process, its home, its addresses."""
 
     def __init__(self, home: Path, packages: str = QUICK) -> None:
-        ports = [free_port() for _ in range(4)]
-        names = ("PREFECT", "MLFLOW", "FEAST", "SERVICE")
+        ports = [free_port() for _ in range(5)]
+        names = ("PREFECT", "MLFLOW", "FEAST", "SERVICE", "DOCS")
         self.home = home
         self.landing = home / "landing" / "taxi"
         self.api = f"http://127.0.0.1:{ports[0]}/api"
         self.pages = [f"http://127.0.0.1:{port}" for port in ports[:3]]
+        self.docs = f"http://127.0.0.1:{ports[4]}"
         self.service = f"http://127.0.0.1:{ports[3]}"
         path = os.pathsep.join(filter(None, [str(TESTS), os.environ.get("PYTHONPATH")]))
         self.environment = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")} | {

@@ -82,6 +82,7 @@ def test_the_stack_answers_before_there_is_anything(up):
     assert httpx.get(f"{up.service}/readyz").status_code == 503
     for page in up.pages:
         up.wait(lambda page=page: _answers(page), 60)
+    assert httpx.get(up.docs).status_code == 200
     settings = httpx.get(f"{up.pages[0]}/ui-settings", follow_redirects=True).json()
     assert settings["api_url"] == up.api
 

@@ -1,9 +1,15 @@
 """Training-serving skew, end to end: a service's own answers, its log, the feature store; what differs is named."""
 
 import json
+import os
+import re
+import subprocess
+import sys
+from contextlib import contextmanager
 from datetime import datetime, timedelta
 from pathlib import Path
 
+import httpx
 import pytest
 from prefect.client.orchestration import get_client
 from serving_parts import eventually
@@ -13,9 +19,11 @@ from deployments.service.features import OnlineFeatures
 from deployments.service.predictor import Predictor, Snapshot
 from flows import database, ledger
 from flows.spec import load_model
-from flows.steps import feature_store, feature_tables
+from flows.steps import feature_store, feature_tables, registry
 from flows.steps.bundle import load_bundle
+from flows.steps.docs import write_index
 from flows.steps.prediction_log import PredictionLog
+from flows.steps.processes import free_port
 
 NEWEST = datetime(2024, 1, 9)  # the newest tick, local: the midnight after the eighth simulated day
 FEATURE = "pickup_minutes_mean_28d"
@@ -117,3 +125,57 @@ def test_a_store_that_is_away_is_told_and_keeps_nothing_else_back(home):
     found = watch()
     assert found["performance"]["predictions"] == 40
     assert "was not looked at" in found["skew"]["warning"]
+
+
+def artifact(key):
+    """Return the text of the newest artifact of a key."""
+    with get_client(sync_client=True) as client:
+        body = {"artifacts": {"key": {"any_": [key]}}, "sort": "CREATED_DESC", "limit": 1}
+        found = client.request("POST", "/artifacts/filter", json=body).json()
+    return found[0]["data"] if found else ""
+
+
+def test_the_artifact_links_to_the_champions_run_and_to_pages_that_the_stack_serves(home):
+    ask(home)
+    found = watch()
+    made = registry.get_version(home, "taxi", 1)
+    experiment = registry.open_client(home).get_run(made.run_id).info.experiment_id
+    text = eventually(lambda: artifact("monitor-taxi"), 60)
+    links = dict(re.findall(r"\[([^\]]+)\]\((http[^)]+)\)", text))
+    assert links["MLflow run"] == f"http://127.0.0.1:5000/#/experiments/{experiment}/runs/{made.run_id}"
+    write_index(home, load_model("taxi", home), [])
+    with docs_server(home) as base:
+        for name, part in (("Report", "Served features"), ("Data Docs", "<html")):
+            address = links[name].replace("http://127.0.0.1:8500", base)
+            assert part in httpx.get(address, timeout=30).text
+    assert Path(found["report"]).name in links["Report"]
+    assert links["MLflow run"] in artifact("gates-taxi")  # of the training, in another home of the same ports
+
+
+@contextmanager
+def docs_server(home):
+    """Serve Data Docs by the command of the Procfile, on a free port."""
+    from honcho.environ import parse_procfile
+
+    from deployments.stack import PROCFILE
+
+    port = free_port()
+    command = parse_procfile(PROCFILE.read_text()).processes["docs"]
+    variables = os.environ | {
+        "EVERGREEN_DOCS_PORT": str(port), "EVERGREEN_HOME": str(home.home),
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+    }  # fmt: skip
+    process = subprocess.Popen(command, shell=True, env=variables, stderr=subprocess.DEVNULL)
+    try:
+        eventually(lambda: answers(port), 60)
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        process.terminate()
+        process.wait(30)
+
+
+def answers(port):
+    try:
+        return httpx.get(f"http://127.0.0.1:{port}/", timeout=5).status_code == 200
+    except httpx.HTTPError:
+        return False

@@ -96,7 +96,7 @@ def test_every_taken_port_is_named_with_its_setting_before_anything_starts(tmp_p
             listener.bind(("127.0.0.1", 0))
             listener.listen()
         first, second = one.getsockname()[1], two.getsockname()[1]
-        taken = settings(tmp_path, prefect=first, mlflow=free(), feast=second, service=free())
+        taken = settings(tmp_path, prefect=first, mlflow=free(), feast=second, service=free(), docs=free())
         with pytest.raises(UnavailableError) as error:
             stack.refuse_taken_ports(taken)
     for word in (
@@ -113,7 +113,9 @@ def test_every_taken_port_is_named_with_its_setting_before_anything_starts(tmp_p
 def test_one_port_for_two_is_refused(tmp_path):
     port = free()
     with pytest.raises(UnavailableError, match=rf"{port} is asked for by Prefect and Feast, set EVERGREEN_FEAST_PORT"):
-        stack.refuse_taken_ports(settings(tmp_path, prefect=port, mlflow=free(), feast=port, service=free()))
+        stack.refuse_taken_ports(
+            settings(tmp_path, prefect=port, mlflow=free(), feast=port, service=free(), docs=free())
+        )
 
 
 def test_a_port_setting_that_is_none_is_refused(tmp_path):
@@ -134,7 +136,7 @@ def test_the_procfile_uses_what_is_set_and_listens_on_this_machine_alone(tmp_pat
     made = settings(tmp_path)
     variables = stack.environment(made, load_model("taxi", made))
     commands = parse_procfile(stack.PROCFILE.read_text()).processes
-    assert set(commands) == {"prefect", "worker", "watch", "mlflow", "feast", "service"}
+    assert set(commands) == {"prefect", "worker", "watch", "mlflow", "feast", "docs", "service"}
     for name, command in commands.items():
         assert {found.strip("{}") for found in re.findall(r"\$(\{?\w+)", command)} <= set(variables), name
         if "--port" in command:
