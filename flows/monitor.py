@@ -51,7 +51,8 @@ def monitor(model: str = "taxi", days: int | None = None, retrain: bool = True) 
         rows = labels.whole_days(joined, spec.triggers.drift_days)
         moved = compare(known.drift, rows, spec.triggers, labels.labelled(rows))
         served = measure_skew(settings, spec, predictions, Path(champion.model_uri))
-        findings = conclude(engine, spec, champion, known, found, moved, served)
+        findings = conclude(engine, spec, champion, known, found, moved)
+        findings = findings.model_copy(update={"skew": served, "stale_views": skew.stale_views(predictions)})
         drawn = draw(spec, findings)
         page = write_report(spec, findings, drawn, settings.docs / model)
         publish(findings, drawn, pages.links(settings, model, champion.run_id, page))
@@ -72,7 +73,6 @@ def conclude(
     known: reference.Reference,
     found: performance.Performance,
     moved: list[drift.FeatureDrift],
-    served: skew.Skew,
 ) -> report.Findings:
     """Put what was measured beside what the ledger holds, and decide."""
     now = database.now()
@@ -80,7 +80,7 @@ def conclude(
     facts = decision.gather(spec.triggers, found, moved, champion, known.drift.end, partitions, runs, now)
     return report.Findings(
         model=spec.name, version=champion.version, champion_since=champion.at, at=now, facts=facts,
-        decision=decision.decide(facts, spec.triggers), skew=served,
+        decision=decision.decide(facts, spec.triggers),
     )  # fmt: skip
 
 

@@ -9,6 +9,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pydantic import Field
+
 from flows.spec import Frozen, ModelSpec
 from flows.steps.decision import Decision, Facts
 from flows.steps.files import write_text
@@ -32,6 +34,7 @@ class Findings(Frozen):
     facts: Facts
     decision: Decision
     skew: Skew = Skew()
+    stale_views: dict[str, float] = Field(default_factory=dict)
 
     @property
     def verdict(self) -> str:
@@ -68,7 +71,7 @@ def write_report(spec: ModelSpec, findings: Findings, drawn: dict[str, bytes], f
     pictures = {name: f"data:image/png;base64,{base64.b64encode(png).decode()}" for name, png in drawn.items()}
     page = environment.get_template("monitor.html.j2").render(
         spec=spec, findings=findings, performance=findings.facts.performance, drift=findings.facts.drift,
-        decision=findings.decision, skew=findings.skew, days_picture=pictures.get("days", ""),
+        decision=findings.decision, skew=findings.skew, stale=findings.stale_views, days_picture=pictures.get("days", ""),
         drift_picture=pictures.get("drift", ""),
     )  # fmt: skip
     return write_text(folder / f"monitor-{findings.at:%Y%m%dT%H%M%S%fZ}.html", page)
@@ -86,6 +89,9 @@ def markdown(findings: Findings) -> str:
             f"| {found.predictions:,} | {found.labelled:,} | {number(found.error)} | {number(found.expected)} "
             f"| {number(found.ratio)} | {number(found.ratio_interval[0])} to {number(found.ratio_interval[1])} |",
         ]  # fmt: skip
+    lines += [
+        f"- Nothing valid in view {view}: {share(part)} of the rows" for view, part in findings.stale_views.items()
+    ]
     lines += _skew_lines(findings.skew)
     watched = [one for one in findings.facts.drift if one.watched]
     if watched:
@@ -111,6 +117,8 @@ def summary(findings: Findings, page: Path) -> dict[str, Any]:
         "performance": _finite(found.model_dump(mode="json", exclude={"days", "slices"})) if found else None,
         "drift": [_finite(one.model_dump(mode="json")) for one in findings.facts.drift if one.watched],
         "drifted": [one.feature for one in findings.facts.drift if one.drifted],
+        "missing": {one.feature: one.missing for one in findings.facts.drift if one.missing},
+        "stale_views": findings.stale_views,
         "skew": {"warning": findings.skew.warning, **findings.skew.model_dump(mode="json")},
         "report": str(page),
     }

@@ -89,6 +89,12 @@ class Skew(Frozen):
         )
 
 
+def stale_views(predictions: pa.Table) -> dict[str, float]:
+    """Return for each view the share of all answered rows of which it knew nothing: never computed, or past its TTL."""
+    found = Counter(view for views in predictions["unknown"].to_pylist() for view in views or ())
+    return {view: count / predictions.num_rows for view, count in sorted(found.items())}
+
+
 def sample(spec: ModelSpec, predictions: pa.Table) -> pa.Table:
     """Return at most ``spec.skew_sample`` answered rows, the same of the same log.
 

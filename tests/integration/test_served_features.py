@@ -94,6 +94,14 @@ def test_a_value_that_is_not_what_training_sees_is_named_told_and_retrains_nothi
     eventually(lambda: FEATURE in json.dumps(told()), 60)
 
 
+def test_views_past_their_ttl_are_stale_in_the_report_and_missing_on_both_sides(home):
+    ask(home, first=NEWEST + timedelta(days=8))
+    found = watch()
+    assert found["stale_views"] == {"dropoff_zone": 1.0, "pickup_zone": 1.0, "route": 1.0}
+    assert found["skew"]["differences"] == []
+    assert "<li>route: 100.0%</li>" in Path(found["report"]).read_text()
+
+
 def told():
     """Return the payloads of the warnings that the server has."""
     with get_client(sync_client=True) as client:
