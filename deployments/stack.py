@@ -10,7 +10,7 @@ from pathlib import Path
 from flows.errors import UnavailableError
 from flows.settings import Settings
 from flows.spec import ModelSpec
-from flows.steps.pages import HOST, docs_page
+from flows.steps.links import HOST, docs_page
 
 PROCFILE = Path(__file__).with_name("Procfile")
 FEATURE_REPO = Path(__file__).parents[1] / "feature_repo"

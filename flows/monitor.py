@@ -15,7 +15,7 @@ from flows.causes import Cause
 from flows.runs import recorded, stage
 from flows.settings import load
 from flows.spec import ModelSpec, load_model
-from flows.steps import decision, drift, labels, pages, performance, pictures, reference, report, skew
+from flows.steps import decision, drift, labels, links, performance, pictures, reference, report, skew
 from flows.steps.champion import reigning
 
 read_predictions = stage(labels.read_newest, name="read-predictions", retries=2)
@@ -55,7 +55,7 @@ def monitor(model: str = "taxi", days: int | None = None, retrain: bool = True) 
         findings = findings.model_copy(update={"skew": served, "stale_views": skew.stale_views(predictions)})
         drawn = draw(spec, findings)
         page = write_report(spec, findings, drawn, settings.docs / model)
-        publish(findings, drawn, pages.links(settings, model, champion.run_id, page))
+        publish(findings, drawn, links.line(settings, model, champion.run_id, page))
         run.summary = report.summary(findings, page)
         raised = tell(engine, spec, findings, page)
     return run.summary | {"training": start_training(raised[0]) if findings.decision.retrain and retrain else None}

@@ -25,7 +25,8 @@ from flows.steps import (
     fitting,
     gates,
     lineage,
-    pages,
+    links,
+    links,
     pictures,
     probe,
     reference,
@@ -109,7 +110,7 @@ def train(
                 metrics=gates.figures(found, verdicts), passed=not failed, digest=digest, work_key=work.key,
             )  # fmt: skip
             run.summary = {"version": None, "run_id": run_id, "failed": failed, "reason": reason, **gates.brief(found)}
-            show(spec, verdicts, run, work.folder / "pictures", pages.links(home, model, run_id))
+            show(spec, verdicts, run, work.folder / "pictures", links.line(home, model, run_id))
             if not failed:
                 made = register(home, spec, record, run_id, model_id, kept, digest)
                 run.summary["version"] = made.version

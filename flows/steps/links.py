@@ -40,7 +40,7 @@ def docs_page(settings: Settings, page: Path) -> str:
     return f"http://{HOST}:{settings.docs_port}/{quote(page.relative_to(settings.docs).as_posix())}"
 
 
-def links(settings: Settings, model: str, run_id: str, report: Path | None = None) -> str:
+def line(settings: Settings, model: str, run_id: str, report: Path | None = None) -> str:
     """Return links to a run in MLflow, to Data Docs and to a report, as one line of Markdown."""
     run = run_page(settings, run_id)
     found = [f"[MLflow run]({run})" if run else f"MLflow run {run_id}, which MLflow does not show"]
