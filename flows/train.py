@@ -26,7 +26,6 @@ from flows.steps import (
     gates,
     lineage,
     links,
-    links,
     pictures,
     probe,
     reference,
