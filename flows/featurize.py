@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from filelock import FileLock
 from prefect import flow
 
 from flows import database, ledger
@@ -21,8 +20,6 @@ compute = stage(feature_tables.compute, name="compute", keep=KeptTables())
 materialize = stage(feature_store.materialize, name="materialize", keep=Plain(None), retries=2)
 mark_featurized = stage(ledger.mark_featurized)
 
-PATIENCE_SECONDS = 600
-
 
 @flow(name="featurize")
 def featurize(model: str = "taxi") -> dict[str, Any]:
@@ -34,7 +31,7 @@ def featurize(model: str = "taxi") -> dict[str, Any]:
     home = load()
     spec = load_model(model, home)
     engine = database.connect(home)
-    with recorded(engine, model, "featurize") as run, FileLock(home.home / f"featurize-{model}.lock", PATIENCE_SECONDS):
+    with recorded(engine, model, "featurize") as run, feature_store.held_still(home.home, model):
         definitions = apply_definitions(home, spec)
         accepted = ledger.list_partitions(engine, model, "accepted")
         planned = feature_tables.plan(spec, accepted)

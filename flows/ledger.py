@@ -275,8 +275,8 @@ def open_runs(engine: Engine, model: str) -> list[Run]:
         return [Run.model_validate(dict(row)) for row in connection.execute(query).mappings()]
 
 
-def last_runs(engine: Engine, model: str, limit: int = 10) -> list[Run]:
-    """Return the newest runs of a model, newest first."""
+def last_runs(engine: Engine, model: str, limit: int | None = 10) -> list[Run]:
+    """Return the newest runs of a model, newest first; all of them if there is no limit."""
     query = sa.select(runs).where(runs.c.model == model).order_by(runs.c.started_at.desc()).limit(limit)
     with engine.connect() as connection:
         return [Run.model_validate(dict(row)) for row in connection.execute(query).mappings()]

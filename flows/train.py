@@ -19,6 +19,7 @@ from flows.settings import Settings, load
 from flows.spec import ModelSpec, load_model
 from flows.steps import (
     bundle,
+    card,
     champion,
     evaluation,
     feature_store,
@@ -46,6 +47,7 @@ save_bundle = stage(bundle.write_manifest, name="save-bundle", keep=Plain(str, "
 write_reference = stage(reference.write_for, name="write-reference", keep=KeptFile())
 probe_bundle = stage(probe.probe_bundle, name="probe", keep=Plain(probe.Probe))
 judge = stage(gates.judge_all, name="judge", keep=Plain(list[gates.Verdict]))
+write_card = stage(card.write, name="write-card")
 log_run = stage(registry.log_run, keep=Plain(tuple[str, str, str]), retries=2, retry_delay_seconds=2)
 register = stage(registry.register, keep=Plain(registry.Version), retries=2, retry_delay_seconds=2)
 
@@ -74,7 +76,7 @@ def train(
     mode = "approve" if approve else spec.promotion
     with recorded(engine, model, "train", reason) as run, stages.one_at_a_time(home, model):
         store = feature_store.open_store(home)
-        definitions = feature_store.definition_hash(store, spec)
+        definitions, views = feature_store.definition_hash(store, spec), feature_store.view_records(store, spec)
         accepted = ledger.list_partitions(engine, model, "accepted")
         window = choose_window(spec, accepted, timedelta(days=judge_days) if judge_days else None)
         partitions = [partition for partition in accepted if partition.id in window.partition_ids]
@@ -99,14 +101,15 @@ def train(
             verdicts = judge(spec, found, opened, reigning.request_schema)
             failed = gates.failed(verdicts)
             record = lineage.trace(
-                spec, data=data, partitions=partitions, stages=run.stages, fingerprint=mark, reason=reason, run_id=run.id,
-                executor=run.executor, feature_definitions_sha256=definitions, estimator=factory, params=params, trials=tries,
-                champion_version=reigning.version,
+                spec, data=data, accepted=accepted, views=views, stages=run.stages, fingerprint=mark, reason=reason,
+                run_id=run.id, executor=run.executor, feature_definitions_sha256=definitions, estimator=factory,
+                params=params, trials=tries, champion_version=reigning.version,
             )  # fmt: skip
             evidence = gates.evidence(found, verdicts, champion=reigning.version)
+            page = write_card(spec, record, evidence, work.folder / "pictures", work.folder / registry.CARD)
             run_id, model_id, kept = log_run(
                 home, spec, lineage=record, evidence=evidence, bundle=work.bundle, pictures=work.folder / "pictures",
-                metrics=gates.figures(found, verdicts), passed=not failed, digest=digest, work_key=work.key,
+                card=page, metrics=gates.figures(found, verdicts), passed=not failed, digest=digest, work_key=work.key,
             )  # fmt: skip
             run.summary = {"version": None, "run_id": run_id, "failed": failed, "reason": reason, **gates.brief(found)}
             show(spec, verdicts, run, work.folder / "pictures", links.line(home, model, run_id))

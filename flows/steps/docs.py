@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 import json
-from datetime import datetime
-from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from flows.database import now
 from flows.ledger import Partition
 from flows.settings import Settings
 from flows.spec import ModelSpec
 from flows.steps.files import write_text
-
-if TYPE_CHECKING:
-    from jinja2 import Environment
+from flows.steps.pages import environment
 
 SEVERITY = {"failed": 0, "rows rejected": 1, "passed": 2}  # what needs a look comes first
 WIDTH, HEIGHT = 260.0, 64.0  # of a histogram, in its own units
@@ -31,7 +27,7 @@ def write_page(settings: Settings, spec: ModelSpec, partition: Partition, decisi
     results = json.dumps(decision["results"], indent=1, default=str)
     write_text(folder / f"{stem}.json", results)
     page = (
-        _environment()
+        environment()
         .get_template("partition.html.j2")
         .render(
             spec=spec,
@@ -52,7 +48,7 @@ def write_index(settings: Settings, spec: ModelSpec, partitions: list[Partition]
     statuses = ("accepted", "quarantined", "landed", "replaced")
     counts = {status: sum(p.status == status for p in partitions) for status in statuses}
     page = (
-        _environment()
+        environment()
         .get_template("index.html.j2")
         .render(
             spec=spec,
@@ -64,24 +60,6 @@ def write_index(settings: Settings, spec: ModelSpec, partitions: list[Partition]
         )
     )
     return write_text(settings.docs / spec.name / "index.html", page)
-
-
-@lru_cache(maxsize=1)
-def _environment() -> Environment:
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent / "templates"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters["number"] = _number
-    environment.filters["share"] = lambda value: "" if value is None else f"{value:.1%}"
-    environment.filters["time"] = _time
-    environment.filters["filename"] = lambda path: Path(path).name if path else ""
-    return environment
 
 
 def _profile(statistics: dict[str, Any]) -> list[dict[str, Any]]:
@@ -109,18 +87,3 @@ def _bars(histogram: dict[str, Any] | None) -> list[dict[str, float]]:
         }
         for number, count in enumerate(counts)
     ]
-
-
-def _number(value: Any) -> str:
-    """Return a figure for people: thousands apart, four digits that count; times without their zeros."""
-    if value is None:
-        return "-"
-    if isinstance(value, bool | str):
-        return str(value).replace("T", " ").removesuffix(" 00:00:00")
-    if isinstance(value, int):
-        return f"{value:,}"
-    return f"{value:,.0f}" if abs(value) >= 10_000 else f"{value:.4g}"
-
-
-def _time(value: datetime | None) -> str:
-    return f"{value:%Y-%m-%d %H:%M} UTC" if value else "-"

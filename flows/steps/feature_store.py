@@ -9,6 +9,7 @@ import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 from zoneinfo import ZoneInfo
 
@@ -16,13 +17,15 @@ from filelock import FileLock
 
 from flows.errors import ContractError, RefusedError
 from flows.settings import Settings
-from flows.spec import ModelSpec
+from flows.spec import Frozen, ModelSpec
+from flows.steps.files import sha256_of
 
 if TYPE_CHECKING:
     import pyarrow as pa
     from feast import FeatureService, FeatureStore
 
 PROJECT = "evergreen"
+PATIENCE_SECONDS = 600
 ROW = "__row"  # the order in which rows were asked for
 
 
@@ -31,6 +34,24 @@ class OnlineRows(NamedTuple):
 
     columns: dict[str, list[Any]]
     unknown: list[list[str]]
+
+
+class FeatureFile(Frozen):
+    """A file of a feature table, as a training set was joined from it."""
+
+    view: str
+    name: str
+    sha256: str
+
+
+class ViewRecord(Frozen):
+    """A view of a feature service: the sha256 of its definition, the fields that the service takes of it, and how long a
+    value holds (None: for ever, or it is computed on demand)."""
+
+    name: str
+    sha256: str
+    fields: tuple[str, ...]
+    ttl: timedelta | None
 
 
 def open_store(settings: Settings) -> FeatureStore:
@@ -119,16 +140,54 @@ def definition_hash(store: FeatureStore, spec: ModelSpec) -> str:
 
     The same definitions have the same hash, however often they were applied or read.
     """
+    digest = hashlib.sha256()
+    for _, text in _definitions(store, spec):
+        digest.update(text)
+    return digest.hexdigest()
+
+
+def view_records(store: FeatureStore, spec: ModelSpec) -> tuple[ViewRecord, ...]:
+    """Return the views of the feature service, each with a hash of its own, in the order of the definitions."""
+    return tuple(
+        ViewRecord(
+            name=one.name, sha256=hashlib.sha256(text).hexdigest(), ttl=getattr(_view(store, one.name), "ttl", None) or None,
+            fields=tuple(field.name for field in one.features),
+        )
+        for one, text in _definitions(store, spec)
+    )  # fmt: skip
+
+
+def _definitions(store: FeatureStore, spec: ModelSpec) -> Iterator[tuple[Any, bytes]]:
+    """Yield the projections of the feature service, each with all that defines it as text."""
     from google.protobuf.json_format import MessageToDict  # type: ignore[import-untyped]
 
-    service = feature_service(store, spec)
-    digest = hashlib.sha256()
-    for projection in service.feature_view_projections:
+    for projection in feature_service(store, spec).feature_view_projections:
         view: Any = _view(store, projection.name)
         definition = _lasting(MessageToDict(view.to_proto(), preserving_proto_field_name=True))
-        digest.update(json.dumps(definition, sort_keys=True).encode())
-        digest.update(repr([(field.name, str(field.dtype)) for field in projection.features]).encode())
-    return digest.hexdigest()
+        fields = repr([(field.name, str(field.dtype)) for field in projection.features])
+        yield projection, json.dumps(definition, sort_keys=True).encode() + fields.encode()
+
+
+def feature_files(store: FeatureStore, spec: ModelSpec) -> tuple[FeatureFile, ...]:
+    """Return the files of the feature tables with their hashes, in the order in which they were written."""
+    from feature_repo.parquet_files import files_at, path_of
+
+    root = Path(store.config.offline_store.root)
+    found = []
+    for view in spec.entities:
+        folder = path_of(store.get_feature_view(view).batch_source, root)
+        found += [
+            FeatureFile(view=view, name=file.relative_to(folder).as_posix(), sha256=sha256_of(file))
+            for file in files_at(folder)
+        ]
+    return tuple(found)
+
+
+@contextlib.contextmanager
+def held_still(settings_home: Path, model: str) -> Iterator[None]:
+    """Hold the feature tables of a model as they are: one featurization, or one reading of all views, at a time."""
+    with FileLock(settings_home / f"featurize-{model}.lock", timeout=PATIENCE_SECONDS):
+        yield
 
 
 def materialize(settings: Settings, spec: ModelSpec, start: datetime, end: datetime) -> None:

@@ -8,17 +8,20 @@ import os
 import platform
 import subprocess
 from collections.abc import Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from functools import cache
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from pydantic import Field
+
 from flows.errors import ContractError
 from flows.ledger import Partition
 from flows.spec import Frozen, ModelSpec
+from flows.steps.feature_store import FeatureFile, ViewRecord
 from flows.steps.files import sha256_of
-from flows.steps.own_code import code_hash
+from flows.steps.own_code import code_hash, own_files
 from flows.steps.training_set import TrainingSet, Window
 
 ROOT = Path(__file__).parents[2]
@@ -57,25 +60,46 @@ class Stage(Frozen):
     run_id: str = ""
 
 
+class Machine(Frozen):
+    """What a sum of floats may depend on beside code: the processor's kind and instructions, and its cores."""
+
+    system: str
+    processor: str
+    cores: int
+    instructions: tuple[str, ...]
+
+
 class Code(Frozen):
-    """The code that ran: git commit (None outside a checkout), lock file, sources and libraries."""
+    """The code that ran: git commit (None outside a checkout), lock file, sources and libraries.
+
+    ``files`` has the sha256 of each module; records made before there were any have none of them, and no machine.
+    """
 
     commit: str | None
     changed: bool
     lock_sha256: str | None
     sources_sha256: str
+    files: dict[str, str] = Field(default_factory=dict)
     python: str
     libraries: dict[str, str]
+    machine: Machine | None = None
 
 
-class UsedPartition(Frozen):
-    """A partition that trained or judged, with its hash and how it was validated."""
+class PastPartition(Frozen):
+    """A partition whose rows are in the features: ``digest`` is that of its landed rows, ``accepted_sha256`` of the file
+    of those that were accepted."""
 
     key: str
     revision: int
     digest: str
-    rows: int
     accepted_rows: int
+    accepted_sha256: str = ""
+
+
+class UsedPartition(PastPartition):
+    """A partition that trained or judged, with its hashes and how it was validated."""
+
+    rows: int
     rejected_rows: int
     validation: dict[str, Any]
 
@@ -104,10 +128,17 @@ class Lineage(Frozen):
     threads: int
     champion_version: int | None
     stages: tuple[Stage, ...]
+    past: tuple[PastPartition, ...] = ()  # before the window: only the features know of them
+    feature_files: tuple[FeatureFile, ...] = ()
+    views: tuple[ViewRecord, ...] = ()
+    spec: dict[str, Any] = Field(default_factory=dict)
 
 
 def code(spec: ModelSpec, estimator: str) -> Code:
-    """Return what ran: commit, lock file, the sources of the model and of Evergreen's steps, libraries."""
+    """Return what runs here: commit, lock file, the sources of the model and of Evergreen's steps, libraries, machine.
+
+    Raises ContractError if a module that the spec names is not there.
+    """
     lock = ROOT / "uv.lock"
     commit = _git("rev-parse", "HEAD") or os.environ.get("EVERGREEN_COMMIT") or None  # an image holds no checkout
     return Code(
@@ -115,8 +146,10 @@ def code(spec: ModelSpec, estimator: str) -> Code:
         changed=bool(commit and _git("status", "--porcelain", "--untracked-files=no")),
         lock_sha256=sha256_of(lock) if lock.exists() else None,
         sources_sha256=sources_hash(spec, estimator),
+        files={name: sha256_of(path) for name, path in sorted(own_files(_modules(spec, estimator)).items())},
         python=platform.python_version(),
         libraries={name: metadata.version(name) for name in LIBRARIES},
+        machine=_machine(),
     )
 
 
@@ -125,8 +158,12 @@ def sources_hash(spec: ModelSpec, estimator: str) -> str:
 
     The modules are found, not imported. Raises ContractError if one is not there.
     """
+    return code_hash(_modules(spec, estimator))
+
+
+def _modules(spec: ModelSpec, estimator: str) -> list[str]:
     named = (spec.rows, spec.expectations, spec.feature_tables, estimator, spec.search_space)
-    return code_hash([*MAKERS, spec.definitions, *(_module(path) for path in named if path)])
+    return [*MAKERS, spec.definitions, *(_module(path) for path in named if path)]
 
 
 def _module(path: str) -> str:
@@ -152,29 +189,66 @@ def fingerprint(
     return hashlib.sha256(repr(parts).encode()).hexdigest()
 
 
-def used(partitions: Sequence[Partition]) -> tuple[UsedPartition, ...]:
-    """Return what the lineage keeps of partitions."""
-    return tuple(
-        UsedPartition.model_validate(p.model_dump(include=set(UsedPartition.model_fields))) for p in partitions
+def used(partition: Partition) -> UsedPartition:
+    """Return what the lineage keeps of a partition that trained or judged."""
+    kept = partition.model_dump(
+        include={"key", "revision", "digest", "accepted_rows", "rows", "rejected_rows", "validation"}
     )
+    return UsedPartition(**kept, accepted_sha256=_accepted(partition))
+
+
+def past(
+    spec: ModelSpec, accepted: Sequence[Partition], window: Window, views: Sequence[ViewRecord]
+) -> tuple[PastPartition, ...]:
+    """Return the featurized partitions beside a window's own: rows that its features can know of, as far as they reach."""
+    stored = [view.ttl for view in views if view.name in spec.entities]
+    longest = max((ttl for ttl in stored if ttl), default=timedelta(0))
+    reach = None if None in stored else window.start - longest - spec.history - spec.tick
+    return tuple(
+        PastPartition(
+            key=one.key, revision=one.revision, digest=one.digest, accepted_rows=one.accepted_rows,
+            accepted_sha256=_accepted(one),
+        )
+        for one in accepted
+        if one.id not in window.partition_ids and one.featurized_at and one.last_event and one.first_event
+        and (reach is None or reach <= one.last_event) and one.first_event < window.end
+    )  # fmt: skip
+
+
+def _accepted(partition: Partition) -> str:
+    return sha256_of(Path(partition.accepted_uri)) if partition.accepted_uri else ""
 
 
 def trace(
     spec: ModelSpec,
     *,
     data: TrainingSet,
-    partitions: Sequence[Partition],
+    accepted: Sequence[Partition],
+    views: Sequence[ViewRecord],
     stages: Sequence[Stage],
     estimator: str,
     **values: Any,
 ) -> Lineage:
-    """Return the lineage of a version from its training set, its partitions and the stages that have run."""
+    """Return the lineage of a version from its training set, the accepted partitions and the stages that have run."""
+    partitions = [one for one in accepted if one.id in data.window.partition_ids]
     return Lineage(
-        model=spec.name, code=code(spec, estimator), estimator=estimator, partitions=used(partitions), window=data.window,
-        training_set_sha256=data.digest, train_rows=data.train_rows, judge_rows=data.judge_rows,
+        model=spec.name, code=code(spec, estimator), estimator=estimator, window=data.window,
+        partitions=tuple(map(used, partitions)), training_set_sha256=data.digest,
+        train_rows=data.train_rows, judge_rows=data.judge_rows,
         feature_service=spec.feature_service, features=data.features, seed=spec.training.seed,
-        threads=spec.training.threads, stages=tuple(stages), **values,
+        threads=spec.training.threads, stages=tuple(stages), past=past(spec, accepted, data.window, views),
+        views=tuple(views), feature_files=data.feature_files, spec=spec.model_dump(mode="json"), **values,
     )  # fmt: skip
+
+
+def _machine() -> Machine:
+    import numpy as np
+    from joblib import cpu_count
+
+    config: Any = np.show_config(mode="dicts")
+    found = config.get("SIMD Extensions", {}).get("found", [])
+    cores = cpu_count(only_physical_cores=True)  # what scikit-learn's trees take at most, whatever they are given
+    return Machine(system=platform.system(), processor=platform.machine(), cores=cores, instructions=tuple(found))
 
 
 @cache

@@ -145,13 +145,15 @@ def read_predictions(
     start: datetime | None = None,
     end: datetime | None = None,
     by: Literal["at", "event_timestamp"] = "at",
-    role: Role = "served",
+    role: Role | None = "served",
+    request_id: str | None = None,
 ) -> pa.Table:
     """Return the logged answers of [start, end), by when they were given or by their event time, in order of ``at``.
 
-    They are those that were served, a canary's among them, or those of a shadow; read from open journals and parquet
-    alike. By event time, those that have none (their features came with the request) are left out. Columns: ``COLUMNS``,
-    each request field, each feature of any version (NULL where a version had none). Raises ContractError if a feature
+    They are those that were served, a canary's among them, or those of a shadow (None: both, told apart by a column
+    ``role``), of one request alone if it is named; read from open journals and parquet alike. By event time, those that
+    have none (their features came with the request) are left out. Columns: ``COLUMNS``, each request field, each feature
+    of any version (NULL where a version had none). Raises ContractError if a feature
     bears the name of another column.
     """
     import duckdb
@@ -160,7 +162,7 @@ def read_predictions(
     while True:
         try:
             with duckdb.connect() as connection:
-                return _read(connection, settings, spec, start, end, by, role)
+                return _read(connection, settings, spec, start, end, by, role, request_id)
         except duckdb.IOException:  # a journal was folded between being listed and being read: list again
             attempts -= 1
             if not attempts:
@@ -174,7 +176,8 @@ def _read(
     start: datetime | None,
     end: datetime | None,
     by: str,
-    role: Role,
+    role: Role | None,
+    request_id: str | None,
 ) -> pa.Table:
     connection.execute("SET TimeZone = 'UTC'")
     found = files(settings, spec.name, start, end) if by == "at" else files(settings, spec.name)
@@ -199,10 +202,10 @@ def _read(
     when = identifier(by)
     return connection.execute(
         f"""
-        SELECT {", ".join(picked)} FROM ({source})
-        WHERE coalesce({ROLE}, 'served') = $role
+        SELECT {", ".join(picked)}{"" if role else f", coalesce({ROLE}, 'served') AS {ROLE}"} FROM ({source})
+        WHERE (coalesce({ROLE}, 'served') = $role OR $role IS NULL) AND (request_id = $request_id OR $request_id IS NULL)
           AND {when} IS NOT NULL AND ({when} >= $start OR $start IS NULL) AND ({when} < $end OR $end IS NULL)
         ORDER BY "at", request_id, "row"
         """,
-        {**values, "start": start, "end": end, "role": role},
+        {**values, "start": start, "end": end, "role": role, "request_id": request_id},
     ).to_arrow_table()

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from flows.steps.lineage import Lineage
 
-EVIDENCE = "evidence.json"
+EVIDENCE, LINEAGE, CARD = "evidence.json", "lineage.json", "card.html"
 DIGEST, FINGERPRINT, REASON = "evergreen.digest", "evergreen.fingerprint", "evergreen.reason"
 EVIDENCE_DIGEST, WORK, REFUSED = "evergreen.evidence_sha256", "evergreen.work", "evergreen.refused"
 CHAMPION, CHALLENGER = "champion", "challenger"
@@ -76,12 +76,13 @@ def log_run(
     evidence: Mapping[str, Any],
     bundle: Path,
     pictures: Path,
+    card: Path | None = None,
     metrics: Mapping[str, float],
     passed: bool,
     digest: str,
     work_key: str = "",
 ) -> tuple[str, str, str]:
-    """Log a training run whole: parameters, metrics, evidence, lineage, pictures, model; return run id, model id and folder.
+    """Log a training run whole: parameters, metrics, evidence, lineage, pictures, card, model; return run, model and folder.
 
     The run is finished last; one that broke off is marked as killed by the next attempt with the same ``work_key``, and a
     version of it cannot be promoted. One that was finished and could not say so is returned as it is.
@@ -124,9 +125,11 @@ def log_run(
         source=source[:60000],
     )
     client.log_inputs(run_id, datasets=[DatasetInput(dataset)])
-    client.log_dict(run_id, lineage.model_dump(mode="json"), "lineage.json")
+    client.log_dict(run_id, lineage.model_dump(mode="json"), LINEAGE)
     client.log_dict(run_id, dict(evidence), EVIDENCE)
     client.log_artifacts(run_id, str(pictures), "pictures")
+    if card:
+        client.log_artifact(run_id, str(card))
     logged = client.create_logged_model(experiment, name=spec.name, source_run_id=run_id, tags={DIGEST: digest})
     client.log_model_artifacts(logged.model_id, str(bundle))
     client.finalize_logged_model(logged.model_id, "READY")
@@ -162,11 +165,13 @@ def register(
     # A call that MLflow obeyed but did not answer is made again.
     made = next(iter(client.search_model_versions(f"name = '{spec.name}' and run_id = '{run_id}'")), None)
     if made is None:
+        run = client.get_run(run_id)
         made = client.create_model_version(
             spec.name, source=folder, run_id=run_id, model_id=model_id,
+            description=f"[Model card](#/experiments/{run.info.experiment_id}/runs/{run_id}/artifacts/{CARD})",
             tags={
                 DIGEST: digest, FINGERPRINT: lineage.fingerprint, REASON: lineage.reason,
-                EVIDENCE_DIGEST: client.get_run(run_id).data.tags.get(EVIDENCE_DIGEST, ""),
+                EVIDENCE_DIGEST: run.data.tags.get(EVIDENCE_DIGEST, ""),
             },
         )  # fmt: skip
     client.set_registered_model_alias(spec.name, CHALLENGER, made.version)

@@ -43,6 +43,7 @@ class TrainingSet(Frozen):
     train_rows: int
     judge_rows: int
     window: Window
+    feature_files: tuple[feature_store.FeatureFile, ...] = ()
 
 
 def choose_window(spec: ModelSpec, accepted: list[Partition], judge: timedelta | None = None) -> Window:
@@ -77,9 +78,16 @@ def choose_window(spec: ModelSpec, accepted: list[Partition], judge: timedelta |
 def build(
     store: FeatureStore, spec: ModelSpec, partitions: list[Partition], window: Window, folder: Path
 ) -> TrainingSet:
-    """Write the training set of a window: the rows that count, with their features as they were known."""
-    rows = feature_store.historical(store, spec, select_rows(spec, partitions, window))
-    return write_training_set(rows, feature_store.feature_names(store, spec), window, folder)
+    """Write the training set of a window: the rows that count, with their features as they were known.
+
+    The feature tables are held as they are meanwhile, so that all views are of one time and the files named are those read.
+    """
+    selected = select_rows(spec, partitions, window)
+    with feature_store.held_still(Path(store.repo_path), spec.name):
+        files = feature_store.feature_files(store, spec)
+        rows = feature_store.historical(store, spec, selected)
+    names = feature_store.feature_names(store, spec)
+    return write_training_set(rows, names, window, folder).model_copy(update={"feature_files": files})
 
 
 def select_rows(spec: ModelSpec, partitions: list[Partition], window: Window) -> pa.Table:
@@ -108,7 +116,7 @@ def select_rows(spec: ModelSpec, partitions: list[Partition], window: Window) ->
             WHERE event_timestamp >= $start AND event_timestamp < $end
               AND (event_timestamp >= $split OR label_timestamp <= $split)
               AND {counts}
-            ORDER BY event_timestamp, {identifiers(columns)}, label
+            ORDER BY event_timestamp, {identifiers(columns)}, label, label_timestamp
             """,
             {
                 "uris": uris, "start": window.start, "split": window.split, "end": window.end,

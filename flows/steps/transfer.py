@@ -83,7 +83,7 @@ def _fetch(source: Settings, version: Version, pictures: Path) -> tuple[Lineage,
     try:
         for one in client.list_artifacts(version.run_id, "pictures"):
             shutil.copy(client.download_artifacts(version.run_id, one.path), pictures)
-        record: Any = json.loads(Path(client.download_artifacts(version.run_id, "lineage.json")).read_bytes())
+        record: Any = json.loads(Path(client.download_artifacts(version.run_id, registry.LINEAGE)).read_bytes())
     except (OSError, ValueError) as error:
         raise RefusedError(
             f"{version.model} version {version.version}: its lineage cannot be read ({type(error).__name__}); "
