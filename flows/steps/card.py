@@ -19,6 +19,7 @@ MOST_FEATURES = 20  # bars of importance
 def write(spec: ModelSpec, lineage: Lineage, evidence: dict[str, Any], pictures: Path, path: Path) -> Path:
     """Write the card of a training as one page that needs nothing from elsewhere; return its path."""
     slices, importance = evidence["slices"], list(evidence["importance"].items())[:MOST_FEATURES]
+    beside = "baseline" if evidence["champion_error"] is None else "champion"
     return pages.write(
         path,
         "card.html.j2",
@@ -27,7 +28,8 @@ def write(spec: ModelSpec, lineage: Lineage, evidence: dict[str, Any], pictures:
         evidence=evidence,
         made=max((stage.end for stage in lineage.stages), default=None),
         limits=limits(spec, lineage, evidence),
-        widest=max((part[name] or 0 for part in slices for name in ("error", "baseline", "champion")), default=0) or 1,
+        beside=beside,
+        widest=max((part[name] or 0 for part in slices for name in ("error", beside)), default=0) or 1,
         importance=importance,
         strongest=max((value for _, value in importance), default=0) or 1,
         rejected=sum(one.rejected_rows for one in lineage.partitions),
@@ -53,13 +55,13 @@ def limits(spec: ModelSpec, lineage: Lineage, evidence: dict[str, Any]) -> list[
         found.append(f"Its {spec.metric.name} of {evidence['error']:.4g} is a mean; it is largest on {parts}.")
     if evidence["train_error"] and evidence["error"] > 1.2 * evidence["train_error"]:
         found.append(
-            f"On what it was trained on the {spec.metric.name} is {evidence['train_error']:.4g}: part of that is learned by "
-            "heart, part is the difference of the days."
+            f"On the rows that it was trained on, the {spec.metric.name} is {evidence['train_error']:.4g}: part of the "
+            "difference is learned by heart, part is that the days differ."
         )
     keys = sorted({key for names in spec.entities.values() for key in names})
     if keys:
         found.append(
             f"For a new {' or '.join(keys)} it answers without a past, from the request alone, and the answer says so in "
-            "`unknown`."
+            "its field unknown."
         )
     return found

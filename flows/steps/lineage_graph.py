@@ -47,8 +47,7 @@ def build(facts: Facts) -> Graph:
     """Return the graph of a version from what was read."""
     draft, record = Draft(), facts.record
     version = _version(draft, record)
-    rows, past = _partitions(draft, facts)
-    trained = _training_set(draft, record, rows, past)
+    trained = _training_set(draft, record, *_partitions(draft, facts))
     steps = _training(draft, facts, trained)
     draft.join(steps[-1:], version, "registered")
     _gates(draft, facts, steps, version)
@@ -184,7 +183,7 @@ def _training(draft: Draft, facts: Facts, trained: str) -> list[str]:
     ]
     for before, after in zip([whole, *steps], steps, strict=False):
         draft.join(before, after, "then")
-    for view in draft.nodes.values():  # the runs that wrote the feature tables
+    for view in list(draft.nodes.values()):  # the runs that wrote the feature tables
         if view.kind == "view" and view.facts["files"]:
             for one in _featurizations(facts):
                 draft.join(_run(draft, "featurize", one), view.id, "computed")

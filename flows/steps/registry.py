@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 EVIDENCE, LINEAGE, CARD = "evidence.json", "lineage.json", "card.html"
 DIGEST, FINGERPRINT, REASON = "evergreen.digest", "evergreen.fingerprint", "evergreen.reason"
 EVIDENCE_DIGEST, WORK, REFUSED = "evergreen.evidence_sha256", "evergreen.work", "evergreen.refused"
+ORIGIN = "evergreen.copied_from"  # of a version that came from another place
 CHAMPION, CHALLENGER = "champion", "challenger"
 
 
@@ -112,18 +113,12 @@ def log_run(
         run_id,
         metrics=[Metric(name, value, now, 0) for name, value in metrics.items()],
         params=[
-            Param("estimator", lineage.estimator),
-            *(Param(name, str(value)[:6000]) for name, value in lineage.params.items()),
+            Param(name, str(one)[:6000]) for name, one in {"estimator": lineage.estimator, **lineage.params}.items()
         ],
         tags=[RunTag("evergreen.failed_gates", ", ".join(evidence["failed"]))],
     )
     source = json.dumps({"partitions": [f"{p.key} r{p.revision}" for p in lineage.partitions]})
-    dataset = Dataset(
-        name=f"{spec.name} training set",
-        digest=lineage.training_set_sha256[:36],
-        source_type="evergreen",
-        source=source[:60000],
-    )
+    dataset = Dataset(f"{spec.name} training set", lineage.training_set_sha256[:36], "evergreen", source[:60000])
     client.log_inputs(run_id, datasets=[DatasetInput(dataset)])
     client.log_dict(run_id, lineage.model_dump(mode="json"), LINEAGE)
     client.log_dict(run_id, dict(evidence), EVIDENCE)

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import tempfile
 from pathlib import Path
-from typing import Any
 
 from sqlalchemy.engine import Engine
 
@@ -14,13 +12,12 @@ from flows import ledger
 from flows.errors import RefusedError, TamperedError
 from flows.settings import Settings
 from flows.spec import ModelSpec
-from flows.steps import promotion, registry
+from flows.steps import promotion, registry, version_record
 from flows.steps.bundle import load_bundle
 from flows.steps.files import sha256_of
 from flows.steps.lineage import Lineage
 from flows.steps.registry import Version
 
-ORIGIN = "evergreen.copied_from"
 LEFT = ("MLmodel", "requirements.txt", "python_env.yaml", registry.EVIDENCE)  # written again by the target
 
 
@@ -60,36 +57,39 @@ def copy_version(source: Settings, target: Settings, spec: ModelSpec, number: in
         bundle = Path(folder) / "bundle"
         shutil.copytree(version.folder, bundle, ignore=shutil.ignore_patterns(*LEFT))
         pictures = Path(folder) / "pictures"
-        lineage, metrics = _fetch(source, version, pictures)
+        lineage, metrics, card = _fetch(source, version, pictures)
         load_bundle(bundle, version.digest, target.trusted_types)
         run_id, model_id, kept = registry.log_run(
-            target, spec, lineage=lineage, evidence=evidence, bundle=bundle, pictures=pictures, metrics=metrics,
+            target, spec, lineage=lineage, evidence=evidence, bundle=bundle, pictures=pictures, card=card, metrics=metrics,
             passed=True, digest=version.digest, work_key=f"copy of {version.run_id}",
         )  # fmt: skip
     made = registry.register(target, spec, lineage, run_id, model_id, kept, version.digest)
     _compare(target, version, made)
     client = registry.open_client(target)
     origin = f"version {version.version}, run {version.run_id}"
-    client.set_tag(run_id, ORIGIN, origin)
-    client.set_model_version_tag(spec.name, str(made.version), ORIGIN, origin)
+    client.set_tag(run_id, registry.ORIGIN, origin)
+    client.set_model_version_tag(spec.name, str(made.version), registry.ORIGIN, origin)
     return made
 
 
-def _fetch(source: Settings, version: Version, pictures: Path) -> tuple[Lineage, dict[str, float]]:
-    """Bring the pictures into a folder and return lineage and metrics of a version's run."""
+def _fetch(source: Settings, version: Version, pictures: Path) -> tuple[Lineage, dict[str, float], Path | None]:
+    """Bring the pictures into a folder and return lineage, metrics and model card of a version's run."""
     client = registry.open_client(source)
     run = client.get_run(version.run_id)
     pictures.mkdir(parents=True)
     try:
         for one in client.list_artifacts(version.run_id, "pictures"):
             shutil.copy(client.download_artifacts(version.run_id, one.path), pictures)
-        record: Any = json.loads(Path(client.download_artifacts(version.run_id, registry.LINEAGE)).read_bytes())
-    except (OSError, ValueError) as error:
+        card = pictures.with_name(registry.CARD)
+        if version_record.artifact(source, version.run_id, registry.CARD):
+            shutil.copy(client.download_artifacts(version.run_id, registry.CARD), card)
+    except OSError as error:
         raise RefusedError(
-            f"{version.model} version {version.version}: its lineage cannot be read ({type(error).__name__}); "
-            "restore the artifacts of its run, or copy another version"
+            f"{version.model} version {version.version}: the artifacts of its run cannot be read ({error}); restore them, "
+            "or copy another version"
         ) from error
-    return Lineage.model_validate(record), dict(run.data.metrics)
+    lineage = version_record.read_lineage(source, version)
+    return lineage, dict(run.data.metrics), card if card.exists() else None
 
 
 def _compare(target: Settings, sent: Version, made: Version) -> None:

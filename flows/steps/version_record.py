@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
@@ -14,8 +12,6 @@ from flows.spec import Frozen
 from flows.steps import registry
 from flows.steps.lineage import Lineage
 from flows.steps.registry import Version
-
-ORIGIN = "evergreen.copied_from"  # the tag of a version that came from another place
 
 
 class VersionRecord(Frozen):
@@ -34,24 +30,34 @@ def read(settings: Settings, model: str, number: int) -> VersionRecord:
         raise RefusedError(f"{model} has no version {number}: nothing was trained in {settings.home}")
     version = registry.get_version(settings, model, number)
     run = registry.open_client(settings).get_run(version.run_id)
+    card = artifact(settings, version.run_id, registry.CARD)
     return VersionRecord(
         version=version, lineage=read_lineage(settings, version), evidence=registry.read_evidence(version),
-        card=_card(settings, version), origin=run.data.tags.get(ORIGIN, ""),
+        card=card or "", origin=run.data.tags.get(registry.ORIGIN, ""),
     )  # fmt: skip
 
 
 def read_lineage(settings: Settings, version: Version) -> Lineage:
     """Return the lineage that was logged with a version; raises RefusedError if it is gone or cannot be read."""
+    import mlflow
     from mlflow.exceptions import MlflowException
 
     try:
-        path = registry.open_client(settings).download_artifacts(version.run_id, registry.LINEAGE)
-        return Lineage.model_validate(json.loads(Path(path).read_bytes()))
+        uri = artifact(settings, version.run_id, registry.LINEAGE)
+        return Lineage.model_validate(mlflow.artifacts.load_dict(uri or registry.LINEAGE))
     except (OSError, ValueError, ValidationError, MlflowException) as error:
         raise RefusedError(
             f"{version.model} version {version.version}: its lineage cannot be read ({type(error).__name__}); "
             "restore the artifacts of its run, or take another version"
         ) from error
+
+
+def artifact(settings: Settings, run_id: str, name: str) -> str | None:
+    """Return where a file that was logged with a run is, a path on this machine if it is one; None if it is not there."""
+    client = registry.open_client(settings)
+    if not any(one.path == name for one in client.list_artifacts(run_id)):
+        return None
+    return f"{client.get_run(run_id).info.artifact_uri}/{name}".removeprefix("file://")
 
 
 def ancestors(settings: Settings, record: VersionRecord) -> list[VersionRecord]:
@@ -70,12 +76,3 @@ def ancestors(settings: Settings, record: VersionRecord) -> list[VersionRecord]:
             break
         number = None if found[-1].origin else found[-1].lineage.champion_version
     return found
-
-
-def _card(settings: Settings, version: Version) -> str:
-    from mlflow.exceptions import MlflowException
-
-    try:
-        return str(registry.open_client(settings).download_artifacts(version.run_id, registry.CARD))
-    except (OSError, MlflowException):
-        return ""
