@@ -13,6 +13,7 @@ import typer
 
 from flows.cli_call import Approve, AsJson, Home, Model, open_home, report, run_flow
 from flows.cli_delivery import add as add_delivery
+from flows.cli_lineage import add as add_lineage
 from flows.cli_new import add as add_new
 from flows.cli_promote import add as add_promote
 from flows.cli_stack import add as add_stack
@@ -33,6 +34,7 @@ add_stack(app)
 add_delivery(app)
 add_new(app)
 add_promote(app)
+add_lineage(app)
 
 
 @app.command()

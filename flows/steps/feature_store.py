@@ -103,7 +103,7 @@ def apply_definitions(settings: Settings, spec: ModelSpec) -> str:
     """
     found = definitions(spec)
     store = open_store(settings)
-    with FileLock(settings.home / "feast" / "registry.lock", timeout=120):
+    with FileLock(settings.home / "feast" / "registry.lock", timeout=120), quiet():
         store.apply(found)
     from flows.steps.online_plan import write_plan
 
@@ -175,7 +175,8 @@ def feature_files(store: FeatureStore, spec: ModelSpec) -> tuple[FeatureFile, ..
     root = Path(store.config.offline_store.root)
     found = []
     for view in spec.entities:
-        folder = path_of(store.get_feature_view(view).batch_source, root)
+        source: Any = store.get_feature_view(view).batch_source
+        folder = path_of(source, root)
         found += [
             FeatureFile(view=view, name=file.relative_to(folder).as_posix(), sha256=sha256_of(file))
             for file in files_at(folder)

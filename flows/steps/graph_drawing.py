@@ -204,7 +204,7 @@ def _cells(group: Sequence[Node], x: float, y: float, width: float) -> list[Cell
     cells = []
     for place, node in enumerate(group):
         tall = 6.0 + 20.0 * (node.facts["accepted"] / rows if node.kind == "partition" else 1.0)
-        kind = node.state or ("quiet" if node.facts.get("use") == "features alone" else "even")
+        kind: str = node.state or ("quiet" if node.facts.get("use") == "features alone" else "even")
         kind = "some" if node.state == "passed" and node.facts.get("split_off") else kind
         cells.append(
             Cell(

@@ -12,10 +12,13 @@ from typing import Any
 
 from flows.ledger import Partition, Promotion, Run
 from flows.spec import Frozen
-from flows.steps.graph import Draft, Graph, Kind
+from flows.steps.graph import Draft, Graph, Kind, Verdict
 from flows.steps.lineage import PastPartition, Stage, UsedPartition
 from flows.steps.version_record import VersionRecord
 from flows.trials import Trial
+
+
+ENDS: dict[str, Verdict] = {"passed": "passed", "failed": "failed"}  # of a trial
 
 
 class Answered(Frozen):
@@ -118,9 +121,10 @@ def _partition(draft: Draft, facts: Facts, one: PastPartition, landed: Partition
 
 
 def _training_set(draft: Draft, record: VersionRecord, rows: Sequence[str], known: Sequence[str]) -> str:
-    lineage, facts_of = record.lineage, {}
+    lineage = record.lineage
+    written: dict[str, list[str]] = {}
     for file in lineage.feature_files:
-        facts_of.setdefault(file.view, []).append(f"{file.name} {file.sha256}")
+        written.setdefault(file.view, []).append(f"{file.name} {file.sha256}")
     service = draft.add(
         "service", lineage.feature_service, lineage.feature_service, features=list(lineage.features),
         definitions_sha256=lineage.feature_definitions_sha256,
@@ -128,7 +132,7 @@ def _training_set(draft: Draft, record: VersionRecord, rows: Sequence[str], know
     if not lineage.views:
         draft.gaps.append("the record is from before views and files of features were recorded")
     for view in lineage.views:
-        files = facts_of.get(view.name, [])
+        files = written.get(view.name, [])
         node = draft.add(
             "view", view.name, view.name, fields=list(view.fields), definition_sha256=view.sha256, ttl=view.ttl, files=files,
             computed="from stored tables" if files else "on demand, from the request",
@@ -229,7 +233,7 @@ def _promotions(draft: Draft, facts: Facts, version: str) -> dict[int, str]:
     for trial in facts.trials:
         if trial.version == number:
             node = draft.add(
-                "trial", trial.id, trial.kind, {"passed": "passed", "failed": "failed"}.get(trial.state, ""),
+                "trial", trial.id, trial.kind, ENDS.get(trial.state, ""),
                 state=trial.state, beside=trial.champion_version, who=trial.who, why=trial.why, start=trial.started_at,
                 end=trial.ended_at, outcome=trial.outcome,
             )  # fmt: skip

@@ -186,8 +186,8 @@ def _predictions(
         if part == "judge":
             classes = getattr(estimator, "classes_", None)
             losses = metrics.row_losses(spec.metric, rows["label"].to_numpy(), now, classes)
-            error, recorded = metrics.error(spec.metric, losses), record.evidence["error"]
-            checks.append(_equal(f"{spec.metric.name}, judge", repr(float(recorded)), repr(float(error))))
+            figures = record.evidence["error"], metrics.error(spec.metric, losses)
+            checks.append(_equal(f"{spec.metric.name}, judge", *(repr(float(figure)) for figure in figures)))
     return checks
 
 

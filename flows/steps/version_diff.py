@@ -75,7 +75,7 @@ class Difference(Frozen):
 def compare(before: VersionRecord, after: VersionRecord) -> Difference:
     """Return what changed from one version to another."""
     a, b = before.lineage, after.lineage
-    found = {
+    found: dict[str, Any] = {
         "partitions": _changes(*({p.key: f"r{p.revision} {p.digest}" for p in one.partitions} for one in (a, b))),
         "data": _changes(_data(a), _data(b)),
         "views": _changes(*({view.name: view.sha256 for view in one.views} for one in (a, b))),
