@@ -2,15 +2,45 @@
 
 from __future__ import annotations
 
+from datetime import datetime
+from typing import Any
+
 from sqlalchemy.engine import Engine
 
 from flows import ledger, trials
 from flows.errors import RefusedError, UsageError
+from flows.ledger import Partition, Promotion, Run
 from flows.settings import Settings
-from flows.spec import ModelSpec
+from flows.spec import Frozen, ModelSpec
 from flows.steps import version_record
-from flows.steps.lineage_graph import Answered, Facts
 from flows.steps.prediction_log import read_predictions
+from flows.steps.version_record import VersionRecord
+from flows.trials import Trial
+
+
+class Answered(Frozen):
+    """One row of the prediction log."""
+
+    request_id: str
+    row: int
+    at: datetime
+    version: int
+    role: str
+    prediction: Any
+    request: dict[str, Any]
+    unknown: tuple[str, ...]
+
+
+class Facts(Frozen):
+    """What was read for a graph; ``promotions``, ``trials`` and ``runs`` are all of the model, oldest first."""
+
+    record: VersionRecord
+    ancestors: tuple[VersionRecord, ...] = ()
+    partitions: tuple[Partition, ...] = ()
+    runs: tuple[Run, ...] = ()
+    promotions: tuple[Promotion, ...] = ()
+    trials: tuple[Trial, ...] = ()
+    answered: tuple[Answered, ...] = ()
 
 
 def of_version(

@@ -8,42 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import datetime
-from typing import Any
 
-from flows.ledger import Partition, Promotion, Run
-from flows.spec import Frozen
+from flows.ledger import Partition, Run
 from flows.steps.graph import Draft, Graph, Kind, Verdict
 from flows.steps.lineage import PastPartition, Stage, UsedPartition
+from flows.steps.lineage_facts import Facts
 from flows.steps.version_record import VersionRecord
-from flows.trials import Trial
-
 
 ENDS: dict[str, Verdict] = {"passed": "passed", "failed": "failed"}  # of a trial
-
-
-class Answered(Frozen):
-    """One row of the prediction log."""
-
-    request_id: str
-    row: int
-    at: datetime
-    version: int
-    role: str
-    prediction: Any
-    request: dict[str, Any]
-    unknown: tuple[str, ...]
-
-
-class Facts(Frozen):
-    """What was read for a graph; ``promotions``, ``trials`` and ``runs`` are all of the model, oldest first."""
-
-    record: VersionRecord
-    ancestors: tuple[VersionRecord, ...] = ()
-    partitions: tuple[Partition, ...] = ()
-    runs: tuple[Run, ...] = ()
-    promotions: tuple[Promotion, ...] = ()
-    trials: tuple[Trial, ...] = ()
-    answered: tuple[Answered, ...] = ()
 
 
 def build(facts: Facts) -> Graph:

@@ -1,0 +1,39 @@
+"""The model card: what must be known before use is said in words, from spec, lineage and evidence."""
+
+import re
+from datetime import timedelta
+
+from lineage_parts import record
+
+from flows.models.taxi.spec import spec
+from flows.steps import card
+from flows.steps.pages import span
+
+
+def test_the_limits_name_label_time_worst_slices_and_unknown_keys():
+    made = record(1)
+    more = {"column": "hour", "value": "2", "rows": 5, "error": 4.0, "baseline": 9.0, "champion": None}
+    evidence = made.evidence | {"slices": [*made.evidence["slices"], more]}
+    said = " ".join(card.limits(spec, made.lineage, evidence))
+    for text in (
+        "minutes from 1 min to 60 min", "from 2024-01-01 to 2024-01-02", "10 later ones", "largest on hour = 2 (4), hour = 1 (2)",
+        "learned by heart", "new DOLocationID or PULocationID",
+    ):  # fmt: skip
+        assert text in said
+
+
+def test_the_card_is_one_page_with_figures_gates_and_hashes(tmp_path):
+    made = record(1)
+    evidence = made.evidence | {"interval": (1.5, 2.5), "train_rows": 90}
+    page = card.write(spec, made.lineage, evidence, tmp_path, tmp_path / "card.html").read_text()
+    for text in ("Model card", "passed every gate", "hour = 1", "miles", "e" * 64, "PULocationID", "numpy 2.0"):
+        assert text in page
+    assert not re.search(r"""(src|href)=["']?(https?:)?//""", page)
+    evidence["failed"] = ["champion"]
+    assert (
+        "refused by champion" in card.write(spec, made.lineage, evidence, tmp_path, tmp_path / "card.html").read_text()
+    )
+
+
+def test_spans_are_told_in_the_largest_unit_that_fits():
+    assert [span(timedelta(seconds=number)) for number in (90, 7200, 86400 * 7)] == ["90 s", "2 h", "7 d"]
