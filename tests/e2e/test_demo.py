@@ -144,6 +144,68 @@ def test_the_run_of_each_version_has_metrics_pictures_and_gates(demo: dict[str, 
     assert int(client.get_model_version_by_alias("taxi", "champion").version) == 2
 
 
+def test_no_version_promotion_or_prediction_is_without_its_whole_chain(
+    demo: dict[str, Any], restored_environment: None
+) -> None:
+    from flows import database, ledger
+    from flows.settings import Settings
+    from flows.spec import load_model
+    from flows.steps import lineage_facts, lineage_graph, registry
+    from flows.steps.lineage_facts import Answered
+    from flows.steps.prediction_log import read_predictions
+
+    home = Settings(home=demo["home"]).activate()
+    spec, engine = load_model("taxi", home), database.connect(home)
+    logged = read_predictions(home, spec).select(["request_id", "row", "at", "version", "prediction"]).to_pylist()
+    promotions = {one.sequence: one.version for one in ledger.list_promotions(engine, "taxi")}
+    versions = [one.version for one in registry.versions(home, "taxi")]
+    assert logged
+    assert {one["version"] for one in logged} <= set(versions) == set(promotions.values()) == {1, 2}
+    answered = tuple(Answered(**one, role="served", request={}, unknown=()) for one in logged)
+    chain = {
+        "ingest", "partition", "validation", "featurize", "view", "service", "code", "libraries", "parameters", "training-set",
+        "training", "step", "gate",
+    }  # fmt: skip
+    for version in versions:
+        graph = lineage_graph.build(lineage_facts.of_version(home, spec, engine, version, answered))
+        assert graph.gaps == ()
+        sources: dict[str, list[str]] = {}
+        for edge in graph.edges:
+            sources.setdefault(edge.target, []).append(edge.source)
+        behind: dict[str, set[str]] = {}
+
+        def kinds(node: str, sources: dict[str, list[str]] = sources, behind: dict[str, set[str]] = behind) -> set[str]:
+            if node not in behind:
+                behind[node] = {node.partition(":")[0]}.union(*(kinds(one) for one in sources.get(node, [])))
+            return behind[node]
+
+        own = {f"promotion:{sequence}" for sequence, to in promotions.items() if to == version}
+        answers = {f"prediction:{one['request_id']}:{one['row']}" for one in logged if one["version"] == version}
+        assert own | answers <= {node.id for node in graph.nodes}
+        for name in (f"version:{version}", *own, *answers):
+            assert chain <= kinds(name), name
+        assert all("promotion" in kinds(name) for name in answers)
+        assert [node.id for node in graph.of("champion")] == (["champion:1"] if version == 2 else [])
+        assert len(graph.of("partition")) == len(graph.of("validation")) == (27 if version == 1 else 34)
+        assert Path(graph.card).is_file()
+    told = run("lineage", "--prediction", logged[0]["request_id"], "--json", "--home", str(demo["home"]))
+    assert json.loads(told.stdout)["request_id"] == logged[0]["request_id"]
+
+
+def test_every_version_is_made_again_to_the_bit(demo: dict[str, Any], restored_environment: None) -> None:
+    from flows import database
+    from flows.settings import Settings
+    from flows.spec import load_model
+    from flows.steps import registry, reproduction, version_record
+
+    home = Settings(home=demo["home"]).activate()
+    spec, engine = load_model("taxi", home), database.connect(home)
+    for version in registry.versions(home, "taxi"):
+        record = version_record.read(home, "taxi", version.version)
+        found = reproduction.remake(home, record, reproduction.examine(home, spec, engine, record))
+        assert (found.same, found.causes) == (True, ()), found
+
+
 def test_a_model_can_be_opened_with_mlflow_itself(demo: dict[str, Any]) -> None:
     code = (
         "import mlflow, sys; mlflow.set_tracking_uri(sys.argv[1]); mlflow.set_registry_uri(sys.argv[1]);"
