@@ -62,12 +62,13 @@ def write_arrow(table: pa.Table, path: Path) -> Path:
 
     The same rows are the same bytes, however the table is cut into chunks and whatever lies beneath its nulls.
     """
+    import numpy as np
     import pyarrow as pa
 
     with replacing(path) as temporary, pa.ipc.new_file(str(temporary), table.schema) as writer:
         for start in range(0, table.num_rows, ARROW_ROWS):
             columns = [column.chunk(0) for column in table.slice(start, ARROW_ROWS).combine_chunks().columns]
-            places = pa.array(range(len(columns[0])) if columns else [], pa.int64())
+            places = pa.array(np.arange(len(columns[0]) if columns else 0))
             plain = [
                 one.take(places) if one.null_count else one for one in columns
             ]  # picking leaves zeros beneath nulls

@@ -83,7 +83,7 @@ def build(
     The feature tables are held as they are meanwhile, so that all views are of one time and the files named are those read.
     """
     selected = select_rows(spec, partitions, window)
-    with feature_store.held_still(Path(store.repo_path), spec.name):
+    with feature_store.held_still(Path(store.config.offline_store.root), spec.name):
         files = feature_store.feature_files(store, spec)
         rows = feature_store.historical(store, spec, selected)
     names = feature_store.feature_names(store, spec)
