@@ -230,7 +230,10 @@ def test_a_home_that_was_used_since_is_not_overwritten(demo: dict[str, Any]) -> 
     assert (demo["home"] / "ledger.db").exists()
 
 
-@pytest.mark.parametrize("moment", ["the server starts", "the first training runs"])
+@pytest.mark.parametrize(
+    "moment",
+    ["the server starts", "the first days land", pytest.param("the first training runs", marks=pytest.mark.long)],
+)
 def test_ctrl_c_leaves_no_process(tmp_path: Path, moment: str) -> None:
     home = tmp_path / "home"
     process = subprocess.Popen(
@@ -239,6 +242,7 @@ def test_ctrl_c_leaves_no_process(tmp_path: Path, moment: str) -> None:
     )  # fmt: skip
     signs = {
         "the server starts": lambda: (home / "prefect" / "server.log").exists(),
+        "the first days land": lambda: any(home.glob("lake/taxi/accepted/*.parquet")),
         "the first training runs": lambda: any(home.glob("stages/taxi/*/training_set.arrow")),
     }
     deadline = time.monotonic() + 240
