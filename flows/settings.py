@@ -64,6 +64,9 @@ class Settings(BaseSettings):
     service_queue: int = Field(
         default=256, ge=1, description="requests for predictions that a worker has under way; beyond them 503"
     )
+    service_answer_seconds: float = Field(
+        default=30.0, gt=0, description="what the service works at one request before it answers 503"
+    )
     service_api_key: SecretStr = Field(
         default=SecretStr(""),
         description="what clients must send as `Authorization: Bearer` or `X-API-Key`; none: open",

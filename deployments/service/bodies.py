@@ -6,11 +6,11 @@ import asyncio
 import json
 import logging
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, TypeVar
 
+import anyio
 import orjson
 from fastapi import Request, Response
-from starlette.concurrency import run_in_threadpool
 from starlette.requests import ClientDisconnect
 
 from deployments.service.request import MAX_BODY_BYTES
@@ -18,6 +18,7 @@ from flows.errors import ContractError, UnavailableError
 
 BODY_SECONDS = 10.0  # a client that sends its body slower is let go
 RETRY_AFTER = {"Retry-After": "1"}
+Answer = TypeVar("Answer")
 log = logging.getLogger("evergreen.service")
 
 
@@ -45,20 +46,32 @@ async def read_body(request: Request) -> bytes:
     return b"".join(parts)
 
 
+async def in_time(seconds: float, work: Callable[[bytes, str], Answer], body: bytes, request_id: str) -> Answer:
+    """Let ``work`` answer in a thread; raises UnavailableError when that takes too long.
+
+    A thread cannot be ended: it goes on, and what it answers is heard by nobody.
+    """
+    with anyio.move_on_after(seconds):
+        return await anyio.to_thread.run_sync(work, body, request_id, abandon_on_cancel=True)
+    raise UnavailableError(f"no answer within {seconds:g} s; send fewer rows at once, or try again later")
+
+
 async def answered(
     request: Request,
+    seconds: float,
     work: Callable[[bytes, str], Response],
     count: Callable[[str], None],
     tell: Callable[[int, str], Response],
 ) -> Response:
     """Read a body, let ``work`` answer it in a thread, and tell what goes wrong: the client's fault 4xx, ours 5xx.
 
-    ``work`` gets body and request id; ``count`` counts "bad" and "failed"; ``tell`` words a status and a message.
+    An answer that takes more than ``seconds`` is given up. ``work`` gets body and request id; ``count`` counts "bad" and
+    "failed"; ``tell`` words a status and a message.
     """
     request_id = request.scope.get("request_id", "")
     try:
         body = await read_body(request)
-        return await run_in_threadpool(work, body, request_id)
+        return await in_time(seconds, work, body, request_id)
     except RequestError as problem:
         count("bad")
         return tell(problem.status, str(problem))

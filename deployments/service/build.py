@@ -44,7 +44,7 @@ def build(
     """
     prediction_log = PredictionLog(settings, spec)
     reader = WatchedFeatures(read_features or OnlineFeatures(settings, spec))
-    predictor = Predictor(spec, reader, prediction_log)
+    predictor = Predictor(spec, reader, prediction_log, settings.service_answer_seconds)
     cache, example = BundleCache(settings, spec.name), RequestParser(spec).example()
     follower = Follower(predictor, cache, lambda: database.connect(settings), example, settings.follow_seconds)
     trials = TrialFollower(

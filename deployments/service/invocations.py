@@ -34,7 +34,7 @@ def add_invocations(app: FastAPI, predictor: ReadyPredictor) -> None:
             headers = {"X-Model-Version": str(snapshot.promotion.version)}
             return json_response({"predictions": [answer.prediction for answer in answers]}, headers=headers)
 
-        return await answered(request, work, predictor.count, _problem)
+        return await answered(request, predictor.answer_seconds, work, predictor.count, _problem)
 
     @app.get("/ping", summary="A model is loaded, in MLflow's words")
     @app.get("/health", summary="A model is loaded, in MLflow's words")

@@ -83,7 +83,7 @@ async def _infer(predictor: ReadyPredictor, name: str, version: str | None, requ
             }
         )
 
-    return await answered(request, work, predictor.count, _problem)
+    return await answered(request, predictor.answer_seconds, work, predictor.count, _problem)
 
 
 def _serving(predictor: ReadyPredictor, name: str, version: str | None) -> Snapshot:

@@ -14,12 +14,11 @@ from typing import TYPE_CHECKING, Any
 
 import orjson
 from fastapi.routing import APIRoute
-from starlette.concurrency import run_in_threadpool
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from deployments.service.at_once import at_once
-from deployments.service.bodies import BODY_SECONDS, RETRY_AFTER, RequestError
+from deployments.service.bodies import BODY_SECONDS, RETRY_AFTER, RequestError, in_time
 from deployments.service.predictor import Predictor
 from deployments.service.request import MAX_BODY_BYTES, BadRequestError, RequestParser
 from deployments.service.responses import ANSWERS
@@ -51,7 +50,7 @@ def add_predict(app: Service, predictor: Predictor, parser: RequestParser) -> No
             if len(body) <= SMALL_BYTES and predictor.is_quick:
                 content = work(body, request_id)
             else:  # plain computing that takes its time leaves the event loop to the others
-                content = await run_in_threadpool(work, body, request_id)
+                content = await in_time(predictor.answer_seconds, work, body, request_id)
         except ClientDisconnect:
             return
         except Exception as error:  # noqa: BLE001 (whatever happens, the client is told)

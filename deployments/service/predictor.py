@@ -40,10 +40,14 @@ class Snapshot:
 class Predictor:
     """Answers requests with the champion of the moment, and with the challenger that is on ``trial``, if there is one.
 
-    ``read_features`` returns the named features of some rows; ``log`` keeps each answer before it is given.
+    ``read_features`` returns the named features of some rows; ``log`` keeps each answer before it is given. What takes
+    longer than ``answer_seconds`` is not waited for.
     """
 
-    def __init__(self, spec: ModelSpec, read_features: FeatureReader, log: PredictionLog) -> None:
+    def __init__(
+        self, spec: ModelSpec, read_features: FeatureReader, log: PredictionLog, answer_seconds: float = 30.0
+    ) -> None:
+        self.answer_seconds = answer_seconds
         self.spec = spec
         self._read_features = read_features
         self._log = log

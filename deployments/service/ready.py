@@ -23,6 +23,7 @@ class ReadyPredictor:
     def __init__(self, predictor: Predictor) -> None:
         self.name = predictor.spec.name
         self.count = predictor.count
+        self.answer_seconds = predictor.answer_seconds
         self._predictor = predictor
 
     @property

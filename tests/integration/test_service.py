@@ -249,6 +249,28 @@ def test_features_that_cannot_be_read_are_a_503_with_the_reason_counted_and_not_
         assert client.post("/predict", json=ROW).status_code == 200
 
 
+def test_what_takes_too_long_is_a_503_and_holds_nobody_up(place, bundles):
+    hanging, released = threading.Event(), threading.Event()
+
+    def reader(names, rows):
+        if hanging.is_set():
+            released.wait(60)
+        return read_features(names, rows)
+
+    reader.is_quick = False  # as one that asks a server
+    promote(place.engine, *bundles[1], 1)
+    with serving(place.settings.model_copy(update={"service_answer_seconds": 0.2}), reader) as client:
+        eventually(lambda: version_of(client) == 1)
+        hanging.set()
+        answer = client.post("/predict", json=ROW)
+        assert (answer.status_code, answer.headers["retry-after"]) == (503, "1")
+        assert "no answer within 0.2 s" in answer.json()["detail"]
+        assert client.get("/healthz").status_code == 200
+        hanging.clear()
+        assert client.post("/predict", json=ROW).status_code == 200
+        released.set()
+
+
 def test_a_version_is_loaded_while_its_features_are_away_and_readyz_tells(place, bundles):
     from flows.errors import UnavailableError
 
