@@ -11,7 +11,7 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 from PIL import Image
-from training_parts import copy_home, opened, trained
+from training_parts import copy_home, featurized, opened
 
 from flows import database, ledger
 
@@ -21,9 +21,12 @@ PATIENCE = 30  # seconds until a page must show what it is to show
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory, simulated_days, prefect_api):
-    source = trained(tmp_path_factory.getbasetemp(), simulated_days, prefect_api)
+    from flows.train import train
+
+    source = featurized(tmp_path_factory.getbasetemp(), simulated_days, prefect_api)
     with opened(tmp_path_factory.mktemp("ui") / "home", prefect_api) as settings:
         copy_home(source, settings)
+        assert train()["promoted"]  # on the server whose pages are looked at
         yield settings
 
 

@@ -36,7 +36,9 @@ def home(tmp_path, tmp_path_factory, simulated_days, prefect_api):
         yield settings
 
 
-@pytest.mark.parametrize("stage", ["build_training_set", "save_bundle", "log_run"])
+@pytest.mark.parametrize(
+    "stage", [*(pytest.param(one, marks=pytest.mark.long) for one in ("build_training_set", "save_bundle")), "log_run"]
+)
 def test_training_fails_cleanly_and_the_champion_stays(home, stage):
     before = (numbers(home), champion(home))
     call = [sys.executable, "-c", CHILD, stage, "4096", "train", "--force", "--home", str(home.home)]

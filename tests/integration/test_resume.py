@@ -1,6 +1,6 @@
 """A run that is killed at the boundary of two stages is gone on with: what is finished is not done again.
 
-The child process imports the flows once and forks for each run. In the fork the real flow runs; it is killed with SIGKILL
+One child process imports the flows once and forks for each run. In the fork the real flow runs; it is killed with SIGKILL
 as soon as the stage that is named has its record. Each run is a new one, as after the loss of a machine.
 """
 
@@ -25,20 +25,23 @@ import mlflow.store.tracking.sqlalchemy_store, mlflow.store.model_registry.sqlal
 sqlalchemy.orm.configure_mappers()
 from flows.steps import stages
 import flows.featurize, flows.promote, flows.train
-flow, options, boundaries = getattr(getattr(flows, sys.argv[1]), sys.argv[1]), json.loads(sys.argv[2]), sys.argv[3:]
 finish = stages.Work.finish
-for boundary in boundaries:
-    def finish_and_die(work, stage, *rest):
-        finish(work, stage, *rest)
-        if stage.name == boundary:
-            os.kill(os.getpid(), signal.SIGKILL)
-    pid = os.fork()
-    if pid == 0:
-        stages.Work.finish = finish_and_die
-        flow(**options)
-        os._exit(0)
-    if os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) != -signal.SIGKILL:
-        sys.exit(f"{boundary} was not reached")
+for line in sys.stdin:
+    asked = json.loads(line)
+    for boundary in asked["boundaries"]:
+        def finish_and_die(work, stage, *rest):
+            finish(work, stage, *rest)
+            if stage.name == boundary:
+                os.kill(os.getpid(), signal.SIGKILL)
+        pid = os.fork()
+        if pid == 0:
+            os.environ.update(asked["environment"])
+            stages.Work.finish = finish_and_die
+            getattr(getattr(flows, asked["flow"]), asked["flow"])(**asked["options"])
+            os._exit(0)
+        if os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) != -signal.SIGKILL:
+            sys.exit(f"{boundary} was not reached")
+    print("done", flush=True)
 """
 TRAINING = [
     "build-training-set", "tune", "fit", "predict", "evaluate", "save-bundle", "write-reference", "probe", "judge",
@@ -52,13 +55,27 @@ def base(tmp_path_factory, simulated_days, prefect_api):
     return featurized(tmp_path_factory.getbasetemp(), simulated_days, prefect_api)
 
 
-def kill_after(flow: str, options: dict, *boundaries: str) -> None:
-    """Run a flow once for each boundary, and kill it there."""
-    done = subprocess.run(
-        [sys.executable, "-c", CHILD, flow, json.dumps(options), *boundaries], capture_output=True, text=True, timeout=300,
-        stdin=subprocess.DEVNULL, env=os.environ | {"PREFECT_LOGGING_LEVEL": "ERROR"}, check=False,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr[-3000:]
+@pytest.fixture(scope="module")
+def kill_after(prefect_api, tmp_path_factory):
+    """Return what runs a flow once for each boundary, in the home that is open, and kills it there."""
+    folder = tmp_path_factory.mktemp("child")
+    with opened(folder, prefect_api), (folder / "stderr").open("w+") as errors:
+        child = subprocess.Popen(
+            [sys.executable, "-c", CHILD], env=os.environ | {"PREFECT_LOGGING_LEVEL": "ERROR"}, text=True,
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors,
+        )  # fmt: skip
+    assert child.stdin
+    assert child.stdout
+
+    def kill(flow: str, options: dict, *boundaries: str) -> None:
+        asked = {"flow": flow, "options": options, "boundaries": boundaries, "environment": dict(os.environ)}
+        child.stdin.write(json.dumps(asked) + "\n")
+        child.stdin.flush()
+        assert child.stdout.readline() == "done\n", (folder / "stderr").read_text()[-3000:]
+
+    yield kill
+    child.stdin.close()
+    child.wait(60)
 
 
 def runs(home, flow: str) -> list[ledger.Run]:
@@ -80,7 +97,7 @@ def made(home) -> dict:
 
 
 def test_killed_after_each_stage_in_turn_a_training_ends_with_the_same_version_and_no_stage_runs_twice(
-    base, tmp_path, prefect_api
+    base, tmp_path, prefect_api, kill_after
 ):
     from flows.train import train
 
@@ -117,7 +134,9 @@ def test_killed_after_each_stage_in_turn_a_training_ends_with_the_same_version_a
         assert [run.info.status for run in logged] == ["FINISHED"]
 
 
-def test_a_training_whose_kept_files_were_altered_does_what_comes_after_them_again(base, tmp_path, prefect_api):
+def test_a_training_whose_kept_files_were_altered_does_what_comes_after_them_again(
+    base, tmp_path, prefect_api, kill_after
+):
     from flows.train import train
 
     with opened(tmp_path / "home", prefect_api) as home:
@@ -134,7 +153,7 @@ def test_a_training_whose_kept_files_were_altered_does_what_comes_after_them_aga
 
 
 def test_a_changed_estimator_and_force_train_again_and_do_not_take_what_a_killed_run_has_left(
-    base, tmp_path, prefect_api
+    base, tmp_path, prefect_api, kill_after
 ):
     from flows.train import train
 
@@ -146,7 +165,7 @@ def test_a_changed_estimator_and_force_train_again_and_do_not_take_what_a_killed
         assert [run.summary.get("resumed") for run in runs(home, "train")] == [None, None, None]
 
 
-def test_featurize_killed_after_each_stage_writes_each_table_once(base, tmp_path, prefect_api):
+def test_featurize_killed_after_each_stage_writes_each_table_once(base, tmp_path, prefect_api, kill_after):
     from flows.featurize import featurize
 
     with opened(tmp_path / "home", prefect_api) as home:
