@@ -13,6 +13,7 @@ from feast.infra.online_stores.redis import RedisOnlineStore, RedisOnlineStoreCo
 from feast.protos.feast.types.Value_pb2 import Value
 from feast.utils import make_tzaware
 from google.protobuf.timestamp_pb2 import Timestamp  # type: ignore[import-untyped]
+from redis.connection import SSLConnection, parse_url
 
 from feature_repo.online_store import Found, Row
 
@@ -101,7 +102,13 @@ class NewestRedisOnlineStore(RedisOnlineStore):
         return Timestamp.FromString(bytes(event)).ToDatetime(tzinfo=UTC), found
 
     @staticmethod
-    def _parse_connection_string(connection_string: str) -> tuple[list[dict[str, str]], dict[str, Any]]:
+    def _parse_connection_string(connection_string: str) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+        """Read Feast's ``host:port,name=value`` or a ``redis[s]://`` URL, in which a password may hold any character."""
+        if connection_string.startswith(("redis://", "rediss://")):
+            options: dict[str, Any] = parse_url(connection_string)  # type: ignore[no-untyped-call]
+            secure = options.pop("connection_class", None) is SSLConnection
+            node = {"host": options.pop("host", "localhost"), "port": options.pop("port", 6379)}
+            return [node], SECONDS | ({"ssl": True} if secure else {}) | dict(options)
         nodes, options = RedisOnlineStore._parse_connection_string(connection_string)
         return nodes, SECONDS | options
 

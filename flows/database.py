@@ -6,12 +6,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import sqlalchemy as sa
-from filelock import FileLock
 from sqlalchemy.engine import Connection, Engine
 
+from flows.engines import WRITERS, make_engine
+from flows.locks import locked
 from flows.settings import Settings
 
 if TYPE_CHECKING:
@@ -167,29 +168,8 @@ def connect(settings: Settings) -> Engine:
     Six processes on a fresh home all succeed: one migrates, the others wait.
     """
     engine = make_engine(settings.ledger)
-    with FileLock(settings.home / "ledger.lock", timeout=120):
+    with locked(settings, "ledger", 120):
         migrate(engine)
-    return engine
-
-
-def make_engine(url: str) -> Engine:
-    """Make an engine; on SQLite with WAL, foreign keys and 30 s of patience for other writers."""
-    engine = sa.create_engine(url, connect_args={"timeout": 30} if url.startswith("sqlite") else {})
-    if engine.dialect.name == "sqlite":
-
-        @sa.event.listens_for(engine, "connect")
-        def _pragmas(connection: Any, _: Any) -> None:
-            connection.isolation_level = None  # BEGIN is ours, see below
-            connection.execute("PRAGMA journal_mode=WAL")
-            connection.execute("PRAGMA synchronous=FULL")
-
-        @sa.event.listens_for(engine, "begin")
-        def _begin(connection: Connection) -> None:
-            # A deferred transaction that reads and then writes fails at once when another writer came between.
-            connection.exec_driver_sql(
-                "BEGIN IMMEDIATE" if connection.get_execution_options().get("write") else "BEGIN"
-            )
-
     return engine
 
 
@@ -228,6 +208,8 @@ def _alembic() -> Config:
 
 @contextmanager
 def write(engine: Engine) -> Iterator[Connection]:
-    """Open a writing transaction: committed at the end, rolled back on an error."""
+    """Open a writing transaction: committed at the end, rolled back on an error. Writers take turns, on any database."""
     with engine.connect().execution_options(write=True) as connection, connection.begin():
+        if engine.dialect.name == "postgresql":
+            connection.execute(sa.select(sa.func.pg_advisory_xact_lock(WRITERS)))
         yield connection

@@ -31,7 +31,7 @@ def featurize(model: str = "taxi") -> dict[str, Any]:
     home = load()
     spec = load_model(model, home)
     engine = database.connect(home)
-    with recorded(engine, model, "featurize") as run, feature_store.held_still(home.home, model):
+    with recorded(engine, model, "featurize") as run, feature_store.held_still(home, model):
         definitions = apply_definitions(home, spec)
         accepted = ledger.list_partitions(engine, model, "accepted")
         planned = feature_tables.plan(spec, accepted)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import uuid
 from typing import Any
 
-from filelock import FileLock
 from prefect import flow, get_client
 from prefect.events import emit_event
 from prefect.runtime import flow_run
@@ -15,6 +14,7 @@ from flows import arrivals, database, events, ledger, outbox
 from flows.errors import BrokenCheckError, EvergreenError, UnavailableError
 from flows.featurize import featurize as update_features
 from flows.ledger import Partition
+from flows.locks import locked
 from flows.runs import recorded, stage
 from flows.settings import Settings, load
 from flows.spec import ModelSpec, load_model
@@ -54,7 +54,7 @@ def ingest(
     kind = parse_kind(partition_by or spec.partition_by)
     hide_secrets(source)
     with recorded(engine, model, "ingest") as run:
-        with FileLock(home.home / f"ingest-{model}.lock", PATIENCE_SECONDS):
+        with locked(home, f"ingest-{model}", PATIENCE_SECONDS):
             partitions, broken = take(home, spec, engine, kind, source)
             write_index(home, spec, ledger.list_partitions(engine, model))
         run.summary = judging.counts(partitions)

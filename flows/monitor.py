@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 from prefect import flow, get_run_logger
@@ -13,9 +12,9 @@ from sqlalchemy.engine import Engine
 from flows import database, events, ledger, outbox
 from flows.causes import Cause
 from flows.runs import recorded, stage
-from flows.settings import load
+from flows.settings import Settings, load
 from flows.spec import ModelSpec, load_model
-from flows.steps import decision, drift, labels, links, performance, pictures, reference, report, skew
+from flows.steps import decision, drift, labels, links, performance, pictures, reference, report, skew, storage
 from flows.steps.champion import reigning
 
 read_predictions = stage(labels.read_newest, name="read-predictions", retries=2)
@@ -46,24 +45,27 @@ def monitor(model: str = "taxi", days: int | None = None, retrain: bool = True) 
         known = reference.read(spec, champion)
         window = days or spec.triggers.window_days
         predictions = read_predictions(settings, spec, champion.version, known.drift.end, window)
-        joined = join_labels(spec, predictions, accepted_uris(engine, spec))
+        joined = join_labels(spec, predictions, accepted_files(settings, engine, spec))
         found = assess(spec, joined, known.expected)
         rows = labels.whole_days(joined, spec.triggers.drift_days)
         moved = compare(known.drift, rows, spec.triggers, labels.labelled(rows))
-        served = measure_skew(settings, spec, predictions, Path(champion.model_uri))
+        with storage.folder(settings, champion.model_uri) as bundle:
+            served = measure_skew(settings, spec, predictions, bundle)
         findings = conclude(engine, spec, champion, known, found, moved)
         findings = findings.model_copy(update={"skew": served, "stale_views": skew.stale_views(predictions)})
         drawn = draw(spec, findings)
         page = write_report(spec, findings, drawn, settings.docs / model)
+        shown = storage.publish(settings, page)
         publish(findings, drawn, links.line(settings, model, champion.run_id, page))
-        run.summary = report.summary(findings, page)
-        raised = tell(engine, spec, findings, page)
+        run.summary = report.summary(findings, shown)
+        raised = tell(engine, spec, findings, shown)
     return run.summary | {"training": start_training(raised[0]) if findings.decision.retrain and retrain else None}
 
 
-def accepted_uris(engine: Engine, spec: ModelSpec) -> list[str]:
-    """Return the files of the accepted partitions."""
-    return [one.accepted_uri for one in ledger.list_partitions(engine, spec.name, "accepted") if one.accepted_uri]
+def accepted_files(settings: Settings, engine: Engine, spec: ModelSpec) -> list[str]:
+    """Return the files of the accepted partitions, in the home."""
+    accepted = ledger.list_partitions(engine, spec.name, "accepted")
+    return storage.locals_of(settings, [one.accepted_uri for one in accepted if one.accepted_uri])
 
 
 def conclude(
@@ -94,7 +96,7 @@ def publish(findings: report.Findings, drawn: dict[str, bytes], links: str) -> N
     )
 
 
-def tell(engine: Engine, spec: ModelSpec, findings: report.Findings, page: Path) -> list[Cause]:
+def tell(engine: Engine, spec: ModelSpec, findings: report.Findings, page: str) -> list[Cause]:
     """Raise each cause that was found, by its event, and tell again of those that wait."""
     found = findings.facts.performance
     columns = [one.feature for one in findings.facts.drift if one.drifted]
@@ -106,19 +108,19 @@ def tell(engine: Engine, spec: ModelSpec, findings: report.Findings, page: Path)
     raised = []
     for kind, reason in decision.findings(findings.facts, spec.triggers).items():
         event, details = names[kind]
-        payload = {"version": findings.version, "report": str(page), **details}
+        payload = {"version": findings.version, "report": page, **details}
         raised.append(outbox.raise_cause(engine, spec.name, kind, event, reason, payload))
     outbox.flush(engine, spec)
     warn(findings, page)
     return raised
 
 
-def warn(findings: report.Findings, page: Path) -> None:
+def warn(findings: report.Findings, page: str) -> None:
     """Tell of features that were served otherwise than training sees them: a fault to mend, no cause to retrain."""
     if findings.skew.skewed:
         get_run_logger().warning(findings.skew.warning)
         payload = {
-            "version": findings.version, "report": str(page), "reason": findings.skew.warning,
+            "version": findings.version, "report": page, "reason": findings.skew.warning,
             "features": {one.feature: one.skew for one in findings.skew.features if one.skew},
         }  # fmt: skip
         emit_event(events.FEATURES_SKEWED, resource=events.resource(findings.model), payload=payload)

@@ -14,7 +14,7 @@ from flows.promote import announce, check, choose, record
 from flows.runs import person, recorded, stage
 from flows.settings import Settings, load
 from flows.spec import ModelSpec, load_model
-from flows.steps import promotion, rollout
+from flows.steps import promotion, rollout, storage
 from flows.steps.status import on_trial
 from flows.trials import Kind, Trial
 
@@ -89,8 +89,9 @@ def judge_trial(model: str = "taxi") -> dict[str, Any] | None:
 
 def judge(home: Settings, spec: ModelSpec, engine: Engine, trial: Trial) -> None:
     """End a trial if its bounds or its labels say so."""
-    uris = [one.accepted_uri for one in ledger.list_partitions(engine, spec.name, "accepted") if one.accepted_uri]
-    scores = measure(home, spec, trial, uris)
+    accepted = ledger.list_partitions(engine, spec.name, "accepted")
+    files = storage.locals_of(home, [one.accepted_uri for one in accepted if one.accepted_uri])
+    scores = measure(home, spec, trial, files)
     tally = rollout.together(trial.tallies)
     ruling = rollout.rule(trial.rollout, tally, scores, trial.started_at, database.now())
     if ruling.state != "running":

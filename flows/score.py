@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 from prefect import flow
@@ -15,6 +14,7 @@ from flows.steps import scoring
 from flows.steps.bundle import load_bundle
 from flows.steps.champion import reigning
 from flows.steps.feature_store import open_store
+from flows.steps.storage import folder
 
 score_file = stage(scoring.score_file)
 
@@ -30,7 +30,8 @@ def score(source: str, target: str, model: str = "taxi") -> dict[str, Any]:
     engine = database.connect(settings)
     with recorded(engine, model, "score") as run:
         champion = reigning(engine, spec, "score with")
-        bundle = load_bundle(Path(champion.model_uri), champion.digest, settings.trusted_types)
+        with folder(settings, champion.model_uri) as files:
+            bundle = load_bundle(files, champion.digest, settings.trusted_types)
         store = open_store(settings)
         scored = score_file(settings, spec, store, bundle, champion.version, source, target)
         run.summary = {"model": model, **scored.model_dump()}

@@ -6,9 +6,10 @@ import os
 from functools import cached_property
 from pathlib import Path
 from typing import Literal
+from urllib.parse import urlsplit, urlunsplit
 
-from pydantic import Field, SecretStr, field_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import Field, SecretStr, field_validator, model_validator
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SecretsSettingsSource, SettingsConfigDict
 
 # The one place that switches off what the libraries would send home.
 NO_TELEMETRY = {
@@ -27,6 +28,19 @@ STEADY = {
     "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": "prefect.server.concurrency.lease_storage.filesystem",
     "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30",
 }
+# What the servers and stores of a team ask for; read from files of these names as well, see ``secrets_folder``.
+CREDENTIALS = (
+    "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN",
+    "MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD", "PREFECT_API_AUTH_STRING",
+)  # fmt: skip
+# The parts that a team's installation has on servers, by the setting that names each.
+SERVERS = {
+    "ledger_url": ("postgresql",),
+    "mlflow_tracking_uri": ("postgresql", "http", "https"),
+    "feature_registry_url": ("postgresql",),
+    "online_store_url": ("redis", "rediss"),
+    "storage_url": ("s3",),
+}
 
 
 class Settings(BaseSettings):
@@ -35,9 +49,11 @@ class Settings(BaseSettings):
     ``home`` is made absolute, so that child processes started elsewhere mean the same place.
     """
 
-    model_config = SettingsConfigDict(env_prefix="EVERGREEN_", frozen=True, extra="forbid")
+    model_config = SettingsConfigDict(env_prefix="EVERGREEN_", frozen=True, extra="forbid", hide_input_in_errors=True)
 
-    profile: Literal["local"] = "local"
+    profile: Literal["local", "team"] = Field(
+        default="local", description="`team` refuses to start unless every part of it is on a server"
+    )
     home: Path = Field(default=Path(".evergreen"), description="folder that holds everything of one installation")
     model_packages: tuple[str, ...] = Field(
         default=("flows.models",), description="packages in which models are looked up by name, first hit wins"
@@ -45,9 +61,20 @@ class Settings(BaseSettings):
     trusted_types: tuple[str, ...] = Field(
         default=(), description="class paths of a team's own estimators that may be loaded from a model file"
     )
-    ledger_url: str = Field(default="", description="SQLAlchemy URL; default: SQLite in the home")
+    ledger_url: str = Field(default="", repr=False, description="SQLAlchemy URL; default: SQLite in the home")
     mlflow_tracking_uri: str = Field(
-        default="", description="MLflow tracking and registry; default: SQLite in the home"
+        default="", repr=False, description="MLflow tracking and registry; default: SQLite in the home"
+    )
+    feature_registry_url: str = Field(
+        default="", repr=False, description="SQLAlchemy URL of Feast's registry; default: SQLite in the home"
+    )
+    online_store_url: str = Field(
+        default="", repr=False, description="redis[s]://[:PASSWORD@]HOST[:PORT][/DATABASE]; default: SQLite in the home"
+    )
+    storage_url: str = Field(
+        default="",
+        description="s3://BUCKET[/FOLDER] of partitions, feature tables, model files, pages and prediction log; "
+        "default: the home",
     )
     landing_folder: str = Field(
         default="", description="where files of raw rows arrive, in a folder by model; default: landing in the home"
@@ -85,6 +112,48 @@ class Settings(BaseSettings):
     def _absolute(cls, home: Path) -> Path:
         return home.expanduser().resolve()
 
+    @field_validator("storage_url")
+    @classmethod
+    def _bucket(cls, url: str) -> str:
+        if url and (urlsplit(url).scheme != "s3" or not urlsplit(url).netloc):
+            raise ValueError("it is not of the form s3://BUCKET or s3://BUCKET/FOLDER")
+        return url.rstrip("/")
+
+    @field_validator("online_store_url")
+    @classmethod
+    def _redis(cls, url: str) -> str:
+        # Said without the value, which holds a password.
+        if url and (urlsplit(url).scheme not in SERVERS["online_store_url"] or not urlsplit(url).hostname):
+            raise ValueError("it is not of the form redis://[:PASSWORD@]HOST[:PORT][/DATABASE]")
+        return url
+
+    @model_validator(mode="after")
+    def _whole_team(self) -> Settings:
+        """Refuse a team's profile of which a part would stay on this machine, unseen by the others."""
+        if self.profile == "team":
+            local = [
+                f"EVERGREEN_{name.upper()} ({' or '.join(kinds)}://...)"
+                for name, kinds in SERVERS.items()
+                if urlsplit(getattr(self, name)).scheme.partition("+")[0] not in kinds
+            ]
+            if local:
+                raise ValueError(f"EVERGREEN_PROFILE=team needs {', '.join(local)}; set them, or take the profile away")
+        return self
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003 (pydantic's interface)
+        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Read what was passed, then the environment, then files named like the variables in ``secrets_folder()``."""
+        folder = secrets_folder()
+        files = (SecretsSettingsSource(settings_cls, secrets_dir=folder),) if folder else ()
+        return (init_settings, env_settings, *files)
+
     @cached_property
     def ledger(self) -> str:
         """SQLAlchemy URL of the ledger."""
@@ -94,6 +163,16 @@ class Settings(BaseSettings):
     def tracking_uri(self) -> str:
         """MLflow tracking and registry URI."""
         return self.mlflow_tracking_uri or f"sqlite:///{self.home / 'mlflow.db'}"
+
+    @cached_property
+    def feature_registry(self) -> str:
+        """SQLAlchemy URL of Feast's registry."""
+        return self.feature_registry_url or f"sqlite:///{self.home / 'feast' / 'registry.db'}"
+
+    @property
+    def features_exist(self) -> bool:
+        """Whether Feast's registry is there, or is a server's affair."""
+        return bool(self.feature_registry_url) or (self.home / "feast" / "registry.db").exists()
 
     @property
     def mlflow_exists(self) -> bool:
@@ -147,8 +226,8 @@ class Settings(BaseSettings):
         return (
             NO_TELEMETRY
             | POLITE
-            | STEADY
-            | {name: os.environ.get(name, value) for name, value in BOUNDED.items()}
+            | {name: os.environ.get(name, value) for name, value in (STEADY | BOUNDED).items()}
+            | _credentials()
             | {
                 "EVERGREEN_HOME": str(self.home),
                 "PREFECT_HOME": str(self.prefect_home),
@@ -162,6 +241,25 @@ class Settings(BaseSettings):
         self.home.mkdir(parents=True, exist_ok=True)
         os.environ.update(self.environment())
         return self
+
+
+def secrets_folder() -> Path | None:
+    """Return the folder of ``EVERGREEN_SECRETS_DIR``, in which a file may stand for each secret variable, if it is set."""
+    folder = os.environ.get("EVERGREEN_SECRETS_DIR")
+    return Path(folder) if folder else None
+
+
+def _credentials() -> dict[str, str]:
+    """Return the credentials that files hold and the environment does not."""
+    folder = secrets_folder()
+    files = {name: folder / name for name in CREDENTIALS if name not in os.environ} if folder else {}
+    return {name: file.read_text(encoding="utf-8").strip() for name, file in files.items() if file.is_file()}
+
+
+def shown(url: str) -> str:
+    """Return a URL as it may be shown: without the name and the password in it."""
+    parts = urlsplit(url)
+    return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2], query=""))
 
 
 def load(home: Path | str | None = None) -> Settings:

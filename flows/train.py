@@ -90,7 +90,7 @@ def train(
             reigning = champion.load(home, spec, engine)
             work = stages.open_work(home, model, stages.key_of(mark, reigning.digest, root_run(run) if force else None))
             run.work = work
-            data = build_training_set(store, spec, partitions, window, work.folder)
+            data = build_training_set(home, store, spec, partitions, window, work.folder)
             params = tune(spec, data, tries, factory) if tries else dict(spec.params)
             fitted = fit(spec, data, params, factory)
             trained, judged = predict(spec, fitted, data)

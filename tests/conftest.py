@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterator
 from datetime import date, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -77,3 +78,26 @@ def simulated_days(tmp_path_factory: pytest.TempPathFactory) -> Path:
         day = date(2024, 1, 1) + timedelta(days=number)
         simulate_day(day, trips=2000).to_parquet(folder / f"{day}.parquet")
     return folder
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[Any]:
+    """Run one private Postgres for the tests of this session."""
+    import tempfile
+
+    from services_parts import postgres_server
+
+    # Not in pytest's folder: that is closed to the user that Postgres runs as.
+    with tempfile.TemporaryDirectory(prefix="evergreen-pg-") as folder:
+        Path(folder).chmod(0o755)
+        with postgres_server(Path(folder)) as server:
+            yield server
+
+
+@pytest.fixture(scope="session")
+def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Run one S3 server for the tests of this session."""
+    from services_parts import s3_server
+
+    with s3_server(tmp_path_factory.mktemp("s3")) as url:
+        yield url

@@ -27,6 +27,7 @@ from deployments.service.watched import WatchedFeatures
 from flows import database
 from flows.settings import Settings
 from flows.spec import ModelSpec
+from flows.steps.prediction_hours import fold
 from flows.steps.prediction_log import PredictionLog
 
 
@@ -75,6 +76,8 @@ def build(
         trials.stop()
         housekeeping.stop()
         prediction_log.close()
+        if settings.storage_url:  # a container's disk may end with it
+            fold(settings, spec)
 
     def exposed() -> bytes:
         return exposition(spec.name, {**(board.others() if worker is not None else {}), name: state()})

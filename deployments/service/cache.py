@@ -12,6 +12,7 @@ from pathlib import Path
 from flows.errors import EvergreenError, TamperedError
 from flows.ledger import Promotion
 from flows.settings import Settings
+from flows.steps import storage
 from flows.steps.bundle import MAX_MODEL_BYTES, MAX_SERVING_BYTES, MODEL, SERVING, Bundle, load_bundle, load_for_serving
 from flows.steps.compiled import COMPILED, MAX_COMPILED_BYTES
 from flows.steps.files import replacing, write_text
@@ -28,6 +29,7 @@ class BundleCache:
     """Copies of bundles in ``cache/<model>/<digest>/``, and in ``last.json`` the promotion that was served last."""
 
     def __init__(self, settings: Settings, model: str) -> None:
+        self._settings = settings
         self._folder = settings.cache / model
         self._trusted_types = settings.trusted_types
 
@@ -46,7 +48,8 @@ class BundleCache:
                 return self._open(promotion)
             except EvergreenError:
                 shutil.rmtree(copy)
-        self._copy(Path(promotion.model_uri), copy)
+        with storage.folder(self._settings, promotion.model_uri) as origin:
+            self._copy(origin, copy)
         try:
             bundle = self._open(promotion)
         except EvergreenError as error:

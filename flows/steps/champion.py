@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 
 from sqlalchemy.engine import Engine
 
@@ -13,6 +12,7 @@ from flows.ledger import Promotion
 from flows.settings import Settings
 from flows.spec import ModelSpec
 from flows.steps.bundle import Bundle, load_bundle
+from flows.steps.storage import folder
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,8 @@ def load(settings: Settings, spec: ModelSpec, engine: Engine) -> Champion:
     if promotion is None:
         return Champion()
     try:
-        opened = load_bundle(Path(promotion.model_uri), promotion.digest, settings.trusted_types)
+        with folder(settings, promotion.model_uri) as files:
+            opened = load_bundle(files, promotion.digest, settings.trusted_types)
     except EvergreenError as error:
         raise RefusedError(
             f"{spec.name}: the champion, version {promotion.version}, cannot be compared with: {error}"

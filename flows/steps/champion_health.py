@@ -15,6 +15,7 @@ from flows.settings import Settings
 from flows.spec import ModelSpec
 from flows.steps import promotion, registry
 from flows.steps.bundle import load_bundle
+from flows.steps.storage import folder
 
 Line = tuple[str, Literal["good", "warning", "bad"], str, str]  # part, state, what was found, how to mend it
 
@@ -47,7 +48,8 @@ def _version(settings: Settings, spec: ModelSpec, part: str, one: Promotion, reg
         "`evergreen promote VERSION`" if part == "champion" else "none needed until a rollback: promote a good version"
     )
     try:
-        load_bundle(Path(one.model_uri), one.digest, settings.trusted_types)
+        with folder(settings, one.model_uri) as files:
+            load_bundle(files, one.digest, settings.trusted_types)
     except EvergreenError as error:
         copy = settings.cache / spec.name / one.digest
         mend = f"copy the files of {copy} to {one.model_uri}" if _intact(copy, one, settings) else "restore a backup"

@@ -10,6 +10,7 @@ from flows.database import now
 from flows.ledger import Partition
 from flows.settings import Settings
 from flows.spec import ModelSpec
+from flows.steps import storage
 from flows.steps.files import write_text
 from flows.steps.pages import environment
 
@@ -59,7 +60,9 @@ def write_index(settings: Settings, spec: ModelSpec, partitions: list[Partition]
             written=now(),
         )
     )
-    return write_text(settings.docs / spec.name / "index.html", page)
+    path = write_text(settings.docs / spec.name / "index.html", page)
+    storage.publish(settings, path)
+    return path
 
 
 def _profile(statistics: dict[str, Any]) -> list[dict[str, Any]]:

@@ -16,9 +16,10 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Engine
 
 from flows import database, ledger
+from flows.engines import make_engine
 from flows.settings import Settings
 from flows.spec import Frozen, ModelSpec
-from flows.steps import prefect_server, registry, serving
+from flows.steps import prefect_server, registry, serving, storage
 from flows.steps.champion_health import champions
 from flows.steps.trusted import one_line
 
@@ -111,7 +112,7 @@ def _ledger(settings: Settings, spec: ModelSpec) -> Iterator[Finding]:
     if not settings.ledger_url and not (settings.home / "ledger.db").exists():
         yield Finding(part="ledger", state="good", found="none yet; the first command that needs it makes it")
         return
-    engine = database.make_engine(settings.ledger)
+    engine = make_engine(settings.ledger)
     try:
         current, head = database.revisions(engine)
         newer = current is not None and head is not None and current > head
@@ -128,7 +129,7 @@ def _ledger(settings: Settings, spec: ModelSpec) -> Iterator[Finding]:
             yield problem
             return
         yield Finding(part="ledger", state="good", found=f"{shown}, schema {current}, writable")
-        yield from _lake(engine, spec)
+        yield from _lake(settings, engine, spec)
     finally:
         engine.dispose()
 
@@ -159,10 +160,10 @@ def _ledger_problem(engine: Engine) -> Finding | None:
     return None
 
 
-def _lake(engine: Engine, spec: ModelSpec) -> Iterator[Finding]:
+def _lake(settings: Settings, engine: Engine, spec: ModelSpec) -> Iterator[Finding]:
     rows = ledger.list_partitions(engine, spec.name)
     files = [uri for row in rows if row.status == "accepted" for uri in (row.uri, row.accepted_uri) if uri]
-    missing = [uri for uri in files if not Path(uri).exists()]
+    missing = storage.missing(settings, files)
     if missing:
         yield Finding(
             part="lake", state="bad", found=f"{len(missing)} of {len(files)} files of accepted partitions are gone: {missing[0]}",
@@ -193,7 +194,7 @@ def _mlflow(settings: Settings, spec: ModelSpec) -> Iterator[Finding]:
     where = settings.tracking_uri.partition("@")[2] or settings.tracking_uri
     yield Finding(part="MLflow", state="good", found=f"{where} answers, its schema is current")
     if settings.ledger_url or (settings.home / "ledger.db").exists():
-        engine = database.make_engine(settings.ledger)
+        engine = make_engine(settings.ledger)
         try:
             for name, state, found, mend in champions(settings, spec, engine):
                 yield Finding(part=name, state=state, found=found, mend=mend)
@@ -204,7 +205,7 @@ def _mlflow(settings: Settings, spec: ModelSpec) -> Iterator[Finding]:
 def _features(settings: Settings, spec: ModelSpec) -> Iterator[Finding]:
     from flows.steps import feature_store
 
-    if not (settings.home / "feast" / "registry.db").exists():
+    if not settings.features_exist:
         yield Finding(part="feature store", state="good", found="none yet; `evergreen featurize` makes it")
         return
     names = feature_store.feature_names(feature_store.open_store(settings), spec)

@@ -31,7 +31,7 @@ def changes(settings: Settings, spec: ModelSpec) -> list[Change]:
     the model's feature service.
     """
     wanted = _defined(spec)
-    if not (settings.home / "feast" / "registry.db").exists():
+    if not settings.features_exist:
         return compare({}, wanted)
     store = feature_store.open_store(settings)
     if not any(one.name == spec.feature_service for one in store.list_feature_services()):

@@ -13,12 +13,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 from zoneinfo import ZoneInfo
 
-from filelock import FileLock
-
+from flows.engines import POSTGRES
 from flows.errors import ContractError, RefusedError
+from flows.locks import locked
 from flows.settings import Settings
 from flows.spec import Frozen, ModelSpec
 from flows.steps.files import sha256_of
+from flows.steps.storage import pull
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 
 PROJECT = "evergreen"
 PATIENCE_SECONDS = 600
+REGISTRY, REGISTRY_SECONDS = "feast/registry", 120.0  # the lock of whoever makes or changes the registry
 ROW = "__row"  # the order in which rows were asked for
 
 
@@ -55,30 +57,43 @@ class ViewRecord(Frozen):
 
 
 def open_store(settings: Settings) -> FeatureStore:
-    """Open the feature store of a home: SQL registry, our DuckDB offline store, SQLite online store."""
+    """Open the feature store of a home: SQL registry, our DuckDB offline store, our online store on SQLite or Redis."""
     from flows.steps.lean_feast import feast
 
     folder = settings.home / "feast"
     folder.mkdir(parents=True, exist_ok=True)
+    online = {"type": "feature_repo.online_store.NewestSqliteOnlineStore", "path": str(folder / "online.db")}
+    if settings.online_store_url:
+        online = {
+            "type": "feature_repo.online_store.NewestRedisOnlineStore", "connection_string": settings.online_store_url
+        }  # fmt: skip
     config = feast.RepoConfig(
         project=PROJECT,
         provider="local",
         # One row an object: Feast's file registry loses views when two apply at once.
-        registry={"registry_type": "sql", "path": f"sqlite:///{folder / 'registry.db'}", "cache_ttl_seconds": 60},
+        registry={
+            "registry_type": "sql", "path": settings.feature_registry, "cache_ttl_seconds": 60,
+            "sqlalchemy_config_kwargs": _registry_options(settings),
+        },
         offline_store={
             "type": "feature_repo.offline_store.DuckDBAsofOfflineStore", "root": str(settings.home)
         },
-        online_store={
-            "type": "feature_repo.online_store.NewestSqliteOnlineStore", "path": str(folder / "online.db")
-        },
+        online_store=online,
         materialization={"pull_latest_features": True},
         entity_key_serialization_version=3,
         repo_path=settings.home,
     )  # fmt: skip
     store = feast.FeatureStore(config=config)
-    with FileLock(folder / "registry.lock", timeout=120):
+    with locked(settings, REGISTRY, REGISTRY_SECONDS):
         _ = store.registry  # made here, not at its first use: the first of all makes the tables
     return store
+
+
+def _registry_options(settings: Settings) -> dict[str, Any]:
+    """Return how SQLAlchemy opens the registry: of Postgres a connection that a restart has ended is not used again."""
+    if not settings.feature_registry.startswith("postgresql"):
+        return {"echo": False}
+    return {"echo": False, "pool_pre_ping": True, "connect_args": POSTGRES}
 
 
 def definitions(spec: ModelSpec) -> list[Any]:
@@ -103,7 +118,7 @@ def apply_definitions(settings: Settings, spec: ModelSpec) -> str:
     """
     found = definitions(spec)
     store = open_store(settings)
-    with FileLock(settings.home / "feast" / "registry.lock", timeout=120), quiet():
+    with locked(settings, REGISTRY, REGISTRY_SECONDS), quiet():
         store.apply(found)
     from flows.steps.online_plan import write_plan
 
@@ -185,9 +200,9 @@ def feature_files(store: FeatureStore, spec: ModelSpec) -> tuple[FeatureFile, ..
 
 
 @contextlib.contextmanager
-def held_still(settings_home: Path, model: str) -> Iterator[None]:
+def held_still(settings: Settings, model: str) -> Iterator[None]:
     """Hold the feature tables of a model as they are: one featurization, or one reading of all views, at a time."""
-    with FileLock(settings_home / f"featurize-{model}.lock", timeout=PATIENCE_SECONDS):
+    with locked(settings, f"featurize-{model}", PATIENCE_SECONDS):
         yield
 
 
@@ -200,6 +215,7 @@ def materialize(settings: Settings, spec: ModelSpec, start: datetime, end: datet
         raise RefusedError(
             f"cannot materialize up to {end:%Y-%m-%d %H:%M} UTC, which is in the future; use an earlier end"
         )
+    pull(settings, settings.features(spec.name))
     store = open_store(settings)
     with quiet():
         store.materialize(start_date=start, end_date=end, feature_views=list(spec.entities))

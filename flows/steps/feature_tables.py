@@ -11,8 +11,8 @@ from zoneinfo import ZoneInfo
 from flows.ledger import Partition
 from flows.settings import Settings
 from flows.spec import Frozen, ModelSpec, resolve
-from flows.steps.files import replacing
 from flows.steps.sql import identifier, identifiers, literal
+from flows.steps.storage import locals_of, pull, writing
 
 
 class FeaturePlan(Frozen):
@@ -87,10 +87,11 @@ def compute(settings: Settings, spec: ModelSpec, planned: FeaturePlan) -> dict[s
     written: dict[str, int] = {}
     if not planned.ticks:
         return written
+    pull(settings, settings.features(spec.name))
     created = datetime.now(UTC)
     connection = ibis.duckdb.connect()
     connection.raw_sql("SET TimeZone = 'UTC'")
-    rows = connection.read_parquet(list(planned.uris), table_name="rows", union_by_name=True)
+    rows = connection.read_parquet(locals_of(settings, planned.uris), table_name="rows", union_by_name=True)
     ticks = connection.create_table("ticks", ibis.memtable({"tick": list(planned.ticks)}, schema=TICKS))
     for view, expression in resolve(spec.feature_tables).items():
         # The name sorts by time of writing and is never used twice.
@@ -98,7 +99,7 @@ def compute(settings: Settings, spec: ModelSpec, planned: FeaturePlan) -> dict[s
         folder = settings.features(spec.name) / view
         sql = ibis.to_sql(expression(rows, ticks), dialect="duckdb")
         keys = spec.entities[view]
-        with replacing(folder / name) as path:
+        with writing(settings, folder / name) as path:
             connection.raw_sql(_copy_statement(sql, keys, created, sorted(folder.glob("*.parquet")), path))
         written[view] = int(connection.read_parquet(folder / name).count().execute())
     return written

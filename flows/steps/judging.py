@@ -18,10 +18,10 @@ from flows.errors import BrokenCheckError, UnavailableError
 from flows.ledger import Partition
 from flows.settings import Settings
 from flows.spec import Frozen, ModelSpec
-from flows.steps import docs
+from flows.steps import docs, storage
 from flows.steps.contract import schema_problems
 from flows.steps.event_rows import EVENTS, LABEL_TIME, ROW, added_sql, create_events, event_columns, numbered_sql
-from flows.steps.landing import PARQUET_OPTIONS, Landed, writing
+from flows.steps.landing import PARQUET_OPTIONS, Landed
 from flows.steps.periods import parse_key
 from flows.steps.presence import check_rows
 from flows.steps.reading import describe
@@ -113,7 +113,9 @@ def decide(bench: Bench, partition: Partition) -> Partition:
 
     try:
         decision = judge(bench, partition)
-        page = docs.write_page(bench.settings, bench.spec, partition, decision.model_dump())
+        page = storage.publish(
+            bench.settings, docs.write_page(bench.settings, bench.spec, partition, decision.model_dump())
+        )
     except BrokenCheckError as error:
         raise BrokenCheckError(f"{partition.model} {partition.key} r{partition.revision}: {error}") from error
     except duckdb.IOException as error:
@@ -134,7 +136,7 @@ def decide(bench: Bench, partition: Partition) -> Partition:
         decision.status,
         accepted_uri=decision.accepted_uri,
         rejected_uri=decision.rejected_uri,
-        docs_uri=str(page),
+        docs_uri=page,
         accepted_rows=decision.accepted_rows,
         rejected_rows=partition.rows - decision.accepted_rows,
         reasons=list(decision.reasons),
@@ -150,7 +152,8 @@ def judge(bench: Bench, partition: Partition) -> Decision:
     if not partition.uri.endswith(".parquet"):
         readable = _failed("the file can be read", partition.reasons)
         return Decision(status="quarantined", reasons=tuple(partition.reasons), checks=readable)
-    columns = describe(bench.connection, "SELECT * FROM read_parquet($uri)", {"uri": partition.uri})
+    file = storage.local(bench.settings, partition.uri)
+    columns = describe(bench.connection, "SELECT * FROM read_parquet($uri)", {"uri": file})
     problems = schema_problems(bench.spec.source, columns)
     if not partition.rows:
         problems.append("there are no rows")
@@ -158,18 +161,18 @@ def judge(bench: Bench, partition: Partition) -> Decision:
         return Decision(
             status="quarantined", reasons=tuple(problems), checks=_failed("columns as in the contract", problems)
         )
-    return _judge_rows(bench, partition)
+    return _judge_rows(bench, partition, file)
 
 
 def _failed(rule: str, problems: Sequence[str]) -> tuple[Check, ...]:
     return tuple(Check(source="contract", rule=rule, observed=problem, verdict="failed") for problem in problems)
 
 
-def _judge_rows(bench: Bench, partition: Partition) -> Decision:
-    """Judge rows whose columns are those of the contract."""
+def _judge_rows(bench: Bench, partition: Partition, file: str) -> Decision:
+    """Judge the rows of a landed file whose columns are those of the contract."""
     connection, spec = bench.connection, bench.spec
     period = parse_key(partition.key)
-    numbered = numbered_sql(partition.uri, bench.tables.get(partition.id))
+    numbered = numbered_sql(file, bench.tables.get(partition.id))
     rows = create_events(connection, spec, numbered)
     if rows != partition.rows:
         raise BrokenCheckError(
@@ -231,7 +234,8 @@ def _profiled(spec: ModelSpec) -> dict[str, str]:
 
 
 def _path(bench: Bench, partition: Partition, folder: str) -> Path:
-    return bench.settings.lake(bench.spec.name) / folder / f"{partition.key}-r{partition.revision}.parquet"
+    stem = f"{partition.key}-r{partition.revision}"
+    return bench.settings.lake(bench.spec.name) / folder / f"{storage.unique(bench.settings, stem)}.parquet"
 
 
 def _write_accepted(bench: Bench, partition: Partition, added: dict[str, str]) -> str:
@@ -239,12 +243,12 @@ def _write_accepted(bench: Bench, partition: Partition, added: dict[str, str]) -
     path = _path(bench, partition, "accepted")
     names = identifiers(event_columns(bench.spec))
     more = ", ".join(f"{sql} AS {name}" for name, sql in added.items())
-    with writing(path) as temporary:
+    with storage.writing(bench.settings, path) as temporary:
         bench.connection.execute(
             f"COPY (SELECT {names}, {more} FROM {EVENTS}) TO $target {PARQUET_OPTIONS}",
             {"target": str(temporary)},
         )
-    return str(path)
+    return storage.address(bench.settings, path)
 
 
 def _write_rejected(bench: Bench, partition: Partition) -> str | None:
@@ -252,11 +256,11 @@ def _write_rejected(bench: Bench, partition: Partition) -> str | None:
     if not (bench.connection.execute(f"SELECT count(*) FROM {REFUSED}").fetchone() or (0,))[0]:
         return None
     path = _path(bench, partition, "rejected")
-    with writing(path) as temporary:
+    with storage.writing(bench.settings, path) as temporary:
         bench.connection.execute(
             f"COPY (SELECT * EXCLUDE ({ROW}) FROM {REFUSED}) TO $target {PARQUET_OPTIONS}", {"target": str(temporary)}
         )
-    return str(path)
+    return storage.address(bench.settings, path)
 
 
 def _sample(connection: DuckDBPyConnection) -> tuple[dict[str, str], ...]:

@@ -4,26 +4,24 @@ from __future__ import annotations
 
 import shutil
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
 from datetime import date
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy.engine import Engine
 
 from flows import ledger
-from flows.errors import UnavailableError, UsageError
+from flows.errors import UsageError
 from flows.ledger import Partition
 from flows.settings import Settings
 from flows.spec import Frozen, ModelSpec
 from flows.steps.event_rows import DAY, dated_sql
-from flows.steps.files import replacing, sha256_of
+from flows.steps.files import sha256_of
 from flows.steps.periods import Kind, Period, batch_key, nearest, parse_key, period_of
 from flows.steps.reading import Batch, Unreadable, read
 from flows.steps.row_hash import digest_of
 from flows.steps.sources import opened
 from flows.steps.sql import identifiers
+from flows.steps.storage import address, writing
 
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection
@@ -148,14 +146,20 @@ def _land_slice(
     if known:
         return known
     path = settings.lake(spec.name) / "raw" / f"{piece.key}-{digest[:16]}.parquet"
-    with writing(path) as temporary:
+    with writing(settings, path) as temporary:
         if alone and batch.file:
             shutil.copyfile(batch.file, temporary)
         else:
             copy = f"COPY (SELECT {identifiers(batch.columns)} {query}) TO $target {PARQUET_OPTIONS}"
             connection.execute(copy, {**parameters, "target": str(temporary)})
     return ledger.add_partition(
-        engine, model=spec.name, key=piece.key, digest=digest, source=batch.origin, uri=str(path), rows=rows
+        engine,
+        model=spec.name,
+        key=piece.key,
+        digest=digest,
+        source=batch.origin,
+        uri=address(settings, path),
+        rows=rows,
     )
 
 
@@ -180,23 +184,10 @@ def _land_unreadable(found: Unreadable, spec: ModelSpec, settings: Settings, eng
     path = settings.lake(spec.name) / "unreadable" / f"{key}-{digest[:16]}.bin"
     known = ledger.find_partition(engine, spec.name, key, digest)
     if known is None:
-        with writing(path) as temporary:
+        with writing(settings, path) as temporary:
             shutil.copyfile(found.file.path, temporary)
         known = ledger.add_partition(
-            engine, model=spec.name, key=key, digest=digest, source=found.file.origin, uri=str(path), rows=0,
+            engine, model=spec.name, key=key, digest=digest, source=found.file.origin, uri=address(settings, path), rows=0,
             reasons=[found.reason],
         )  # fmt: skip
     return known
-
-
-@contextmanager
-def writing(path: Path) -> Iterator[Path]:
-    """Yield a path that becomes ``path``; raises UnavailableError if it cannot be written, leaving nothing."""
-    import duckdb
-
-    try:
-        with replacing(path) as temporary:
-            yield temporary
-    except (OSError, duckdb.IOException) as error:
-        first = str(error).splitlines()[0]
-        raise UnavailableError(f"{path.parent} cannot be written ({first}); free some space, then run again") from error

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shlex
-from pathlib import Path
 
 from sqlalchemy.engine import Engine
 
@@ -15,6 +14,7 @@ from flows.spec import ModelSpec
 from flows.steps import registry
 from flows.steps.bundle import SERVING
 from flows.steps.promotion import rollback_target
+from flows.steps.storage import missing
 
 
 def problems(settings: Settings, spec: ModelSpec, engine: Engine) -> list[str]:
@@ -35,7 +35,7 @@ def problems(settings: Settings, spec: ModelSpec, engine: Engine) -> list[str]:
                 f"{name} was deleted in MLflow; the ledger and its files still stand for it, so it serves and can be "
                 "rolled back to; to have it in MLflow again, `evergreen train --force` and promote what comes of it"
             )
-        if not (Path(promotion.model_uri) / SERVING).is_file():
+        if missing(settings, [f"{promotion.model_uri}/{SERVING}"]):
             found.append(f"{name} has lost its files in {promotion.model_uri}; {_mend(settings, promotion)}")
     return found
 

@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING
 
 from flows.settings import Settings
 from flows.spec import ModelSpec
-from flows.steps.files import replacing
 from flows.steps.sql import identifier, literal
+from flows.steps.storage import pull, writing
 
 if TYPE_CHECKING:
     import duckdb
@@ -61,6 +61,7 @@ def files(settings: Settings, model: str, start: datetime | None = None, end: da
     first = f"{start.astimezone(UTC):{HOUR}}" if start else ""
     last = f"{end.astimezone(UTC) - timedelta(microseconds=1):{HOUR}}" if end else "9999"
     folder = settings.predictions(model)
+    pull(settings, folder / "hours")
     journals = {path.stem: str(path) for path in sorted(journal_folder(settings, model).glob("*.jsonl"))}
     parquet = {path.stem: str(path) for path in sorted(folder.glob("hours/*/*/*.parquet"))}
     return Files(
@@ -97,7 +98,7 @@ def fold(settings: Settings, spec: ModelSpec) -> int:
             target = settings.predictions(spec.name) / "hours" / day / hour / f"{path.stem}.parquet"
             if path.stat().st_size and not target.exists():
                 with duckdb.connect(config={"threads": 1}) as connection:
-                    _convert(connection, spec, str(path), target)
+                    _convert(connection, settings, spec, str(path), target)
             path.unlink()
             done += 1
         finally:
@@ -152,10 +153,12 @@ def _hold(path: Path) -> int:
     return handle
 
 
-def _convert(connection: duckdb.DuckDBPyConnection, spec: ModelSpec, journal: str, target: Path) -> None:
+def _convert(
+    connection: duckdb.DuckDBPyConnection, settings: Settings, spec: ModelSpec, journal: str, target: Path
+) -> None:  # fmt: skip
     connection.execute("SET TimeZone = 'UTC'")
     rows = journal_relation(connection, spec, [journal])
-    with replacing(target) as temporary:
+    with writing(settings, target) as temporary:
         connection.execute(
             f"""COPY ({rows} ORDER BY "at", request_id, "row") TO {literal(temporary)} (FORMAT parquet, CODEC zstd)""",
             {"journals": [journal]},

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import fcntl
+import math
 import os
 import threading
+import time
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 MAX_JOURNAL_BYTES = 2**26  # a journal that has grown so far is closed, to be folded before its hour is over
+LONGEST_SECONDS = 300.0
 READ_ATTEMPTS = 20  # a busy machine folds several journals while one list is read
 Role = Literal["served", "shadow"]
 
@@ -53,6 +56,8 @@ class PredictionLog:
         self._lock = threading.Lock()
         self._hour = -1
         self._file = -1
+        self._opened = 0.0
+        self._longest = LONGEST_SECONDS if settings.storage_url else math.inf
 
     def append(
         self,
@@ -101,9 +106,13 @@ class PredictionLog:
                 ) from error
 
     def roll(self, now: datetime) -> None:
-        """Close the journal if its hour is over, so that it can be folded though nothing more is asked."""
+        """Close the journal if its hour is over, so that it can be folded though nothing more is asked.
+
+        Where the log goes into a bucket it is closed after five minutes: until then it is on this machine alone.
+        """
         with self._lock:
-            if self._file >= 0 and self._hour != int(now.timestamp()) // 3600:
+            over = self._hour != int(now.timestamp()) // 3600
+            if self._file >= 0 and (over or now.timestamp() - self._opened > self._longest):
                 self._close()
 
     def close(self) -> None:
@@ -132,7 +141,7 @@ class PredictionLog:
         self._folder.mkdir(parents=True, exist_ok=True)
         hidden = self._folder / f".{name}"
         self._file = os.open(hidden, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
-        self._hour = hour
+        self._hour, self._opened = hour, time.time()
         # Locked before it can be found: whoever folds journals sees that somebody writes this one.
         fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         hidden.rename(self._folder / name)

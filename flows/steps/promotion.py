@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from sqlalchemy.engine import Engine
@@ -13,7 +12,7 @@ from flows.errors import ConflictError, EvergreenError, RefusedError
 from flows.ledger import Promotion
 from flows.settings import Settings
 from flows.spec import ModelSpec
-from flows.steps import registry
+from flows.steps import registry, storage
 from flows.steps.bundle import load_bundle
 from flows.steps.registry import Version
 
@@ -102,7 +101,8 @@ def rollback_goal(engine: Engine, spec: ModelSpec) -> tuple[Promotion, Promotion
 
 def _open(settings: Settings, refusal: str, folder: str, digest: str) -> None:
     try:
-        load_bundle(Path(folder), digest, settings.trusted_types)
+        with storage.folder(settings, folder) as files:
+            load_bundle(files, digest, settings.trusted_types)
     except EvergreenError as error:
         raise RefusedError(f"{refusal}: {error}") from error
 

@@ -10,7 +10,7 @@ from pydantic import ValidationError
 from flows.errors import ContractError
 from flows.ledger import Promotion
 from flows.spec import Frozen, ModelSpec
-from flows.steps import drift, performance
+from flows.steps import drift, performance, storage
 from flows.steps.files import write_text
 
 if TYPE_CHECKING:
@@ -58,9 +58,8 @@ def read(spec: ModelSpec, champion: Promotion) -> Reference:
     Without one (the bundle came from elsewhere) no column is known, and the error to expect is that of the promotion's
     evidence. Raises ContractError if the file is not a reference.
     """
-    folder = Path(champion.model_uri)
     try:
-        text = (folder / FILE).read_text(encoding="utf-8")
+        text = storage.read(champion.model_uri, FILE)
     except FileNotFoundError:
         error = champion.evidence.get("error")
         expected = performance.plain(float("nan") if error is None else float(error), performance.monitored(spec))
@@ -71,5 +70,5 @@ def read(spec: ModelSpec, champion: Promotion) -> Reference:
         problem = error.errors()[0]
         place = ".".join(map(str, problem["loc"]))
         raise ContractError(
-            f"{folder / FILE}: {place}: {problem['msg']}; train and promote again to write it anew"
+            f"{champion.model_uri}/{FILE}: {place}: {problem['msg']}; train and promote again to write it anew"
         ) from error

@@ -5,16 +5,17 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Mapping
+from contextlib import nullcontext
 from datetime import UTC, datetime
 from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from filelock import FileLock
-
 from flows.errors import RefusedError, UnavailableError
-from flows.settings import Settings
+from flows.locks import locked
+from flows.settings import Settings, shown
 from flows.spec import Frozen, ModelSpec
+from flows.steps import storage
 from flows.steps.files import sha256_of, write_text
 from flows.steps.mlflow_model import write_mlmodel
 
@@ -55,7 +56,8 @@ def open_client(settings: Settings) -> MlflowClient:
     import mlflow
     from mlflow import MlflowClient
 
-    with FileLock(settings.home / "mlflow.lock", timeout=120):
+    # A server has made its own schema.
+    with nullcontext() if settings.tracking_uri.startswith("http") else locked(settings, "mlflow", 120):
         try:
             mlflow.set_tracking_uri(settings.tracking_uri)
             mlflow.set_registry_uri(settings.tracking_uri)
@@ -63,7 +65,7 @@ def open_client(settings: Settings) -> MlflowClient:
             client.search_experiments(max_results=1)
         except Exception as error:
             raise UnavailableError(
-                f"MLflow at {settings.tracking_uri} cannot be opened ({type(error).__name__}); start it, or run "
+                f"MLflow at {shown(settings.tracking_uri)} cannot be opened ({type(error).__name__}); start it, or run "
                 "`mlflow db upgrade` on it if it is older"
             ) from error
     return client
@@ -218,9 +220,9 @@ def read_evidence(version: Version) -> dict[str, Any]:
     what = f"{version.model} version {version.version}: {EVIDENCE} in {version.folder}"
     mend = "restore it, or promote another version"
     try:
-        text = (Path(version.folder) / EVIDENCE).read_bytes()
+        text = storage.read(version.folder, EVIDENCE)
     except OSError as error:
-        raise RefusedError(f"{what} cannot be read ({error.strerror}); {mend}") from error
+        raise RefusedError(f"{what} cannot be read ({error.strerror or 'it is not there'}); {mend}") from error
     if sha256(text).hexdigest() != version.evidence_digest:
         raise RefusedError(f"{what} is not what was registered (its sha256 differs); {mend}")
     try:
@@ -279,13 +281,19 @@ def _experiment(client: MlflowClient, settings: Settings, name: str) -> str:
     if found:
         return str(found.experiment_id)
     try:
-        local = settings.tracking_uri.startswith("sqlite")
-        return str(client.create_experiment(name, artifact_location=str(settings.artifacts) if local else None))
+        return str(client.create_experiment(name, artifact_location=_artifacts(settings)))
     except MlflowException:  # another process made it in between
         found = client.get_experiment_by_name(name)
         if found is None:
             raise
         return str(found.experiment_id)
+
+
+def _artifacts(settings: Settings) -> str | None:
+    """Return where clients put a model's artifacts; None leaves it to a server without a bucket."""
+    if settings.storage_url:
+        return f"{settings.storage_url}/{settings.artifacts.name}"
+    return None if settings.tracking_uri.startswith("http") else str(settings.artifacts)
 
 
 def _version(found: Any) -> Version:

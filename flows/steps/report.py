@@ -103,7 +103,7 @@ def markdown(findings: Findings) -> str:
     return "\n".join(lines)
 
 
-def summary(findings: Findings, page: Path) -> dict[str, Any]:
+def summary(findings: Findings, page: str) -> dict[str, Any]:
     """Return the findings as plain data, for JSON: what is not a number, or infinite, is None."""
     found, outcome = findings.facts.performance, findings.decision
     return {
@@ -120,7 +120,7 @@ def summary(findings: Findings, page: Path) -> dict[str, Any]:
         "missing": {one.feature: one.missing for one in findings.facts.drift if one.missing},
         "stale_views": findings.stale_views,
         "skew": {"warning": findings.skew.warning, **findings.skew.model_dump(mode="json")},
-        "report": str(page),
+        "report": page,
     }
 
 

@@ -16,6 +16,7 @@ from flows.spec import Frozen, ModelSpec, RequestField
 from flows.steps.files import replacing
 from flows.steps.reading import connect, describe
 from flows.steps.sql import identifier, literal
+from flows.steps.storage import pull
 
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection
@@ -48,6 +49,7 @@ def score_file(
     UsageError for input that does not fit, by column and row, and for a target that cannot be; nothing is written then.
     """
     origin, goal = _checked_paths(source, target)
+    pull(settings, settings.features(spec.name))
     added = ["prediction", *(f"probability_{name}" for name in bundle.manifest.classes or ()), "model_version"]
     rows = 0
     with connect(settings.home) as connection:

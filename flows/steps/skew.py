@@ -23,6 +23,7 @@ import pyarrow.compute as pc
 from flows.errors import EvergreenError
 from flows.settings import Settings
 from flows.spec import Frozen, ModelSpec
+from flows.steps import storage
 from flows.steps.sql import identifier, identifiers
 
 if TYPE_CHECKING:
@@ -122,6 +123,7 @@ def measure(settings: Settings, spec: ModelSpec, predictions: pa.Table, bundle: 
         return Skew()
     try:
         names = read_manifest(bundle).feature_names
+        storage.pull(settings, settings.features(spec.name))
         store = feature_store.open_store(settings)
         fields = [field.name for field in spec.request]
         expected = feature_store.historical(store, spec, rows.select([*fields, "event_timestamp"]))

@@ -18,10 +18,9 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any, Protocol
 
-from filelock import FileLock, Timeout
 from pydantic import TypeAdapter, ValidationError
 
-from flows.errors import UnavailableError
+from flows.locks import locked
 from flows.settings import Settings
 from flows.spec import Frozen
 from flows.steps.files import sha256_of, write_text
@@ -147,13 +146,5 @@ def one_at_a_time(settings: Settings, name: str, patience: float = PATIENCE_SECO
 
     Raises UnavailableError if another one is still at work after an hour.
     """
-    settings.stages(name).mkdir(parents=True, exist_ok=True)
-    lock = FileLock(settings.stages(name) / "lock", timeout=patience)
-    try:
-        lock.acquire()
-    except Timeout as error:
-        raise UnavailableError(f"{name} is still at work in another run ({lock.lock_file}); wait for it") from error
-    try:
+    with locked(settings, f"stages/{name}", patience):
         yield
-    finally:
-        lock.release()

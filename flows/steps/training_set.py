@@ -12,11 +12,13 @@ import pyarrow.feather as feather
 
 from flows.errors import RefusedError
 from flows.ledger import Partition
+from flows.settings import Settings
 from flows.spec import Frozen, ModelSpec
 from flows.steps import feature_store
 from flows.steps.feature_tables import next_tick
 from flows.steps.files import sha256_of, write_arrow
 from flows.steps.sql import identifiers
+from flows.steps.storage import locals_of, pull
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -76,22 +78,24 @@ def choose_window(spec: ModelSpec, accepted: list[Partition], judge: timedelta |
 
 
 def build(
-    store: FeatureStore, spec: ModelSpec, partitions: list[Partition], window: Window, folder: Path
+    settings: Settings, store: FeatureStore, spec: ModelSpec, partitions: list[Partition], window: Window, folder: Path
 ) -> TrainingSet:
     """Write the training set of a window: the rows that count, with their features as they were known.
 
     The feature tables are held as they are meanwhile, so that all views are of one time and the files named are those read.
     """
-    selected = select_rows(spec, partitions, window)
-    with feature_store.held_still(Path(store.config.offline_store.root), spec.name):
+    uris = [p.accepted_uri for p in partitions if p.id in set(window.partition_ids) and p.accepted_uri]
+    selected = select_rows(spec, locals_of(settings, uris), window)
+    with feature_store.held_still(settings, spec.name):
+        pull(settings, settings.features(spec.name))
         files = feature_store.feature_files(store, spec)
         rows = feature_store.historical(store, spec, selected)
     names = feature_store.feature_names(store, spec)
     return write_training_set(rows, names, window, folder).model_copy(update={"feature_files": files})
 
 
-def select_rows(spec: ModelSpec, partitions: list[Partition], window: Window) -> pa.Table:
-    """Return the rows that train or judge, in order of time: keys, request fields, label and both times.
+def select_rows(spec: ModelSpec, files: list[str], window: Window) -> pa.Table:
+    """Return the rows of partitions' files that train or judge, in order of time: keys, request fields, label and both times.
 
     A training row counts only if its label was known at the split: what trains must have been there when the judging
     part began.
@@ -105,7 +109,6 @@ def select_rows(spec: ModelSpec, partitions: list[Partition], window: Window) ->
     if spec.task == "regression":
         bounds = {"low": -float("inf") if low is None else low, "high": float("inf") if high is None else high}
         counts = "label >= $low AND label <= $high"
-    uris = [p.accepted_uri for p in partitions if p.id in set(window.partition_ids) and p.accepted_uri]
     with duckdb.connect() as connection:
         connection.execute("SET TimeZone = 'UTC'")
         rows = connection.execute(
@@ -119,7 +122,7 @@ def select_rows(spec: ModelSpec, partitions: list[Partition], window: Window) ->
             ORDER BY event_timestamp, {identifiers(columns)}, label, label_timestamp
             """,
             {
-                "uris": uris, "start": window.start, "split": window.split, "end": window.end,
+                "uris": files, "start": window.start, "split": window.split, "end": window.end,
                 **bounds,
             },
         ).to_arrow_table()  # fmt: skip

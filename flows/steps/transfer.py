@@ -12,7 +12,7 @@ from flows import ledger
 from flows.errors import RefusedError, TamperedError
 from flows.settings import Settings
 from flows.spec import ModelSpec
-from flows.steps import promotion, registry, version_record
+from flows.steps import promotion, registry, storage, version_record
 from flows.steps.bundle import load_bundle
 from flows.steps.files import sha256_of
 from flows.steps.lineage import Lineage
@@ -55,7 +55,8 @@ def copy_version(source: Settings, target: Settings, spec: ModelSpec, number: in
     target.home.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="transfer-", dir=target.home) as folder:
         bundle = Path(folder) / "bundle"
-        shutil.copytree(version.folder, bundle, ignore=shutil.ignore_patterns(*LEFT))
+        with storage.folder(source, version.folder) as files:
+            shutil.copytree(files, bundle, ignore=shutil.ignore_patterns(*LEFT))
         pictures = Path(folder) / "pictures"
         lineage, metrics, card = _fetch(source, version, pictures)
         load_bundle(bundle, version.digest, target.trusted_types)
@@ -64,7 +65,7 @@ def copy_version(source: Settings, target: Settings, spec: ModelSpec, number: in
             passed=True, digest=version.digest, work_key=f"copy of {version.run_id}",
         )  # fmt: skip
     made = registry.register(target, spec, lineage, run_id, model_id, kept, version.digest)
-    _compare(target, version, made)
+    _compare(source, target, version, made)
     client = registry.open_client(target)
     origin = f"version {version.version}, run {version.run_id}"
     client.set_tag(run_id, registry.ORIGIN, origin)
@@ -92,16 +93,17 @@ def _fetch(source: Settings, version: Version, pictures: Path) -> tuple[Lineage,
     return lineage, dict(run.data.metrics), card if card.exists() else None
 
 
-def _compare(target: Settings, sent: Version, made: Version) -> None:
+def _compare(source: Settings, target: Settings, sent: Version, made: Version) -> None:
     """Raise TamperedError unless a copy has the bytes, the evidence and the fingerprint of what was sent."""
-    load_bundle(Path(made.folder), sent.digest, target.trusted_types)
     registry.read_evidence(made)
-    for name in ("serving.json", "model.skops", registry.EVIDENCE):
-        if sha256_of(Path(sent.folder) / name) != sha256_of(Path(made.folder) / name):
-            raise TamperedError(
-                f"{sent.model} version {made.version}: {name} did not arrive as it was sent; delete this version in "
-                "MLflow and copy again"
-            )
+    with storage.folder(source, sent.folder) as theirs, storage.folder(target, made.folder) as ours:
+        load_bundle(ours, sent.digest, target.trusted_types)
+        for name in ("serving.json", "model.skops", registry.EVIDENCE):
+            if sha256_of(theirs / name) != sha256_of(ours / name):
+                raise TamperedError(
+                    f"{sent.model} version {made.version}: {name} did not arrive as it was sent; delete this version in "
+                    "MLflow and copy again"
+                )
     if (made.digest, made.fingerprint) != (sent.digest, sent.fingerprint):
         raise TamperedError(
             f"{sent.model} version {made.version} is not registered as what was sent; delete it in MLflow and copy again"

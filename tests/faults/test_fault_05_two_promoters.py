@@ -1,6 +1,8 @@
-"""Fault 5: two processes promote at the same moment, a hundred times, on SQLite."""
+"""Fault 5: two processes promote at the same moment, a hundred times, on SQLite and on Postgres from two homes."""
 
 import multiprocessing
+
+import pytest
 
 from flows import database, ledger
 from flows.errors import ConflictError
@@ -10,9 +12,9 @@ ROUNDS = 100
 PATIENCE_SECONDS = 60
 
 
-def promote_in_every_round(home, number, barrier, outcomes):
+def promote_in_every_round(settings, number, barrier, outcomes):
     """Promote version ``100 * round + number`` against the champion of the moment, in step with the other process."""
-    engine = database.connect(Settings(home=home))
+    engine = database.connect(settings)
     for turn in range(1, ROUNDS + 1):
         barrier.wait(PATIENCE_SECONDS)
         expected = ledger.champion(engine, "taxi")
@@ -28,13 +30,21 @@ def promote_in_every_round(home, number, barrier, outcomes):
             outcomes.put((turn, version, str(error)))
 
 
-def test_in_each_round_one_wins_the_other_is_told_and_each_transition_fits_the_one_before(tmp_path):
-    home = tmp_path / "home"
-    home.mkdir()
+@pytest.fixture
+def postgres_ledger(postgres):
+    return postgres.url("promoters")
+
+
+@pytest.mark.parametrize("ledger_url", ["", "postgres_ledger"], ids=["sqlite", "postgres"])
+def test_in_each_round_one_wins_the_other_is_told_and_each_transition_fits_the_one_before(
+    tmp_path, request, ledger_url
+):
+    url = request.getfixturevalue(ledger_url) if ledger_url else ""
+    hosts = [Settings(home=tmp_path / (f"host{number}" if url else "home"), ledger_url=url) for number in (1, 2)]
     context = multiprocessing.get_context("spawn")
     barrier, outcomes = context.Barrier(2), context.Queue()
     promoters = [
-        context.Process(target=promote_in_every_round, args=(home, number, barrier, outcomes), daemon=True)
+        context.Process(target=promote_in_every_round, args=(hosts[number - 1], number, barrier, outcomes), daemon=True)
         for number in (1, 2)
     ]
     for process in promoters:
@@ -50,7 +60,7 @@ def test_in_each_round_one_wins_the_other_is_told_and_each_transition_fits_the_o
         told = [version for at, version, text in found if at == turn and "try again" in text]
         assert (len(won), len(told)) == (1, 1)
         winners[turn] = won[0]
-    rows = ledger.list_promotions(database.connect(Settings(home=home)), "taxi")[::-1]
+    rows = ledger.list_promotions(database.connect(hosts[0]), "taxi")[::-1]
     assert [row.sequence for row in rows] == list(range(1, ROUNDS + 1))
     assert [row.version for row in rows] == list(winners.values())
     assert [row.previous_version for row in rows] == [None, *list(winners.values())[:-1]]

@@ -1,0 +1,244 @@
+"""Where files that others must find are kept: in the home, or in an S3 bucket with the home as the copy that is worked on.
+
+The only S3 code of the lake, the model files, the pages and the prediction log. A file that is written is in the bucket
+before it is in the home, and before the ledger names it; it has a name of its own and is never changed, so that a copy in a
+home is as good as the object. Any store that speaks S3 will do; ``AWS_ENDPOINT_URL`` and the AWS_* credentials are used.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+import uuid
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+
+from flows.errors import EvergreenError, UnavailableError
+from flows.settings import Settings
+from flows.steps.files import replacing
+
+if TYPE_CHECKING:
+    from pyarrow.fs import FileInfo, S3FileSystem
+
+CONNECT_SECONDS, REQUEST_SECONDS = 5.0, 30.0
+PATIENCE_SECONDS = 60.0  # for a store that refuses or does not answer
+FIRST_PAUSE_SECONDS = 0.5
+Result = TypeVar("Result")
+
+
+def address(settings: Settings, path: Path) -> str:
+    """Return what the ledger calls a file of the home: its path, or its address in the bucket."""
+    return f"{settings.storage_url}/{_name(settings, path)}" if settings.storage_url else str(path)
+
+
+def unique(settings: Settings, stem: str) -> str:
+    """Return a stem that is used once in a bucket: two hosts may write what has one name in a home."""
+    return f"{stem}-{uuid.uuid4().hex[:8]}" if settings.storage_url else stem
+
+
+@contextmanager
+def writing(settings: Settings, path: Path) -> Iterator[Path]:
+    """Yield a path that becomes ``path``, in the bucket first.
+
+    Raises UnavailableError if it cannot be written, leaving nothing.
+    """
+    import duckdb
+
+    try:
+        with replacing(path) as temporary:
+            yield temporary
+            if settings.storage_url:
+                _put(settings, temporary, path)
+    except (OSError, duckdb.IOException) as error:
+        first = str(error).splitlines()[0]
+        raise UnavailableError(f"{path.parent} cannot be written ({first}); free some space, then run again") from error
+
+
+def publish(settings: Settings, path: Path) -> str:
+    """Bring a page of the home, as it is now, into the bucket as well; return what it is called."""
+    if settings.storage_url:
+        _put(settings, path, path)
+    return address(settings, path)
+
+
+def local(settings: Settings, uri: str) -> str:
+    """Return the path of a file that the ledger names; it is fetched if this home has not got it.
+
+    Raises UnavailableError if the bucket does not give it.
+    """
+    if not uri.startswith("s3://"):
+        return uri
+    path = _path(settings, uri)
+    if not path.exists():
+        _get(uri, path)
+    return str(path)
+
+
+def locals_of(settings: Settings, uris: Iterable[str]) -> list[str]:
+    """Return the paths of files that the ledger names, as ``local`` does."""
+    return [local(settings, uri) for uri in uris]
+
+
+def pull(settings: Settings, folder: Path, under: Iterable[str] = ("",)) -> None:
+    """Fetch what the bucket has below a folder of the home, or below some of its subfolders, and the home has not."""
+    if not settings.storage_url:
+        return
+    for part in under:
+        for found in _listed(address(settings, folder / part)):
+            path = _path(settings, f"s3://{found.path}")
+            if not path.exists():
+                _get(f"s3://{found.path}", path)
+
+
+def missing(settings: Settings, uris: Iterable[str]) -> list[str]:
+    """Return which of some files that the ledger names are neither in the home nor in the bucket."""
+    from pyarrow.fs import FileType
+
+    wanted = [uri for uri in uris if uri.startswith("s3://")]
+    gone = [uri for uri in uris if not uri.startswith("s3://") and not Path(uri).exists()]
+    if wanted:
+        system = _system()
+        keys = [uri.removeprefix("s3://") for uri in wanted]
+        infos = _patiently(lambda: system.get_file_info(keys), settings.storage_url)
+        gone += [uri for uri, info in zip(wanted, infos, strict=True) if info.type != FileType.File]
+    return gone
+
+
+@contextmanager
+def folder(settings: Settings, uri: str) -> Iterator[Path]:
+    """Yield the folder of a model: where it is, or a fresh copy of the bucket's for as long as the block runs.
+
+    A fresh one, so that what was changed or deleted in the bucket is seen. What is raised of the copy speaks of ``uri``.
+    """
+    if not uri.startswith("s3://"):
+        yield Path(uri)
+        return
+    scratch = settings.home / "tmp"
+    scratch.mkdir(parents=True, exist_ok=True)
+    copy = Path(tempfile.mkdtemp(prefix="model-", dir=scratch))
+    try:
+        for found in _listed(uri, recursive=False):
+            _get(f"s3://{found.path}", copy / found.base_name)
+        yield copy
+    except EvergreenError as error:
+        raise type(error)(str(error).replace(str(copy), uri)) from error
+    finally:
+        shutil.rmtree(copy, ignore_errors=True)
+
+
+def read(folder: str, name: str) -> bytes:
+    """Return a small file of a model's folder; raises OSError, FileNotFoundError if it is not there."""
+    if not folder.startswith("s3://"):
+        return (Path(folder) / name).read_bytes()
+
+    def download() -> bytes:
+        with _system().open_input_stream(f"{folder.removeprefix('s3://')}/{name}") as stream:
+            return bytes(stream.read())
+
+    try:
+        return _patiently(download, f"{folder}/{name}")
+    except UnavailableError as error:
+        if isinstance(error.__cause__, FileNotFoundError):
+            raise error.__cause__ from error
+        raise
+
+
+def probe(settings: Settings) -> None:
+    """Write, read and delete a small object; raises OSError with what the store says if that cannot be."""
+    from pyarrow.fs import FileType
+
+    system, key = _system(), f"{settings.storage_url.removeprefix('s3://')}/.doctor-{uuid.uuid4().hex}"
+    with system.open_output_stream(key) as stream:
+        stream.write(b"evergreen")
+    try:
+        if system.get_file_info(key).type != FileType.File:
+            raise OSError("what was written is not there")
+    finally:
+        system.delete_file(key)
+
+
+def _name(settings: Settings, path: Path) -> str:
+    return path.relative_to(settings.home).as_posix()
+
+
+def _path(settings: Settings, uri: str) -> Path:
+    """Return where the home keeps its copy of an object; what is in another bucket or folder is kept apart."""
+    below = f"{settings.storage_url}/"
+    name = uri.removeprefix(below) if settings.storage_url and uri.startswith(below) else f"fetched/{uri[5:]}"
+    path = (settings.home / name).resolve()
+    if not path.is_relative_to(settings.home):
+        raise UnavailableError(f"{uri} is no name of a file of {settings.home}")
+    return path
+
+
+def _put(settings: Settings, file: Path, path: Path) -> None:
+    target = address(settings, path)
+    _patiently(lambda: _upload(file, target.removeprefix("s3://")), target)
+
+
+def _upload(file: Path, key: str) -> None:
+    with file.open("rb") as source, _system().open_output_stream(key) as stream:
+        shutil.copyfileobj(source, stream, 2**22)
+
+
+def _get(uri: str, path: Path) -> None:
+    def download() -> None:
+        key = uri.removeprefix("s3://")
+        with _system().open_input_stream(key) as stream, replacing(path) as temporary, temporary.open("wb") as target:
+            shutil.copyfileobj(stream, target, 2**22)
+
+    _patiently(download, uri)
+
+
+def _listed(uri: str, recursive: bool = True) -> list[FileInfo]:
+    from pyarrow.fs import FileSelector, FileType
+
+    selector = FileSelector(uri.removeprefix("s3://"), recursive=recursive, allow_not_found=True)
+    found = _patiently(lambda: _system().get_file_info(selector), uri)
+    return [one for one in found if one.type == FileType.File]
+
+
+def _patiently(do: Callable[[], Result], what: str) -> Result:
+    """Do something with the bucket, again for a minute while it is refused; raises UnavailableError after that."""
+    from tenacity import Retrying, retry_if_exception, stop_after_delay, wait_exponential_jitter
+
+    attempts = Retrying(
+        retry=retry_if_exception(_may_pass), stop=stop_after_delay(PATIENCE_SECONDS),
+        wait=wait_exponential_jitter(FIRST_PAUSE_SECONDS, max=5), reraise=True,
+    )  # fmt: skip
+    try:
+        return attempts(do)
+    except FileNotFoundError as error:
+        raise UnavailableError(f"{what} is not there; restore the bucket from a backup") from error
+    except OSError as error:
+        raise UnavailableError(
+            f"{what} cannot be reached ({str(error).splitlines()[0][:300]}); see `evergreen doctor`, then run again"
+        ) from error
+
+
+def _may_pass(error: BaseException) -> bool:
+    """Say whether waiting may help: not for what is not there, for a full disk here, or for a key that is not known."""
+    final = ("NoSuchBucket", "NO_SUCH_BUCKET", "INVALID_ACCESS_KEY", "SIGNATURE_DOES_NOT_MATCH")
+    here = isinstance(error, OSError) and error.errno is not None
+    return isinstance(error, OSError) and not here and not any(word in str(error) for word in final)
+
+
+def _system() -> S3FileSystem:
+    endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
+    return _opened(endpoint or None, os.environ.get("AWS_DEFAULT_REGION") or "us-east-1")
+
+
+@cache
+def _opened(endpoint: str | None, region: str) -> S3FileSystem:
+    """Open the store that the environment names; the credentials are found by Arrow, as by every AWS client."""
+    from pyarrow.fs import AwsStandardS3RetryStrategy, S3FileSystem
+
+    return S3FileSystem(
+        endpoint_override=endpoint, region=region, connect_timeout=CONNECT_SECONDS,
+        request_timeout=REQUEST_SECONDS, retry_strategy=AwsStandardS3RetryStrategy(max_attempts=3), allow_bucket_creation=False,
+        check_directory_existence_before_creation=False,
+    )  # fmt: skip
