@@ -13,6 +13,8 @@ from flows.engines import make_engine
 from flows.errors import UnavailableError
 from flows.settings import Settings
 
+LOCK_NOT_AVAILABLE = "55P03"  # Postgres's code of a lock that was waited for long enough
+
 
 @contextmanager
 def locked(settings: Settings, name: str, patience: float) -> Iterator[None]:
@@ -21,7 +23,6 @@ def locked(settings: Settings, name: str, patience: float) -> Iterator[None]:
     A lock keeps work from being done twice. What must not happen twice is kept by the ledger's own keys: a restarted
     Postgres has forgotten who held what.
     """
-    settings.home.mkdir(parents=True, exist_ok=True)
     path = settings.home / f"{name}.lock"
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
@@ -51,6 +52,8 @@ def _across_hosts(settings: Settings, name: str, patience: float) -> Iterator[No
             try:
                 session.execute(sa.select(sa.func.pg_advisory_lock(key)))
             except sa.exc.OperationalError as error:
+                if getattr(error.orig, "sqlstate", None) != LOCK_NOT_AVAILABLE:
+                    raise
                 raise UnavailableError(f"{name} is still at work on another machine; wait for it") from error
             try:
                 yield

@@ -13,7 +13,7 @@ from deployments.service.cache import BundleCache
 from deployments.service.features import OnlineFeatures
 from deployments.service.follower import Follower
 from deployments.service.guard import Guard
-from deployments.service.housekeeping import Housekeeping
+from deployments.service.housekeeping import LAST_FOLD_SECONDS, Housekeeping
 from deployments.service.invocations import add_invocations
 from deployments.service.open_inference import add_open_inference
 from deployments.service.predictor import FeatureReader, Predictor
@@ -27,7 +27,6 @@ from deployments.service.watched import WatchedFeatures
 from flows import database
 from flows.settings import Settings
 from flows.spec import ModelSpec
-from flows.steps.prediction_hours import fold
 from flows.steps.prediction_log import PredictionLog
 
 
@@ -77,7 +76,7 @@ def build(
         housekeeping.stop()
         prediction_log.close()
         if settings.storage_url:  # a container's disk may end with it
-            fold(settings, spec)
+            housekeeping.fold(LAST_FOLD_SECONDS)
 
     def exposed() -> bytes:
         return exposition(spec.name, {**(board.others() if worker is not None else {}), name: state()})

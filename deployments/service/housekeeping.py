@@ -19,6 +19,7 @@ from flows.steps.prediction_log import PredictionLog
 BEAT_SECONDS = 1.0
 FOLD_SECONDS = 30.0  # between two looks for journals to be folded
 FOLD_PATIENCE = 600.0
+LAST_FOLD_SECONDS = 6.0  # at the end, before whoever stops the service loses patience
 log = logging.getLogger("evergreen.service")
 
 
@@ -54,19 +55,26 @@ class Housekeeping:
                 self._predictions.roll(datetime.now(UTC))
                 if time.monotonic() >= self._next_fold:
                     self._next_fold = time.monotonic() + FOLD_SECONDS
-                    self._fold()
+                    self.fold()
             except Exception:
                 log.exception("housekeeping failed; it goes on")
 
-    def _fold(self) -> None:
-        """Fold in a process of its own, at the lowest priority: it needs memory and time that are the requests'."""
+    def fold(self, patience: float = FOLD_PATIENCE) -> None:
+        """Fold in a process of its own, at the lowest priority: it needs memory and time that are the requests'.
+
+        What is not folded within ``patience`` seconds stays a journal, for the next time.
+        """
         if not foldable(self._settings, self._spec.name):
             return
         command = [sys.executable, "-m", "deployments.service.housekeeping", str(self._settings.home), self._spec.name]
-        done = subprocess.run(
-            command, env=os.environ | self._settings.environment(), stdin=subprocess.DEVNULL, capture_output=True,
-            text=True, check=False, timeout=FOLD_PATIENCE,
-        )  # fmt: skip
+        try:
+            done = subprocess.run(
+                command, env=os.environ | self._settings.environment(), stdin=subprocess.DEVNULL, capture_output=True,
+                text=True, check=False, timeout=patience,
+            )  # fmt: skip
+        except subprocess.TimeoutExpired:
+            log.error("the prediction log was not folded within %.0f s; it is tried again", patience)
+            return
         if done.returncode:
             last = done.stderr.strip().splitlines()[-1:] or ["no message"]
             log.error("the prediction log was not folded: %s", last[0][:300])

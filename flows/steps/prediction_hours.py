@@ -61,7 +61,7 @@ def files(settings: Settings, model: str, start: datetime | None = None, end: da
     first = f"{start.astimezone(UTC):{HOUR}}" if start else ""
     last = f"{end.astimezone(UTC) - timedelta(microseconds=1):{HOUR}}" if end else "9999"
     folder = settings.predictions(model)
-    pull(settings, folder / "hours")
+    pull(settings, folder / "hours", lambda name: first <= name[:13] <= last)
     journals = {path.stem: str(path) for path in sorted(journal_folder(settings, model).glob("*.jsonl"))}
     parquet = {path.stem: str(path) for path in sorted(folder.glob("hours/*/*/*.parquet"))}
     return Files(

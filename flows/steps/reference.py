@@ -59,7 +59,7 @@ def read(spec: ModelSpec, champion: Promotion) -> Reference:
     evidence. Raises ContractError if the file is not a reference.
     """
     try:
-        text = storage.read(champion.model_uri, FILE)
+        text = storage.read(f"{champion.model_uri}/{FILE}").decode()
     except FileNotFoundError:
         error = champion.evidence.get("error")
         expected = performance.plain(float("nan") if error is None else float(error), performance.monitored(spec))

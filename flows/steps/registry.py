@@ -220,7 +220,7 @@ def read_evidence(version: Version) -> dict[str, Any]:
     what = f"{version.model} version {version.version}: {EVIDENCE} in {version.folder}"
     mend = "restore it, or promote another version"
     try:
-        text = storage.read(version.folder, EVIDENCE)
+        text = storage.read(f"{version.folder}/{EVIDENCE}")
     except OSError as error:
         raise RefusedError(f"{what} cannot be read ({error.strerror or 'it is not there'}); {mend}") from error
     if sha256(text).hexdigest() != version.evidence_digest:

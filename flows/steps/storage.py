@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 CONNECT_SECONDS, REQUEST_SECONDS = 5.0, 30.0
 PATIENCE_SECONDS = 60.0  # for a store that refuses or does not answer
 FIRST_PAUSE_SECONDS = 0.5
+FINAL = ("NO_SUCH_BUCKET", "ACCESS_DENIED", "INVALID_ACCESS_KEY", "SIGNATURE_DOES_NOT_MATCH")  # as Arrow names them
 Result = TypeVar("Result")
 
 
@@ -83,15 +84,14 @@ def locals_of(settings: Settings, uris: Iterable[str]) -> list[str]:
     return [local(settings, uri) for uri in uris]
 
 
-def pull(settings: Settings, folder: Path, under: Iterable[str] = ("",)) -> None:
-    """Fetch what the bucket has below a folder of the home, or below some of its subfolders, and the home has not."""
+def pull(settings: Settings, folder: Path, wanted: Callable[[str], bool] = bool) -> None:
+    """Fetch what the bucket has below a folder of the home and the home has not, of the files whose names are wanted."""
     if not settings.storage_url:
         return
-    for part in under:
-        for found in _listed(address(settings, folder / part)):
-            path = _path(settings, f"s3://{found.path}")
-            if not path.exists():
-                _get(f"s3://{found.path}", path)
+    for found in _listed(address(settings, folder)):
+        path = _path(settings, f"s3://{found.path}")
+        if wanted(path.name) and not path.exists():
+            _get(f"s3://{found.path}", path)
 
 
 def missing(settings: Settings, uris: Iterable[str]) -> list[str]:
@@ -130,21 +130,16 @@ def folder(settings: Settings, uri: str) -> Iterator[Path]:
         shutil.rmtree(copy, ignore_errors=True)
 
 
-def read(folder: str, name: str) -> bytes:
-    """Return a small file of a model's folder; raises OSError, FileNotFoundError if it is not there."""
-    if not folder.startswith("s3://"):
-        return (Path(folder) / name).read_bytes()
+def read(uri: str) -> bytes:
+    """Return a small file that the ledger or the registry names; raises FileNotFoundError if it is not there."""
+    if not uri.startswith("s3://"):
+        return Path(uri).read_bytes()
 
     def download() -> bytes:
-        with _system().open_input_stream(f"{folder.removeprefix('s3://')}/{name}") as stream:
+        with _system().open_input_stream(uri.removeprefix("s3://")) as stream:
             return bytes(stream.read())
 
-    try:
-        return _patiently(download, f"{folder}/{name}")
-    except UnavailableError as error:
-        if isinstance(error.__cause__, FileNotFoundError):
-            raise error.__cause__ from error
-        raise
+    return _patiently(download, uri)
 
 
 def probe(settings: Settings) -> None:
@@ -191,7 +186,14 @@ def _get(uri: str, path: Path) -> None:
         with _system().open_input_stream(key) as stream, replacing(path) as temporary, temporary.open("wb") as target:
             shutil.copyfileobj(stream, target, 2**22)
 
-    _patiently(download, uri)
+    try:
+        _patiently(download, uri)
+    except FileNotFoundError as error:
+        raise UnavailableError(f"{uri} is not there; restore the bucket from a backup") from error
+    except OSError as error:
+        raise UnavailableError(
+            f"{path.parent} cannot be written ({error.strerror}); free some space, then run again"
+        ) from error
 
 
 def _listed(uri: str, recursive: bool = True) -> list[FileInfo]:
@@ -203,7 +205,10 @@ def _listed(uri: str, recursive: bool = True) -> list[FileInfo]:
 
 
 def _patiently(do: Callable[[], Result], what: str) -> Result:
-    """Do something with the bucket, again for a minute while it is refused; raises UnavailableError after that."""
+    """Do something with the bucket, again for a minute while it is refused; raises UnavailableError after that.
+
+    That an object is not there is no refusal: FileNotFoundError is raised at once, as are errors of this machine's disk.
+    """
     from tenacity import Retrying, retry_if_exception, stop_after_delay, wait_exponential_jitter
 
     attempts = Retrying(
@@ -212,19 +217,19 @@ def _patiently(do: Callable[[], Result], what: str) -> Result:
     )  # fmt: skip
     try:
         return attempts(do)
-    except FileNotFoundError as error:
-        raise UnavailableError(f"{what} is not there; restore the bucket from a backup") from error
     except OSError as error:
+        if error.errno is not None:
+            raise
         raise UnavailableError(
             f"{what} cannot be reached ({str(error).splitlines()[0][:300]}); see `evergreen doctor`, then run again"
         ) from error
 
 
 def _may_pass(error: BaseException) -> bool:
-    """Say whether waiting may help: not for what is not there, for a full disk here, or for a key that is not known."""
-    final = ("NoSuchBucket", "NO_SUCH_BUCKET", "INVALID_ACCESS_KEY", "SIGNATURE_DOES_NOT_MATCH")
-    here = isinstance(error, OSError) and error.errno is not None
-    return isinstance(error, OSError) and not here and not any(word in str(error) for word in final)
+    """Say whether waiting may help: not for what is not there, a full disk here, or a key that is unknown or not enough."""
+    if not isinstance(error, OSError) or error.errno is not None:  # the store's own refusals have no number
+        return False
+    return not any(word in str(error) for word in FINAL)
 
 
 def _system() -> S3FileSystem:
