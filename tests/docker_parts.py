@@ -5,19 +5,12 @@ import shutil
 import subprocess
 from pathlib import Path
 
-import pytest
+from services_parts import missing
 
 ROOT = Path(__file__).resolve().parents[1]
 SCRIPT = ROOT.parent / "shared" / "docker-base.sh"
 BASE = "EVERGREEN_TEST_BASE_IMAGE"  # names an image with Python 3.11 to build on
 UNPRIVILEGED = ["--read-only", "--tmpfs", "/tmp:mode=1777", "--cap-drop", "ALL", "--security-opt", "no-new-privileges"]
-
-
-def missing(what: str) -> None:
-    """Skip on a laptop, fail where all services are required."""
-    if os.environ.get("EVERGREEN_REQUIRE_SERVICES") == "1":
-        pytest.fail(f"{what} and EVERGREEN_REQUIRE_SERVICES=1")
-    pytest.skip(what)
 
 
 def client() -> str:

@@ -1,4 +1,4 @@
-"""The servers of a team for the tests, private and on free ports: Postgres (Debian's package) and moto's S3."""
+"""The servers of a team for the tests, private and on free ports: Debian's Postgres and Redis, and moto's S3."""
 
 from __future__ import annotations
 
@@ -7,12 +7,13 @@ import pwd
 import shutil
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
+from serving_parts import eventually
 
 from flows.steps.processes import free_port
 
@@ -94,6 +95,61 @@ def postgres_server(folder: Path) -> Iterator[Postgres]:
         server.stop()
 
 
+@dataclass
+class Redis:
+    """A Redis server of our own that keeps nothing; with a password if one is given."""
+
+    folder: Path
+    password: str = ""
+    port: int = field(default_factory=free_port)
+    process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        """Start the server and wait until it answers."""
+        if shutil.which("redis-server") is None:
+            missing("redis-server is not installed (Debian package redis-server)")
+        settings = f"port {self.port}\nbind 127.0.0.1\nsave ''\n"
+        settings += f"requirepass {self.password}\n" if self.password else ""
+        self.process = subprocess.Popen(
+            ["redis-server", "-"], cwd=self.folder, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL
+        )
+        assert self.process.stdin
+        self.process.stdin.write(settings.encode())
+        self.process.stdin.close()
+        eventually(self._answers, PATIENCE_SECONDS)
+
+    def _answers(self) -> bool:
+        import redis
+
+        try:
+            return bool(redis.Redis.from_url(self.url).ping())
+        except redis.ConnectionError:
+            return False
+
+    @property
+    def url(self) -> str:
+        """Return its address."""
+        login = f":{self.password}@" if self.password else ""
+        return f"redis://{login}127.0.0.1:{self.port}/0"
+
+    def stop(self) -> None:
+        """Stop the server; what it held is gone."""
+        if self.process:
+            self.process.terminate()
+            self.process.wait(timeout=20)
+
+
+@contextmanager
+def redis_server(folder: Path, password: str = "") -> Iterator[Redis]:
+    """Run a Redis server for as long as the block runs."""
+    server = Redis(folder, password)
+    server.start()
+    try:
+        yield server
+    finally:
+        server.stop()
+
+
 @contextmanager
 def s3_server(folder: Path) -> Iterator[str]:
     """Run moto's S3 server and give its address; what it holds is in its memory."""
@@ -105,7 +161,7 @@ def s3_server(folder: Path) -> Iterator[str]:
     )  # fmt: skip
     url = f"http://127.0.0.1:{port}"
     try:
-        wait_for(lambda: answers(f"{url}/moto-api/"))
+        eventually(lambda: answers(f"{url}/moto-api/"), PATIENCE_SECONDS)
         yield url
     finally:
         server.terminate()
@@ -121,11 +177,3 @@ def answers(url: str) -> bool:
         return httpx.get(url, timeout=2).status_code < 500
     except httpx.HTTPError:
         return False
-
-
-def wait_for(condition: Callable[[], object], seconds: float = PATIENCE_SECONDS) -> None:
-    """Wait until a condition holds; fails after a generous while."""
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "it did not come true in time"
-        time.sleep(0.1)

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from services_parts import PASSWORD, Postgres, answers, missing, wait_for
+from services_parts import PASSWORD, Postgres, Redis, answers, redis_server
+from serving_parts import eventually
 from training_parts import QUICK, TESTS
 
 from flows.settings import Settings
@@ -28,47 +29,6 @@ SECRETS = {
     "s3": "S3-secret-key-4716",
     "service": "Service-secret-4717",
 }
-
-
-@dataclass
-class Redis:
-    """A Redis server of our own with a password, that keeps nothing."""
-
-    folder: Path
-    port: int = field(default_factory=free_port)
-    process: subprocess.Popen[bytes] | None = None
-
-    def start(self) -> None:
-        """Start the server and wait until it answers."""
-        if shutil.which("redis-server") is None:
-            missing("redis-server is not installed (Debian package redis-server)")
-        settings = f"port {self.port}\nbind 127.0.0.1\nsave ''\nrequirepass {SECRETS['redis']}\n"
-        self.process = subprocess.Popen(
-            ["redis-server", "-"], cwd=self.folder, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL
-        )
-        assert self.process.stdin
-        self.process.stdin.write(settings.encode())
-        self.process.stdin.close()
-        wait_for(self._answers)
-
-    def _answers(self) -> bool:
-        import redis
-
-        try:
-            return bool(redis.Redis.from_url(self.url).ping())
-        except redis.ConnectionError:
-            return False
-
-    @property
-    def url(self) -> str:
-        """Return its address."""
-        return f"redis://:{SECRETS['redis']}@127.0.0.1:{self.port}/0"
-
-    def stop(self) -> None:
-        """Stop the server; what it held is gone."""
-        if self.process:
-            self.process.terminate()
-            self.process.wait(timeout=20)
 
 
 @dataclass
@@ -102,36 +62,23 @@ class Team:
 @contextmanager
 def stores(folder: Path, postgres: Postgres, s3: str, name: str = "team") -> Iterator[Team]:
     """Give the stores of an installation: databases, Redis and a bucket; MLflow is used on its database directly."""
-    import boto3
-
-    redis = Redis(folder)
-    redis.start()
     access = {
         "AWS_ENDPOINT_URL": s3, "AWS_ACCESS_KEY_ID": "evergreen", "AWS_SECRET_ACCESS_KEY": SECRETS["s3"],
         "AWS_DEFAULT_REGION": "us-east-1", "AWS_EC2_METADATA_DISABLED": "true",
     }  # fmt: skip
-    boto3.client(
-        "s3",
-        endpoint_url=s3,
-        aws_access_key_id="evergreen",
-        aws_secret_access_key=SECRETS["s3"],
-        region_name="us-east-1",
-    ).create_bucket(Bucket=BUCKET)
+    client(s3).create_bucket(Bucket=BUCKET)
     path = os.pathsep.join(filter(None, [str(TESTS), os.environ.get("PYTHONPATH")]))
     environment = access | {
         "EVERGREEN_PROFILE": "team",
         "EVERGREEN_LEDGER_URL": postgres.url(f"{name}-ledger"),
         "EVERGREEN_MLFLOW_TRACKING_URI": postgres.url(f"{name}-mlflow"),
         "EVERGREEN_FEATURE_REGISTRY_URL": postgres.url(f"{name}-feast"),
-        "EVERGREEN_ONLINE_STORE_URL": redis.url,
         "EVERGREEN_STORAGE_URL": f"s3://{BUCKET}/{name}",
         "EVERGREEN_MODEL_PACKAGES": QUICK,
         "PYTHONPATH": path,
     }
-    try:
-        yield Team(environment, postgres, redis, folder)
-    finally:
-        redis.stop()
+    with redis_server(folder, SECRETS["redis"]) as redis:
+        yield Team(environment | {"EVERGREEN_ONLINE_STORE_URL": redis.url}, postgres, redis, folder)
 
 
 @contextmanager
@@ -156,7 +103,7 @@ def mlflow_server(team: Team) -> Iterator[None]:
         )  # fmt: skip
     url = f"http://127.0.0.1:{port}"
     try:
-        wait_for(lambda: server.poll() is not None or answers(f"{url}/health"), 120)
+        eventually(lambda: server.poll() is not None or answers(f"{url}/health"), 120)
         assert server.poll() is None, (folder / "server.log").read_text()[-2000:]
         team.environment |= {
             "EVERGREEN_MLFLOW_TRACKING_URI": url, "MLFLOW_TRACKING_USERNAME": "admin",
@@ -211,12 +158,20 @@ def holders_of_secrets(*folders: Path) -> list[str]:
 
 def objects(team: Team) -> dict[str, bytes]:
     """Return all objects of the team's bucket."""
+    bucket = client(team.environment["AWS_ENDPOINT_URL"])
+    pages = bucket.get_paginator("list_objects_v2").paginate(Bucket=BUCKET)
+    keys = [one["Key"] for page in pages for one in page.get("Contents", [])]
+    return {key: bucket.get_object(Bucket=BUCKET, Key=key)["Body"].read() for key in keys}
+
+
+def client(s3: str) -> Any:
+    """Return a client of the S3 server."""
     import boto3
 
-    client = boto3.client(
-        "s3", endpoint_url=team.environment["AWS_ENDPOINT_URL"], aws_access_key_id="evergreen",
-        aws_secret_access_key=SECRETS["s3"], region_name="us-east-1",
-    )  # fmt: skip
-    pages = client.get_paginator("list_objects_v2").paginate(Bucket=BUCKET)
-    keys = [one["Key"] for page in pages for one in page.get("Contents", [])]
-    return {key: client.get_object(Bucket=BUCKET, Key=key)["Body"].read() for key in keys}
+    return boto3.client(
+        "s3",
+        endpoint_url=s3,
+        aws_access_key_id="evergreen",
+        aws_secret_access_key=SECRETS["s3"],
+        region_name="us-east-1",
+    )

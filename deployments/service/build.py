@@ -43,7 +43,8 @@ def build(
     are several; ``under_way`` tells how many requests the server has under way.
     """
     prediction_log = PredictionLog(settings, spec)
-    reader = WatchedFeatures(read_features or OnlineFeatures(settings, spec))
+    features = read_features or OnlineFeatures(settings, spec)
+    reader = WatchedFeatures(features)
     predictor = Predictor(spec, reader, prediction_log, settings.service_answer_seconds)
     cache, example = BundleCache(settings, spec.name), RequestParser(spec).example()
     follower = Follower(predictor, cache, lambda: database.connect(settings), example, settings.follow_seconds)
@@ -59,6 +60,8 @@ def build(
         return telemetry.state() | follower.state(datetime.now(UTC)) | trials.state() | counts
 
     def tell() -> None:
+        if isinstance(features, OnlineFeatures):
+            features.refresh()
         if worker is not None:
             board.write(state())
 

@@ -1,6 +1,7 @@
 """The plan of a model's online read: all that must be known of its feature views to read them without Feast.
 
-It is made from Feast's registry whenever definitions are applied, and kept beside it in ``feast/online-<model>.json``.
+It is made from Feast's registry whenever definitions are applied, and kept in ``feast/online-<model>.json``; where a bucket
+is used, there as well, for services that have no Feast. It holds no password.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from pydantic import ValidationError
 from flows.errors import ContractError
 from flows.settings import Settings
 from flows.spec import Frozen, ModelSpec
+from flows.steps import storage
 from flows.steps.files import write_text
 
 if TYPE_CHECKING:
@@ -25,19 +27,23 @@ if TYPE_CHECKING:
 
 KEY_TYPES: dict[str, Literal["int", "string"]] = {"INT64": "int", "STRING": "string"}
 NO_KEY = "__dummy_id"  # the key, always "", under which Feast keeps a view without keys
-SQLITE = "NewestSqliteOnlineStore"
+SQLITE, REDIS = "NewestSqliteOnlineStore", "NewestRedisOnlineStore"
 
 Function = Callable[[dict[str, list[Any]]], dict[str, list[Any]]]
 
 
 class StoredView(Frozen):
-    """A view in the online store: its table, its join keys in Feast's order, the served fields, and how long they hold."""
+    """A view in the online store: its table, its join keys in Feast's order, the served fields, and how long they hold.
+
+    ``columns`` are the names of the fields in a hash of Redis, in hex; none in SQLite.
+    """
 
     name: str
     table: str
     keys: tuple[tuple[str, Literal["int", "string"]], ...]
     fields: tuple[str, ...]
     ttl_seconds: float | None
+    columns: tuple[str, ...] = ()
 
 
 class ComputedView(Frozen):
@@ -51,9 +57,10 @@ class ComputedView(Frozen):
 
 
 class OnlinePlan(Frozen):
-    """What is read and computed for a request, and from which database."""
+    """What is read and computed for a request, and from which SQLite database; none stands for the settings' Redis."""
 
     service: str
+    project: str = ""
     database: str
     stored: tuple[StoredView, ...]
     computed: tuple[ComputedView, ...]
@@ -73,27 +80,38 @@ def read_plan(settings: Settings, spec: ModelSpec) -> OnlinePlan | None:
 
 
 def write_plan(settings: Settings, spec: ModelSpec, store: FeatureStore) -> OnlinePlan | None:
-    """Make and keep the plan of a model as registered; None, and no file, if only Feast itself can read it online."""
+    """Make and keep the plan of a model as registered; None, and ``null`` in its place, if only Feast can read it online."""
     plan = describe(store, spec)
     path = plan_path(settings, spec)
-    if plan is None:
-        path.unlink(missing_ok=True)
-    elif plan != read_plan(settings, spec):
-        write_text(path, plan.model_dump_json(indent=1) + "\n")
+    if plan is None or plan != read_plan(settings, spec):
+        write_text(path, f"{plan.model_dump_json(indent=1) if plan else 'null'}\n")
+    storage.publish(settings, path)
     return plan
+
+
+def fetch_plan(settings: Settings, spec: ModelSpec) -> None:
+    """Bring the plan of a bucket, if there is one, into this home; raises UnavailableError if the bucket cannot be read."""
+    path = plan_path(settings, spec)
+    try:
+        text = storage.read(storage.address(settings, path), patience=0).decode()
+    except FileNotFoundError:
+        return
+    if not path.exists() or path.read_text(encoding="utf-8") != text:
+        write_text(path, text)
 
 
 def describe(store: FeatureStore, spec: ModelSpec) -> OnlinePlan | None:
     """Return the plan of a registered feature service, None for what the direct read does not know.
 
-    It knows our SQLite store, views with whole-number or text keys whose fields have their own names, and views in
-    Python that are computed from the request alone by an importable function.
+    It knows our stores, views with whole-number or text keys whose fields have their own names, and views in Python that
+    are computed from the request alone by an importable function.
     """
     from feast import FeatureView, OnDemandFeatureView
-    from feast.infra.online_stores.helpers import compute_table_id
+    from feast.infra.online_stores.helpers import _mmh3, compute_table_id, compute_versioned_name
 
     config = store.config.online_store
-    if not str(config.type).endswith(SQLITE):
+    sqlite, redis = (str(config.type).endswith(name) for name in (SQLITE, REDIS))
+    if not sqlite and not redis:
         return None
     stored, computed = [], []
     for projection in store.get_feature_service(spec.feature_service).feature_view_projections:
@@ -117,19 +135,22 @@ def describe(store: FeatureStore, spec: ModelSpec) -> OnlinePlan | None:
             kinds = {column.name: column.dtype.to_value_type().name for column in view.entity_columns}
             if not all(KEY_TYPES.get(kind) for kind in kinds.values()):
                 return None
-            table = compute_table_id(store.project, view, store.config.registry.enable_online_feature_view_versioning)
+            versioned = store.config.registry.enable_online_feature_view_versioning
+            name = compute_versioned_name(view, versioned)
             stored.append(
                 StoredView(
-                    name=view.name, table=table,
+                    name=view.name, table=compute_table_id(store.project, view, versioned) if sqlite else name,
                     keys=tuple((name, KEY_TYPES[kinds[name]]) for name in sorted(kinds)) or ((NO_KEY, "string"),),
                     fields=fields, ttl_seconds=view.ttl.total_seconds() if view.ttl else None,
+                    columns=tuple(_mmh3(f"{name}:{field}").hex() for field in fields) if redis else (),
                 )
             )  # fmt: skip
         else:
             return None
     return OnlinePlan(
-        service=spec.feature_service, database=str(config.path), stored=tuple(stored), computed=tuple(computed)
-    )
+        service=spec.feature_service, project=store.project, database=str(config.path) if sqlite else "",
+        stored=tuple(stored), computed=tuple(computed),
+    )  # fmt: skip
 
 
 def function_of(view: ComputedView) -> Function:

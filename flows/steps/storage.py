@@ -130,8 +130,11 @@ def folder(settings: Settings, uri: str) -> Iterator[Path]:
         shutil.rmtree(copy, ignore_errors=True)
 
 
-def read(uri: str) -> bytes:
-    """Return a small file that the ledger or the registry names; raises FileNotFoundError if it is not there."""
+def read(uri: str, patience: float = PATIENCE_SECONDS) -> bytes:
+    """Return a small file that the ledger or the registry names; raises FileNotFoundError if it is not there.
+
+    A bucket that refuses is asked again for ``patience`` seconds.
+    """
     if not uri.startswith("s3://"):
         return Path(uri).read_bytes()
 
@@ -139,7 +142,7 @@ def read(uri: str) -> bytes:
         with _system().open_input_stream(uri.removeprefix("s3://")) as stream:
             return bytes(stream.read())
 
-    return _patiently(download, uri)
+    return _patiently(download, uri, patience)
 
 
 def probe(settings: Settings) -> None:
@@ -204,7 +207,7 @@ def _listed(uri: str, recursive: bool = True) -> list[FileInfo]:
     return [one for one in found if one.type == FileType.File]
 
 
-def _patiently(do: Callable[[], Result], what: str) -> Result:
+def _patiently(do: Callable[[], Result], what: str, patience: float = PATIENCE_SECONDS) -> Result:
     """Do something with the bucket, again for a minute while it is refused; raises UnavailableError after that.
 
     That an object is not there is no refusal: FileNotFoundError is raised at once, as are errors of this machine's disk.
@@ -212,7 +215,7 @@ def _patiently(do: Callable[[], Result], what: str) -> Result:
     from tenacity import Retrying, retry_if_exception, stop_after_delay, wait_exponential_jitter
 
     attempts = Retrying(
-        retry=retry_if_exception(_may_pass), stop=stop_after_delay(PATIENCE_SECONDS),
+        retry=retry_if_exception(_may_pass), stop=stop_after_delay(patience),
         wait=wait_exponential_jitter(FIRST_PAUSE_SECONDS, max=5), reraise=True,
     )  # fmt: skip
     try:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from docker_parts import missing
+from services_parts import missing
 
 ROOT = Path(__file__).resolve().parents[2]
 COMPOSE = ROOT / "docker" / "compose.yaml"

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import itertools
 import os
-import shutil
 import sqlite3
 import threading
 import time
@@ -34,10 +33,10 @@ from online_cases import (
     key_of,
     open_online,
     read,
-    redis_server,
     trips,
     write,
 )  # fmt: skip
+from services_parts import redis_server
 
 numbers = itertools.count(1000)  # zones that no other test uses
 Opener = Callable[..., FeatureStore]
@@ -46,13 +45,8 @@ Opener = Callable[..., FeatureStore]
 @pytest.fixture(scope="module")
 def redis_address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """Return the address of a Redis server of our own."""
-    if shutil.which("redis-server") is None:
-        message = "redis-server is not installed (Debian package redis-server)"
-        if os.environ.get("EVERGREEN_REQUIRE_SERVICES") == "1":
-            pytest.fail(message)
-        pytest.skip(message)
-    with redis_server(tmp_path_factory.mktemp("redis")) as address:
-        yield address
+    with redis_server(tmp_path_factory.mktemp("redis")) as server:
+        yield f"127.0.0.1:{server.port}"
 
 
 @pytest.fixture(scope="module", params=[SQLITE, REDIS], ids=["sqlite", "redis"])
