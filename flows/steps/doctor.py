@@ -6,8 +6,8 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
 from importlib import metadata
 from pathlib import Path
 from typing import Literal
@@ -17,14 +17,20 @@ from sqlalchemy.engine import Engine
 
 from flows import database, ledger
 from flows.engines import make_engine
-from flows.settings import Settings
+from flows.settings import Settings, shown
 from flows.spec import Frozen, ModelSpec
-from flows.steps import prefect_server, registry, serving, storage
-from flows.steps.champion_health import champions
+from flows.steps import registry, serving, storage
+from flows.steps.champion_health import Line, champions
+from flows.steps.servers_health import CLOCK_SECONDS, bucket, clock, login_of, online_store, prefect
 from flows.steps.trusted import one_line
 
 FREE_BYTES = 2**30
-CLOCK_SECONDS = 5.0
+SERVER_SECONDS = 2.0  # for a database server that does not answer
+# The setting that names the server of a part, if it is on one.
+SERVERS = {
+    "ledger": "ledger_url", "MLflow": "mlflow_tracking_uri", "feature store": "feature_registry_url",
+    "online store": "online_store_url", "storage": "storage_url",
+}  # fmt: skip
 EXACT = ("prefect", "mlflow", "feast", "great-expectations", "skops", "scikit-learn", "duckdb", "pandas")
 
 
@@ -41,8 +47,8 @@ def examine(settings: Settings, spec: ModelSpec) -> list[Finding]:
     """Look at every part of a home; a part that cannot be looked at is a finding, not an error."""
     findings: list[Finding] = []
     parts: dict[str, Callable[[Settings, ModelSpec], Iterator[Finding]]] = {
-        "libraries": _libraries, "home": _home, "ledger": _ledger, "MLflow": _mlflow, "feature store": _features,
-        "Prefect": _prefect, "service": _service,
+        "libraries": _libraries, "home": _home, "storage": _storage, "ledger": _ledger, "MLflow": _mlflow,
+        "feature store": _features, "online store": _online, "Prefect": _prefect, "service": _service,
     }  # fmt: skip
     for part, look in parts.items():
         try:
@@ -51,10 +57,43 @@ def examine(settings: Settings, spec: ModelSpec) -> list[Finding]:
             findings.append(
                 Finding(
                     part=part, state="bad", found=f"{type(error).__name__}: {one_line(error)}",
-                    mend="read the message; if the part is damaged, restore a backup with `evergreen restore`",
+                    mend=_mend(settings, part),
                 )
             )  # fmt: skip
     return findings
+
+
+def _mend(settings: Settings, part: str) -> str:
+    """Return how to mend a part that could not be looked at: a server's address, or a file."""
+    setting = SERVERS.get(part, "")
+    if setting and getattr(settings, setting):
+        return f"is the server up, and are address, name and password in EVERGREEN_{setting.upper()} right?"
+    return "read the message; if the part is damaged, restore a backup with `evergreen restore`"
+
+
+def _storage(settings: Settings, spec: ModelSpec) -> Iterator[Finding]:
+    yield from _findings(bucket(settings))
+
+
+def _online(settings: Settings, spec: ModelSpec) -> Iterator[Finding]:
+    if settings.online_store_url:
+        with _opened(settings.ledger) as engine:
+            yield from _findings(online_store(settings, spec, engine))
+
+
+def _findings(lines: Iterator[Line]) -> Iterator[Finding]:
+    for part, state, found, mend in lines:
+        yield Finding(part=part, state=state, found=found, mend=mend)
+
+
+@contextmanager
+def _opened(url: str) -> Iterator[Engine]:
+    """Open a database for a look; a server that does not answer is not waited for."""
+    engine = make_engine(url, SERVER_SECONDS)
+    try:
+        yield engine
+    finally:
+        engine.dispose()
 
 
 def _libraries(settings: Settings, spec: ModelSpec) -> Iterator[Finding]:
@@ -108,18 +147,17 @@ def _write_problem(folder: Path) -> str | None:
 
 
 def _ledger(settings: Settings, spec: ModelSpec) -> Iterator[Finding]:
-    shown = sa.make_url(settings.ledger).render_as_string(hide_password=True)
+    where = shown(settings.ledger)
     if not settings.ledger_url and not (settings.home / "ledger.db").exists():
         yield Finding(part="ledger", state="good", found="none yet; the first command that needs it makes it")
         return
-    engine = make_engine(settings.ledger)
-    try:
+    with _opened(settings.ledger) as engine:
         current, head = database.revisions(engine)
         newer = current is not None and head is not None and current > head
         if current != head:
             goes_on = "deliver the newer Evergreen that made it; this one goes on without what was added"
             yield Finding(
-                part="ledger", state="warning", found=f"{shown} has schema {current}, this code writes {head}",
+                part="ledger", state="warning", found=f"{where} has schema {current}, this code writes {head}",
                 mend=goes_on if newer else "any command brings it up to date: `evergreen status`",
             )  # fmt: skip
             if not newer:
@@ -128,10 +166,16 @@ def _ledger(settings: Settings, spec: ModelSpec) -> Iterator[Finding]:
         if problem:
             yield problem
             return
-        yield Finding(part="ledger", state="good", found=f"{shown}, schema {current}, writable")
+        yield Finding(part="ledger", state="good", found=f"{where}, {_server(engine)}schema {current}, writable")
         yield from _lake(settings, engine, spec)
-    finally:
-        engine.dispose()
+
+
+def _server(engine: Engine) -> str:
+    """Return which server a database is on, as the start of a list; nothing for a file."""
+    if engine.dialect.name == "sqlite":
+        return ""
+    with engine.connect() as connection:
+        return f"{engine.dialect.name} {connection.exec_driver_sql('SHOW server_version').scalar_one()}, "
 
 
 def _ledger_problem(engine: Engine) -> Finding | None:
@@ -181,7 +225,7 @@ def _mlflow(settings: Settings, spec: ModelSpec) -> Iterator[Finding]:
         import httpx
 
         login = ":".join(os.environ.get(f"MLFLOW_TRACKING_{name}", "") for name in ("USERNAME", "PASSWORD"))
-        answer = httpx.get(f"{settings.tracking_uri.rstrip('/')}/version", auth=_login(login), timeout=5.0)
+        answer = httpx.get(f"{settings.tracking_uri.rstrip('/')}/version", auth=login_of(login), timeout=5.0)
         answer.raise_for_status()
         theirs, ours = answer.text.strip(), metadata.version("mlflow")
         if theirs != ours:
@@ -189,17 +233,12 @@ def _mlflow(settings: Settings, spec: ModelSpec) -> Iterator[Finding]:
                 part="MLflow", state="warning", found=f"the server is version {theirs}, the client {ours}",
                 mend="run both from the same image",
             )  # fmt: skip
-        yield from _clock("MLflow", answer.headers.get("date"))
+        yield from _findings(clock("MLflow", answer.headers.get("date")))
     registry.open_client(settings)
-    where = settings.tracking_uri.partition("@")[2] or settings.tracking_uri
-    yield Finding(part="MLflow", state="good", found=f"{where} answers, its schema is current")
+    yield Finding(part="MLflow", state="good", found=f"{shown(settings.tracking_uri)} answers, its schema is current")
     if settings.ledger_url or (settings.home / "ledger.db").exists():
-        engine = make_engine(settings.ledger)
-        try:
-            for name, state, found, mend in champions(settings, spec, engine):
-                yield Finding(part=name, state=state, found=found, mend=mend)
-        finally:
-            engine.dispose()
+        with _opened(settings.ledger) as engine:
+            yield from _findings(champions(settings, spec, engine))
 
 
 def _features(settings: Settings, spec: ModelSpec) -> Iterator[Finding]:
@@ -208,6 +247,9 @@ def _features(settings: Settings, spec: ModelSpec) -> Iterator[Finding]:
     if not settings.features_exist:
         yield Finding(part="feature store", state="good", found="none yet; `evergreen featurize` makes it")
         return
+    if settings.feature_registry_url:
+        with _opened(settings.feature_registry) as engine, engine.connect():
+            pass  # Feast itself would wait long for one that does not answer
     names = feature_store.feature_names(feature_store.open_store(settings), spec)
     yield Finding(
         part="feature store", state="good", found=f"{spec.feature_service} is registered, {len(names)} features"
@@ -215,33 +257,7 @@ def _features(settings: Settings, spec: ModelSpec) -> Iterator[Finding]:
 
 
 def _prefect(settings: Settings, spec: ModelSpec) -> Iterator[Finding]:
-    import httpx
-
-    api_url = os.environ.get("PREFECT_API_URL") or prefect_server.running(settings)
-    if not api_url:
-        yield Finding(
-            part="Prefect", state="good", found="no server runs; a command starts one for as long as it needs it"
-        )
-        return
-    auth = _login(os.environ.get("PREFECT_API_AUTH_STRING", ""))
-    answer = httpx.get(f"{api_url}/health", timeout=5.0)
-    if answer.status_code != 200:
-        yield Finding(
-            part="Prefect", state="bad", found=f"{api_url} answers {answer.status_code}",
-            mend="look at the server's log; PREFECT_API_URL names the server, PREFECT_API_AUTH_STRING its key",
-        )  # fmt: skip
-        return
-    theirs, ours = (
-        httpx.get(f"{api_url}/admin/version", auth=auth, timeout=5.0).text.strip('"'),
-        metadata.version("prefect"),
-    )
-    if theirs != ours:
-        yield Finding(
-            part="Prefect", state="warning", found=f"the server is version {theirs}, the client {ours}",
-            mend="run both from the same image",
-        )  # fmt: skip
-    yield Finding(part="Prefect", state="good", found=f"{api_url} answers")
-    yield from _clock("Prefect", answer.headers.get("date"))
+    yield from _findings(prefect(settings))
 
 
 def _service(settings: Settings, spec: ModelSpec) -> Iterator[Finding]:
@@ -261,20 +277,3 @@ def _service(settings: Settings, spec: ModelSpec) -> Iterator[Finding]:
         )  # fmt: skip
     else:
         yield Finding(part="service", state="good", found=f"{known['url']} answers with version {known['version']}")
-
-
-def _login(text: str) -> tuple[str, str] | None:
-    """Return the name and the password of ``name:password``, None if there are none."""
-    name, _, password = text.partition(":")
-    return (name, password) if name else None
-
-
-def _clock(part: str, date: str | None) -> Iterator[Finding]:
-    """Compare a server's clock, from the head of an answer, with ours."""
-    if date:
-        apart = abs((parsedate_to_datetime(date) - datetime.now(UTC)).total_seconds())
-        if apart > CLOCK_SECONDS:
-            yield Finding(
-                part=part, state="bad", found=f"its clock and this one are {apart:.0f} s apart",
-                mend="let both follow a time server (NTP)",
-            )  # fmt: skip

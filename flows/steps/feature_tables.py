@@ -54,6 +54,17 @@ def plan(spec: ModelSpec, accepted: Sequence[Partition], now: datetime | None = 
     )
 
 
+def span(
+    spec: ModelSpec, accepted: Sequence[Partition], now: datetime | None = None
+) -> tuple[datetime, datetime] | None:
+    """Return the first and the last tick that the accepted partitions make, None if they make none."""
+    firsts, lasts = [p.first_event for p in accepted if p.first_event], [p.last_event for p in accepted if p.last_event]
+    if not firsts:
+        return None
+    ticks = ticks_between(spec, min(firsts), min(next_tick(spec, max(lasts)), now or datetime.now(UTC)))
+    return (ticks[0], ticks[-1]) if ticks else None
+
+
 def next_tick(spec: ModelSpec, moment: datetime) -> datetime:
     """Return the first tick after a moment: local midnight and every ``spec.tick`` from there, as UTC."""
     zone = ZoneInfo(spec.source.time_zone)

@@ -130,10 +130,10 @@ def folder(settings: Settings, uri: str) -> Iterator[Path]:
         shutil.rmtree(copy, ignore_errors=True)
 
 
-def read(uri: str, patience: float = PATIENCE_SECONDS) -> bytes:
+def read(uri: str, patience: float | None = None) -> bytes:
     """Return a small file that the ledger or the registry names; raises FileNotFoundError if it is not there.
 
-    A bucket that refuses is asked again for ``patience`` seconds.
+    A bucket that refuses is asked again for ``patience`` seconds, a minute by default.
     """
     if not uri.startswith("s3://"):
         return Path(uri).read_bytes()
@@ -147,14 +147,13 @@ def read(uri: str, patience: float = PATIENCE_SECONDS) -> bytes:
 
 def probe(settings: Settings) -> None:
     """Write, read and delete a small object; raises OSError with what the store says if that cannot be."""
-    from pyarrow.fs import FileType
-
     system, key = _system(), f"{settings.storage_url.removeprefix('s3://')}/.doctor-{uuid.uuid4().hex}"
     with system.open_output_stream(key) as stream:
-        stream.write(b"evergreen")
+        stream.write(key.encode())
     try:
-        if system.get_file_info(key).type != FileType.File:
-            raise OSError("what was written is not there")
+        with system.open_input_stream(key) as stream:
+            if stream.read() != key.encode():
+                raise OSError("what was written does not read back")
     finally:
         system.delete_file(key)
 
@@ -207,15 +206,16 @@ def _listed(uri: str, recursive: bool = True) -> list[FileInfo]:
     return [one for one in found if one.type == FileType.File]
 
 
-def _patiently(do: Callable[[], Result], what: str, patience: float = PATIENCE_SECONDS) -> Result:
+def _patiently(do: Callable[[], Result], what: str, patience: float | None = None) -> Result:
     """Do something with the bucket, again for a minute while it is refused; raises UnavailableError after that.
 
     That an object is not there is no refusal: FileNotFoundError is raised at once, as are errors of this machine's disk.
     """
     from tenacity import Retrying, retry_if_exception, stop_after_delay, wait_exponential_jitter
 
+    seconds = PATIENCE_SECONDS if patience is None else patience
     attempts = Retrying(
-        retry=retry_if_exception(_may_pass), stop=stop_after_delay(patience),
+        retry=retry_if_exception(_may_pass), stop=stop_after_delay(seconds),
         wait=wait_exponential_jitter(FIRST_PAUSE_SECONDS, max=5), reraise=True,
     )  # fmt: skip
     try:

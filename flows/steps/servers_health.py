@@ -1,0 +1,114 @@
+"""The servers of an installation as the doctor sees them: bucket, Redis, Prefect, and how far their clocks are off."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from importlib import metadata
+
+from sqlalchemy.engine import Engine
+
+from flows import ledger
+from flows.settings import Settings, shown
+from flows.spec import ModelSpec
+from flows.steps import prefect_server, storage
+from flows.steps.champion_health import Line
+from flows.steps.trusted import one_line
+
+SECONDS = 5.0
+CLOCK_SECONDS = 5.0  # that two clocks may be apart
+BUCKET_MENDS = {
+    "NO_SUCH_BUCKET": "make the bucket, or name another in EVERGREEN_STORAGE_URL",
+    "ACCESS_DENIED": "let this key read, write, list and delete there",
+    "INVALID_ACCESS_KEY": "mend AWS_ACCESS_KEY_ID",
+    "SIGNATURE_DOES_NOT_MATCH": "mend AWS_SECRET_ACCESS_KEY",
+}
+
+
+def bucket(settings: Settings) -> Iterator[Line]:
+    """Yield whether the bucket of the settings, if there is one, can be used: a small object is written, read, deleted."""
+    if not settings.storage_url:
+        return
+    try:
+        storage.probe(settings)
+    except OSError as error:
+        mend = next(
+            (mend for word, mend in BUCKET_MENDS.items() if word in str(error)),
+            "is the store up, and is AWS_ENDPOINT_URL its address? Runs wait a minute for it, then fail cleanly",
+        )
+        yield "storage", "bad", f"{settings.storage_url} cannot be used: {one_line(error)}", mend
+    else:
+        yield "storage", "good", f"{settings.storage_url} can be written and read", ""
+
+
+def online_store(settings: Settings, spec: ModelSpec, engine: Engine) -> Iterator[Line]:
+    """Yield how the Redis of the settings does, if there is one: answers, holds features, would not drop them."""
+    if not settings.online_store_url:
+        return
+    from redis import Redis, RedisError
+    from redis.exceptions import AuthenticationError
+
+    where = shown(settings.online_store_url)
+    client = Redis.from_url(settings.online_store_url, socket_timeout=SECONDS, socket_connect_timeout=SECONDS)
+    try:
+        version, policy = client.info("server")["redis_version"], client.info("memory")["maxmemory_policy"]
+        keys = client.dbsize()
+    except AuthenticationError as error:
+        yield "online store", "bad", f"{where}: {one_line(error)}", "mend the password in EVERGREEN_ONLINE_STORE_URL"
+        return
+    except RedisError as error:
+        mend = "start it; until then the service answers without stored features, and says so"
+        yield "online store", "bad", f"{where} does not answer: {one_line(error)}", mend
+        return
+    finally:
+        client.close()
+    if not keys and ledger.newest_featurized(engine, spec.name):
+        mend = f"`evergreen featurize --again --model {spec.name}` writes it from the feature tables"
+        yield "online store", "bad", f"{where} holds nothing, though features were computed", mend
+    elif policy != "noeviction":
+        mend = "set maxmemory-policy to noeviction: a feature that is dropped is missing in predictions"
+        yield "online store", "warning", f"{where} drops keys when its memory is full ({policy})", mend
+    else:
+        yield "online store", "good", f"{where}, Redis {version}, {keys} keys", ""
+
+
+def prefect(settings: Settings) -> Iterator[Line]:
+    """Yield how the Prefect server does that the commands of a home use."""
+    import httpx
+
+    api_url = os.environ.get("PREFECT_API_URL") or prefect_server.running(settings)
+    if not api_url:
+        yield "Prefect", "good", "no server runs; a command starts one for as long as it needs it", ""
+        return
+    answer = httpx.get(f"{api_url}/health", timeout=SECONDS)
+    if answer.status_code != 200:
+        mend = "look at the server's log; PREFECT_API_URL names the server, PREFECT_API_AUTH_STRING its key"
+        yield "Prefect", "bad", f"{api_url} answers {answer.status_code}", mend
+        return
+    auth = login_of(os.environ.get("PREFECT_API_AUTH_STRING", ""))
+    told = httpx.get(f"{api_url}/admin/version", auth=auth, timeout=SECONDS)
+    if told.status_code != 200:
+        mend = "put the server's user:password into PREFECT_API_AUTH_STRING"
+        yield "Prefect", "bad", f"{api_url} answers {told.status_code} to this login", mend
+        return
+    theirs, ours = told.text.strip('"'), metadata.version("prefect")
+    if theirs != ours:
+        yield "Prefect", "warning", f"the server is version {theirs}, the client {ours}", "run both from the same image"
+    yield "Prefect", "good", f"{api_url} answers", ""
+    yield from clock("Prefect", answer.headers.get("date"))
+
+
+def login_of(text: str) -> tuple[str, str] | None:
+    """Return the name and the password of ``name:password``, None if there are none."""
+    name, _, password = text.partition(":")
+    return (name, password) if name else None
+
+
+def clock(part: str, date: str | None) -> Iterator[Line]:
+    """Yield that a server's clock, from the head of an answer, is not ours, if so."""
+    if date:
+        apart = abs((parsedate_to_datetime(date) - datetime.now(UTC)).total_seconds())
+        if apart > CLOCK_SECONDS:
+            yield part, "bad", f"its clock and this one are {apart:.0f} s apart", "let both follow a time server (NTP)"
