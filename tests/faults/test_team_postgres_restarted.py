@@ -30,7 +30,7 @@ def team(tmp_path, postgres, s3):
 def started(settings, *command):
     """Start a command of a host, with what it prints in ``out.log``."""
     return subprocess.Popen(
-        [sys.executable, "-m", *command], env=os.environ | {"EVERGREEN_SERVICE_API_KEY": SECRETS["service"]},
+        [sys.executable, *command], env=os.environ | {"EVERGREEN_SERVICE_API_KEY": SECRETS["service"]},
         stdout=(settings.home / "out.log").open("ab"), stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL,
         start_new_session=True,
     )  # fmt: skip
@@ -49,7 +49,7 @@ def test_the_training_ends_or_is_gone_on_with_nothing_is_lost_and_the_service_an
         settle()
     with team.host(tmp_path / "two") as two:
         two.home.mkdir(exist_ok=True)
-        service = started(two, "deployments.service", "--model", "taxi", "--port", "0")
+        service = started(two, "-m", "deployments.service", "--model", "taxi", "--port", "0")
     done, answers = threading.Event(), []
 
     def ask(url):
@@ -67,7 +67,9 @@ def test_the_training_ends_or_is_gone_on_with_nothing_is_lost_and_the_service_an
         asking.start()
         with team.host(tmp_path / "one") as one:
             (one.home / "hold").touch()
-            training = started(one, "flows.cli", "train", "--force", "--estimator", "team.held:build")
+            training = started(
+                one, "-c", "from flows.cli import main; main()", "train", "--force", "--estimator", "team.held:build"
+            )
             eventually(lambda: list(one.stages("taxi").glob("*/build-training-set.json")), 120)
             team.postgres.stop()
             before = len(answers)

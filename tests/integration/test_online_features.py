@@ -258,3 +258,17 @@ def test_durations_that_became_known_later_change_no_training_row_before_that(pl
     pd.testing.assert_series_equal(before.loc[knowing, "label"], after.loc[knowing, "label"], check_exact=True)
     changed = before.loc[knowing, "pickup_minutes_mean_28d"] > after.loc[knowing, "pickup_minutes_mean_28d"]
     assert changed.mean() > 0.9
+
+
+def test_an_online_store_that_is_gone_is_written_anew_from_the_feature_tables(copy, busy):
+    from flows.featurize import featurize
+
+    asked = request(busy, NEWEST)
+    before = read(copy, asked)
+    assert before.unknown == [[]]
+    for file in (copy.home / "feast").glob("online.db*"):
+        file.unlink()
+    assert featurize()["partitions"] == 0
+    assert read(copy, asked).unknown == [VIEWS]
+    featurize(again=True)
+    assert read(copy, asked) == before
