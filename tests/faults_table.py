@@ -47,7 +47,7 @@ Result = Literal["passed", "failed", "skipped", "not run", "missing"]
 
 
 @dataclass(frozen=True)
-class Test:
+class Function:
     """A test function of the folder of faults; ``fault`` is None for what is no row of the table."""
 
     file: str
@@ -55,7 +55,7 @@ class Test:
     faults: tuple[int, ...]
 
 
-def tests_in(files: Iterable[Path]) -> list[Test]:
+def functions_of(files: Iterable[Path]) -> list[Function]:
     """Return the test functions of some files, as they are written there."""
     found = []
     for file in sorted(files):
@@ -64,7 +64,7 @@ def tests_in(files: Iterable[Path]) -> list[Test]:
         for node in ast.parse(file.read_text(encoding="utf-8")).body:
             if isinstance(node, ast.FunctionDef) and node.name.startswith("test_"):
                 own = re.match(r"test_(\d\d)_", node.name)
-                found.append(Test(file.name, node.name, (int(own[1]),) if own else numbers))
+                found.append(Function(file.name, node.name, (int(own[1]),) if own else numbers))
     return found
 
 
@@ -78,7 +78,7 @@ def outcomes(reports: Mapping[str, Iterable[object]]) -> dict[tuple[str, str], s
     return found
 
 
-def judge(tests: list[Test], ended: Mapping[tuple[str, str], set[str]]) -> tuple[Result, str]:
+def judge(tests: list[Function], ended: Mapping[tuple[str, str], set[str]]) -> tuple[Result, str]:
     """Return what came of a fault's tests, and how many of them ran."""
     ran = [ended[one.file, one.name] for one in tests if (one.file, one.name) in ended]
     kinds = set().union(*ran)
@@ -93,7 +93,7 @@ def judge(tests: list[Test], ended: Mapping[tuple[str, str], set[str]]) -> tuple
 
 def write(reporter: pytest.TerminalReporter) -> None:
     """Write the table at the end of a run."""
-    tests, ended = tests_in(FOLDER.glob("test_*.py")), outcomes(reporter.stats)
+    tests, ended = functions_of(FOLDER.glob("test_*.py")), outcomes(reporter.stats)
     reporter.section("faults")
     rows = [(f"{number:2}", *texts, [one for one in tests if number in one.faults]) for number, texts in FAULTS.items()]
     results = []

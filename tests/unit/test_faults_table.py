@@ -2,21 +2,21 @@
 
 from types import SimpleNamespace
 
-from faults_table import FAULTS, FOLDER, Test, judge, outcomes, tests_in
+from faults_table import FAULTS, FOLDER, functions_of, judge, outcomes
 
 ONE, TWO = Test("test_fault_05_x.py", "test_one", (5,)), Test("test_fault_05_x.py", "test_two", (5,))
 
 
 def test_each_of_the_24_faults_has_a_test():
     assert list(FAULTS) == list(range(1, 25))
-    shown = {number for one in tests_in(FOLDER.glob("test_*.py")) for number in one.faults}
+    shown = {number for one in functions_of(FOLDER.glob("test_*.py")) for number in one.faults}
     assert shown == set(FAULTS)
 
 
 def test_a_test_belongs_to_the_faults_of_its_file_or_to_the_one_of_its_own_name(tmp_path):
     (tmp_path / "test_fault_13_14_what.py").write_text("def test_14_a(): ...\ndef test_b(): ...\ndef helper(): ...\n")
     (tmp_path / "test_team_what.py").write_text("def test_c(): ...\n")
-    found = {one.name: one.faults for one in tests_in(tmp_path.glob("*.py"))}
+    found = {one.name: one.faults for one in functions_of(tmp_path.glob("*.py"))}
     assert found == {"test_14_a": (14,), "test_b": (13, 14), "test_c": ()}
 
 
