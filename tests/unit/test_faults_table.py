@@ -2,9 +2,9 @@
 
 from types import SimpleNamespace
 
-from faults_table import FAULTS, FOLDER, functions_of, judge, outcomes
+from faults_table import FAULTS, FOLDER, Function, functions_of, judge, outcomes
 
-ONE, TWO = Test("test_fault_05_x.py", "test_one", (5,)), Test("test_fault_05_x.py", "test_two", (5,))
+ONE, TWO = Function("test_fault_05_x.py", "test_one", (5,)), Function("test_fault_05_x.py", "test_two", (5,))
 
 
 def test_each_of_the_24_faults_has_a_test():
