@@ -19,10 +19,13 @@ def add(app: typer.Typer) -> None:
 def up(model: Model = "taxi", home: Home = None) -> None:
     """Start everything in the foreground: Prefect, worker, watcher, MLflow UI, Feast UI, prediction service."""
     from deployments import stack
+    from flows.errors import UsageError
     from flows.show import show_links
     from flows.spec import load_model
 
     settings = open_home(home, model)
+    if settings.profile == "team":
+        raise UsageError("`evergreen up` runs all parts on this machine; a team's run as docker/compose.yaml has them")
     spec = load_model(model, settings)
     stack.refuse_taken_ports(settings)
     stack.prepare(settings)

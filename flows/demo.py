@@ -15,7 +15,7 @@ from rich.text import Text
 from flows import demo_own, demo_steps
 from flows.demo_steps import MODEL, Stage, Step
 from flows.errors import UsageError
-from flows.settings import Settings
+from flows.settings import Settings, shown
 from flows.show import console, end_on_signals, line, quiet_libraries, stop_if_interrupted
 from flows.spec import Frozen, load_model
 from flows.steps.files import write_text
@@ -44,7 +44,7 @@ def run_demo(home: Path | None, json_file: Path | None, model: str = MODEL, data
     steps = demo_steps.STEPS if model == MODEL and data is None else demo_own.STEPS
     if steps is demo_own.STEPS and data is None and spec.history_data is None:
         raise UsageError(f"{model} names no history_data in its spec; name its table with --data")
-    _claim(settings.home)
+    _claim(settings, model)
     quiet_libraries()
     settings.activate()
     end_on_signals()
@@ -90,10 +90,19 @@ def _run(stage: Stage, name: str, expected: str, step: Step) -> Outcome:
     return Outcome(step=name, expected=expected, happened=happened, ok=ok, seconds=round(seconds, 2))
 
 
-def _claim(home: Path) -> None:
-    """Make room for the demo in its home; raises UsageError if the home holds anything else than an earlier demo."""
+def _claim(settings: Settings, model: str) -> None:
+    """Make room for the demo in its home; raises UsageError if the home holds anything else than an earlier demo.
+
+    A ledger on a server must know nothing of the model: a demo there cannot be taken back.
+    """
     import psutil
 
+    home = settings.home
+    if settings.ledger_url and _count_runs(settings, model):
+        raise UsageError(
+            f"the ledger at {shown(settings.ledger_url)} knows {model} already, and a demo would write into its history; "
+            "name an empty database in EVERGREEN_LEDGER_URL"
+        )
     if home.exists() and any(home.iterdir()):
         try:
             mark = json.loads((home / MARK).read_text())
@@ -101,17 +110,16 @@ def _claim(home: Path) -> None:
             raise UsageError(f"{home} holds something else than a demo; name another folder with --home") from error
         if mark["pid"] is not None and psutil.pid_exists(mark["pid"]):
             raise UsageError(f"a demo (pid {mark['pid']}) is at work in {home}; name another folder with --home")
-        if mark["runs"] is not None and mark["runs"] != _count_runs(home, mark.get("model", MODEL)):
+        if mark["runs"] is not None and mark["runs"] != _count_runs(settings, mark.get("model", MODEL)):
             raise UsageError(f"{home} was used after its demo; name another folder with --home, or delete it")
         shutil.rmtree(home)
     home.mkdir(parents=True, exist_ok=True)
     write_text(home / MARK, json.dumps({"pid": os.getpid(), "runs": None}))
 
 
-def _count_runs(home: Path, model: str) -> int:
+def _count_runs(settings: Settings, model: str) -> int:
     from flows import database, ledger
 
-    settings = Settings(home=home)
     return len(ledger.last_runs(database.connect(settings), model, 100_000)) + len(
         ledger.list_partitions(database.connect(settings), model)
     )
@@ -133,7 +141,7 @@ def _close(settings: Settings, model: str, outcomes: list[Outcome], seconds: flo
     for what, how in (
         ("state", f"uv run evergreen status --home {home}{option}"),
         ("Data Docs", f"{settings.docs / model / 'index.html'}"),
-        ("MLflow UI", f"uv run mlflow ui --backend-store-uri {settings.tracking_uri}"),
+        ("MLflow UI", _mlflow_ui(settings)),
         (
             "Prefect UI",
             f"PREFECT_HOME={settings.prefect_home} PREFECT_SERVER_ANALYTICS_ENABLED=false uv run prefect server start",
@@ -141,4 +149,12 @@ def _close(settings: Settings, model: str, outcomes: list[Outcome], seconds: flo
         ("service", f"uv run evergreen serve --home {home}{option}"),
     ):
         console.print(Text(f"  {what:<11}{how}"), soft_wrap=True)
-    write_text(home / MARK, json.dumps({"pid": None, "runs": _count_runs(home, model), "model": model}))
+    write_text(home / MARK, json.dumps({"pid": None, "runs": _count_runs(settings, model), "model": model}))
+
+
+def _mlflow_ui(settings: Settings) -> str:
+    """Return where MLflow's pages are, or the command that shows them; never the password of a database."""
+    if settings.tracking_uri.startswith("http"):
+        return shown(settings.tracking_uri)
+    store = "$EVERGREEN_MLFLOW_TRACKING_URI" if settings.mlflow_tracking_uri else settings.tracking_uri
+    return f"uv run mlflow ui --backend-store-uri {store}"
