@@ -98,7 +98,7 @@ def _claim(settings: Settings, model: str) -> None:
     import psutil
 
     home = settings.home
-    if settings.ledger_url and _count_runs(settings, model):
+    if settings.ledger_url and _is_known(settings, model):
         raise UsageError(
             f"the ledger at {shown(settings.ledger_url)} knows {model} already, and a demo would write into its history; "
             "name an empty database in EVERGREEN_LEDGER_URL"
@@ -115,6 +115,18 @@ def _claim(settings: Settings, model: str) -> None:
         shutil.rmtree(home)
     home.mkdir(parents=True, exist_ok=True)
     write_text(home / MARK, json.dumps({"pid": os.getpid(), "runs": None}))
+
+
+def _is_known(settings: Settings, model: str) -> bool:
+    """Say whether a ledger on a server, which may be empty still, knows of a model; leaves nothing in the home."""
+    from flows import database, ledger
+
+    engine = database.make_engine(settings.ledger)
+    try:
+        made = database.revisions(engine)[0] is not None
+        return made and bool(ledger.last_runs(engine, model, 1) or ledger.list_partitions(engine, model))
+    finally:
+        engine.dispose()
 
 
 def _count_runs(settings: Settings, model: str) -> int:
