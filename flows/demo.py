@@ -120,8 +120,9 @@ def _claim(settings: Settings, model: str) -> None:
 def _is_known(settings: Settings, model: str) -> bool:
     """Say whether a ledger on a server, which may be empty still, knows of a model; leaves nothing in the home."""
     from flows import database, ledger
+    from flows.engines import make_engine
 
-    engine = database.make_engine(settings.ledger)
+    engine = make_engine(settings.ledger)
     try:
         made = database.revisions(engine)[0] is not None
         return made and bool(ledger.last_runs(engine, model, 1) or ledger.list_partitions(engine, model))
