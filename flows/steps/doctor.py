@@ -17,6 +17,7 @@ from sqlalchemy.engine import Engine
 
 from flows import database, ledger
 from flows.engines import make_engine
+from flows.errors import UnavailableError
 from flows.settings import Settings, shown
 from flows.spec import Frozen, ModelSpec
 from flows.steps import registry, serving, storage
@@ -28,7 +29,7 @@ FREE_BYTES = 2**30
 SERVER_SECONDS = 2.0  # for a database server that does not answer
 # The setting that names the server of a part, if it is on one.
 SERVERS = {
-    "ledger": "ledger_url", "MLflow": "mlflow_tracking_uri", "feature store": "feature_registry_url",
+    "ledger": "ledger_url", "champion": "ledger_url", "MLflow": "mlflow_tracking_uri", "feature store": "feature_registry_url",
     "online store": "online_store_url", "storage": "storage_url",
 }  # fmt: skip
 EXACT = ("prefect", "mlflow", "feast", "great-expectations", "skops", "scikit-learn", "duckdb", "pandas")
@@ -48,7 +49,7 @@ def examine(settings: Settings, spec: ModelSpec) -> list[Finding]:
     findings: list[Finding] = []
     parts: dict[str, Callable[[Settings, ModelSpec], Iterator[Finding]]] = {
         "libraries": _libraries, "home": _home, "storage": _storage, "ledger": _ledger, "MLflow": _mlflow,
-        "feature store": _features, "online store": _online, "Prefect": _prefect, "service": _service,
+        "champion": _champion, "feature store": _features, "online store": _online, "Prefect": _prefect, "service": _service,
     }  # fmt: skip
     for part, look in parts.items():
         try:
@@ -94,6 +95,22 @@ def _opened(url: str) -> Iterator[Engine]:
         yield engine
     finally:
         engine.dispose()
+
+
+def _ask(settings: Settings, url: str) -> None:
+    """Raise UnavailableError or OperationalError at once if a database on a server, or the ledger, does not answer.
+
+    Whoever opens it otherwise waits long: for a restart, and for a lock that is in the ledger.
+    """
+    if settings.ledger.startswith("postgresql"):
+        try:
+            with _opened(settings.ledger) as engine, engine.connect():
+                pass
+        except sa.exc.OperationalError as error:
+            raise UnavailableError("the ledger does not answer, in which its locks are") from error
+    if url.startswith("postgresql"):
+        with _opened(url) as engine, engine.connect():
+            pass
 
 
 def _libraries(settings: Settings, spec: ModelSpec) -> Iterator[Finding]:
@@ -234,11 +251,17 @@ def _mlflow(settings: Settings, spec: ModelSpec) -> Iterator[Finding]:
                 mend="run both from the same image",
             )  # fmt: skip
         yield from _findings(clock("MLflow", answer.headers.get("date")))
+    else:
+        _ask(settings, settings.tracking_uri)
     registry.open_client(settings)
     yield Finding(part="MLflow", state="good", found=f"{shown(settings.tracking_uri)} answers, its schema is current")
-    if settings.ledger_url or (settings.home / "ledger.db").exists():
+
+
+def _champion(settings: Settings, spec: ModelSpec) -> Iterator[Finding]:
+    if settings.mlflow_exists and (settings.ledger_url or (settings.home / "ledger.db").exists()):
         with _opened(settings.ledger) as engine:
-            yield from _findings(champions(settings, spec, engine))
+            if database.revisions(engine)[0] is not None:
+                yield from _findings(champions(settings, spec, engine))
 
 
 def _features(settings: Settings, spec: ModelSpec) -> Iterator[Finding]:
@@ -247,9 +270,7 @@ def _features(settings: Settings, spec: ModelSpec) -> Iterator[Finding]:
     if not settings.features_exist:
         yield Finding(part="feature store", state="good", found="none yet; `evergreen featurize` makes it")
         return
-    if settings.feature_registry_url:
-        with _opened(settings.feature_registry) as engine, engine.connect():
-            pass  # Feast itself would wait long for one that does not answer
+    _ask(settings, settings.feature_registry)
     names = feature_store.feature_names(feature_store.open_store(settings), spec)
     yield Finding(
         part="feature store", state="good", found=f"{spec.feature_service} is registered, {len(names)} features"

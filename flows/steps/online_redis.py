@@ -26,7 +26,7 @@ class RedisValues:
         self._project = plan.project.encode()
         self._keys = [key_writer(view) for view in plan.stored]
         self._names = [view.fields for view in plan.stored]
-        self._fields = [
+        self._fields: list[list[Any]] = [
             [f"_ts:{view.table}".encode(), *(bytes.fromhex(column) for column in view.columns)] for view in plan.stored
         ]
 
@@ -39,7 +39,7 @@ class RedisValues:
             some = asked[start : start + KEYS_A_ROUND]
             with self._client.pipeline(transaction=False) as pipe:
                 for place, key in some:
-                    pipe.hmget(key, self._fields[place])
+                    pipe.hmget(key, self._fields[place])  # type: ignore[arg-type]  # keys are bytes as well
                 for (place, key), (moment, *values) in zip(some, pipe.execute(), strict=True):
                     found[place, key] = _stored(moment, self._names[place], values)
         return [[found[place, key] for key in keys] for place, keys in enumerate(wanted)]

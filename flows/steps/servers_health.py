@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from importlib import metadata
+from typing import Any
 
 from sqlalchemy.engine import Engine
 
@@ -51,7 +52,7 @@ def online_store(settings: Settings, spec: ModelSpec, engine: Engine) -> Iterato
     from redis.exceptions import AuthenticationError
 
     where = shown(settings.online_store_url)
-    client = Redis.from_url(settings.online_store_url, socket_timeout=SECONDS, socket_connect_timeout=SECONDS)
+    client: Any = Redis.from_url(settings.online_store_url, socket_timeout=SECONDS, socket_connect_timeout=SECONDS)
     try:
         version, policy = client.info("server")["redis_version"], client.info("memory")["maxmemory_policy"]
         keys = client.dbsize()

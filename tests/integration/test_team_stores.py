@@ -10,6 +10,7 @@ from online_parts import make_online_store
 from team_parts import SECRETS, client, stores
 
 from deployments.service.features import OnlineFeatures
+from flows import database
 from flows.errors import UnavailableError, UsageError
 from flows.models.taxi.spec import spec
 from flows.settings import Settings
@@ -45,6 +46,10 @@ def requests(count):
         }
         for _ in range(count)
     ]  # fmt: skip
+
+
+def changed(settings, **more):
+    return Settings(**(settings.model_dump() | more))
 
 
 def found(settings, part):
@@ -111,6 +116,7 @@ def test_an_address_that_leads_out_of_the_home_is_refused(place, uri):
 
 
 def test_the_doctor_names_each_server_without_its_password(place):
+    database.connect(place)
     findings = examine(place, spec)
     assert {one.part for one in findings} >= {"storage", "ledger", "MLflow", "feature store", "online store"}
     assert {one.state for one in findings if one.part not in ("home", "Prefect", "service")} == {"good"}
@@ -120,13 +126,12 @@ def test_the_doctor_names_each_server_without_its_password(place):
 
 
 def test_the_doctor_says_how_to_mend_a_server_that_is_wrong(place, monkeypatch):
-    elsewhere = place.model_copy(update={"storage_url": "s3://no-such-bucket"})
+    elsewhere = changed(place, storage_url="s3://no-such-bucket")
     assert "make the bucket" in found(elsewhere, "storage").mend
-    closed = Settings(home=place.home, ledger_url="postgresql+psycopg://evergreen@127.0.0.1:1/evergreen")
+    closed = changed(place, ledger_url="postgresql+psycopg://evergreen@127.0.0.1:1/evergreen")
     assert "EVERGREEN_LEDGER_URL" in found(closed, "ledger").mend
     address = place.online_store_url.replace(SECRETS["redis"], "another")
-    wrong = Settings(home=place.home, ledger_url=place.ledger_url, online_store_url=address)
-    assert "mend the password" in found(wrong, "online store").mend
+    assert "mend the password" in found(changed(place, online_store_url=address), "online store").mend
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:1")
     assert "AWS_ENDPOINT_URL" in found(place, "storage").mend
 
