@@ -26,7 +26,6 @@ from flows.steps.servers_health import CLOCK_SECONDS, bucket, clock, login_of, o
 from flows.steps.trusted import one_line
 
 FREE_BYTES = 2**30
-SERVER_SECONDS = 2.0  # for a database server that does not answer
 # The setting that names the server of a part, if it is on one.
 SERVERS = {
     "ledger": "ledger_url", "champion": "ledger_url", "MLflow": "mlflow_tracking_uri", "feature store": "feature_registry_url",
@@ -90,7 +89,7 @@ def _findings(lines: Iterator[Line]) -> Iterator[Finding]:
 @contextmanager
 def _opened(url: str) -> Iterator[Engine]:
     """Open a database for a look; a server that does not answer is not waited for."""
-    engine = make_engine(url, SERVER_SECONDS)
+    engine = make_engine(url, patience=0)
     try:
         yield engine
     finally:

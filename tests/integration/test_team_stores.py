@@ -18,6 +18,7 @@ from flows.steps import feature_store, storage
 from flows.steps.backup import backup, restore
 from flows.steps.doctor import examine
 from flows.steps.online_plan import plan_path, read_plan
+from flows.steps.servers_health import bucket, online_store
 
 NOW = datetime(2022, 1, 25, 1)  # local, an hour after TICK
 
@@ -82,13 +83,13 @@ def test_a_host_that_applied_nothing_reads_by_the_plan_of_the_bucket_and_learns_
         plan = read_plan(other, spec)
         newer = plan.model_copy(update={"stored": plan.stored[:1]}).model_dump_json()
         key = f"stores/feast/online-{spec.name}.json"
-        bucket = client(team.environment["AWS_ENDPOINT_URL"])
-        bucket.put_object(Bucket="evergreen", Key=key, Body=newer.encode())
+        kept = client(team.environment["AWS_ENDPOINT_URL"])
+        kept.put_object(Bucket="evergreen", Key=key, Body=newer.encode())
         try:
             OnlineFeatures(other, spec).refresh()
             assert read_plan(other, spec) == plan.model_copy(update={"stored": plan.stored[:1]})
         finally:
-            bucket.put_object(Bucket="evergreen", Key=key, Body=text.encode())
+            kept.put_object(Bucket="evergreen", Key=key, Body=text.encode())
 
 
 def test_a_file_is_in_the_bucket_before_it_is_here_and_is_fetched_where_it_is_not(team, place, tmp_path):
@@ -127,13 +128,13 @@ def test_the_doctor_names_each_server_without_its_password(place):
 
 def test_the_doctor_says_how_to_mend_a_server_that_is_wrong(place, monkeypatch):
     elsewhere = changed(place, storage_url="s3://no-such-bucket")
-    assert "make the bucket" in found(elsewhere, "storage").mend
+    assert "make the bucket" in "".join(*bucket(elsewhere))
     closed = changed(place, ledger_url="postgresql+psycopg://evergreen@127.0.0.1:1/evergreen")
     assert "EVERGREEN_LEDGER_URL" in found(closed, "ledger").mend
     address = place.online_store_url.replace(SECRETS["redis"], "another")
-    assert "mend the password" in found(changed(place, online_store_url=address), "online store").mend
+    assert "mend the password" in "".join(*online_store(changed(place, online_store_url=address), spec, None))
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:1")
-    assert "AWS_ENDPOINT_URL" in found(place, "storage").mend
+    assert "AWS_ENDPOINT_URL" in "".join(*bucket(place))
 
 
 def test_backup_and_restore_of_a_team_name_what_keeps_each_part(place, tmp_path):
