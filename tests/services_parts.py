@@ -43,7 +43,11 @@ class Postgres:
         self.port = free_port()
         self._user: dict[str, str] = {}
         if os.geteuid() == 0:  # which Postgres refuses to run as
-            owner = pwd.getpwnam("postgres")
+            try:
+                owner = pwd.getpwnam("postgres")
+            except KeyError:
+                missing("Postgres refuses to run as root, and there is no user postgres to lend it to")
+                raise
             os.chown(folder, owner.pw_uid, owner.pw_gid)
             self._user = {"user": "postgres"}
         word = folder / "password"
