@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection, Engine
 
-from flows.engines import WRITERS, make_engine
+from flows.engines import PATIENCE_SECONDS, WRITERS, make_engine
 from flows.locks import locked
 from flows.settings import Settings
 
@@ -162,12 +162,15 @@ def now() -> datetime:
     return datetime.now(UTC)
 
 
-def connect(settings: Settings) -> Engine:
+def connect(settings: Settings, patience: float = PATIENCE_SECONDS) -> Engine:
     """Open the ledger and bring its schema up to date, once, under a lock.
 
-    Six processes on a fresh home all succeed: one migrates, the others wait.
+    Six processes on a fresh home all succeed: one migrates, the others wait. A Postgres that does not answer is asked
+    again for ``patience`` seconds, now and whenever the engine connects.
     """
-    engine = make_engine(settings.ledger)
+    engine = make_engine(settings.ledger, patience)
+    if engine.dialect.name == "postgresql":
+        engine.connect().close()  # one that is away is seen here, not by one after the other under the lock
     with locked(settings, "ledger", 120):
         migrate(engine)
     return engine

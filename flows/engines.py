@@ -14,7 +14,7 @@ WRITERS = 0x45564552  # the advisory lock of whoever writes to the ledger
 # A wait for a lock ends, and so does a transaction whose process hangs; a host that is gone is noticed within a minute.
 POSTGRES = {
     "connect_timeout": 10, "application_name": "evergreen", "keepalives_idle": 20, "keepalives_interval": 10,
-    "keepalives_count": 3,
+    "keepalives_count": 3, "tcp_user_timeout": 60_000,
     "options": "-c lock_timeout=60s -c statement_timeout=300s -c idle_in_transaction_session_timeout=120s "
     "-c tcp_keepalives_idle=20 -c tcp_keepalives_interval=10 -c tcp_keepalives_count=3 -c timezone=UTC",
 }  # fmt: skip

@@ -7,6 +7,8 @@ from datetime import UTC, datetime
 from functools import partial
 from typing import Any
 
+from sqlalchemy.engine import Engine
+
 from deployments.service.app import Service, create_app
 from deployments.service.board import Board
 from deployments.service.cache import BundleCache
@@ -47,10 +49,12 @@ def build(
     reader = WatchedFeatures(features)
     predictor = Predictor(spec, reader, prediction_log, settings.service_answer_seconds)
     cache, example = BundleCache(settings, spec.name), RequestParser(spec).example()
-    follower = Follower(predictor, cache, lambda: database.connect(settings), example, settings.follow_seconds)
-    trials = TrialFollower(
-        predictor, cache, lambda: database.connect(settings), example, prediction_log, settings.follow_seconds
-    )
+
+    def connect() -> Engine:
+        return database.connect(settings, patience=0)  # whoever looks twice a second has no need to wait
+
+    follower = Follower(predictor, cache, connect, example, settings.follow_seconds)
+    trials = TrialFollower(predictor, cache, connect, example, prediction_log, settings.follow_seconds)
     telemetry = Telemetry()
     name = str(worker or 0)
     board = Board(settings, spec.name, name)

@@ -1,5 +1,6 @@
 """The ledger on a real Postgres: migrated from its first schema with data in it, locks across hosts, a restart."""
 
+import os
 import subprocess
 import sys
 import threading
@@ -92,8 +93,6 @@ with locked(Settings(home=Path(sys.argv[1])), "work", 30):
 
 
 def test_a_lock_is_held_across_hosts_and_freed_by_the_death_of_its_holder(host, tmp_path):
-    import os
-
     other = subprocess.Popen(
         [sys.executable, "-c", HOLDER, str(tmp_path / "other")], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
         env=os.environ | {"EVERGREEN_LEDGER_URL": host.ledger_url},
@@ -136,3 +135,13 @@ def test_a_wrong_password_is_said_at_once_and_not_repeated_in_the_message(host):
         database.connect(Settings(home=host.home, ledger_url=wrong))
     assert "password authentication failed" in str(refused.value)
     assert "Wrong-word-99" not in str(refused.value)
+
+
+def test_whoever_has_no_patience_is_told_at_once_of_a_ledger_that_is_away(tmp_path, monkeypatch):
+    def slept(seconds):
+        raise AssertionError("it waits")
+
+    monkeypatch.setattr("flows.engines.time.sleep", slept)
+    with pytest.raises(sa.exc.OperationalError):
+        database.connect(Settings(home=tmp_path, ledger_url="postgresql+psycopg://e@127.0.0.1:1/e"), patience=0)
+    assert not list(tmp_path.iterdir())
