@@ -60,7 +60,7 @@ def _postgres(url: str, patience: float) -> Engine:
                 return dialect.connect(*arguments, **options)
             except dialect.dbapi.OperationalError as error:
                 refused = "password authentication" in str(error) or "does not exist" in str(error)
-                if refused or time.monotonic() > deadline:
+                if refused or time.monotonic() >= deadline:
                     raise
                 time.sleep(PAUSE_SECONDS)
 
