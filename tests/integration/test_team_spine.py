@@ -50,6 +50,12 @@ def rows(day):
     return json.loads(same_day.to_json(orient="records", date_format="iso", date_unit="us"))
 
 
+def test_mlflow_and_prefect_refuse_whoever_shows_no_password(team):
+    mlflow, prefect = (team.environment[name] for name in ("EVERGREEN_MLFLOW_TRACKING_URI", "PREFECT_API_URL"))
+    assert httpx.get(f"{mlflow}/api/2.0/mlflow/experiments/get", params={"experiment_id": "0"}).status_code == 401
+    assert httpx.post(f"{prefect}/flow_runs/filter", json={}).status_code == 401
+
+
 def test_ingest_featurize_train_promote_serve_monitor_roll_back(team, tmp_path, simulated_days):
     from flows.ingest import ingest
     from flows.monitor import monitor
