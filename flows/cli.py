@@ -263,7 +263,8 @@ def main() -> None:
     except ValidationError as error:
         problem = error.errors()[0]
         place = ".".join(map(str, problem["loc"]))
-        _fail(f"setting EVERGREEN_{place.upper()}: {problem['msg']}; correct it in the environment", 2)
+        setting = f"setting EVERGREEN_{place.upper()}" if place else "settings"  # of one, or of several together
+        _fail(f"{setting}: {problem['msg']}; correct it in the environment", 2)
     except Exception as error:  # noqa: BLE001 (nobody else is left to tell it)
         _fail(f"{_first_line(error)}; the traceback is in {_keep_traceback()}", 1)
     except KeyboardInterrupt:

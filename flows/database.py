@@ -12,8 +12,9 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection, Engine
 
 from flows.engines import PATIENCE_SECONDS, WRITERS, make_engine
+from flows.errors import UnavailableError
 from flows.locks import locked
-from flows.settings import Settings
+from flows.settings import Settings, shown
 
 if TYPE_CHECKING:
     from alembic.config import Config
@@ -166,11 +167,18 @@ def connect(settings: Settings, patience: float = PATIENCE_SECONDS) -> Engine:
     """Open the ledger and bring its schema up to date, once, under a lock.
 
     Six processes on a fresh home all succeed: one migrates, the others wait. A Postgres that does not answer is asked
-    again for ``patience`` seconds, now and whenever the engine connects.
+    again for ``patience`` seconds, now and whenever the engine connects; raises UnavailableError after that.
     """
     engine = make_engine(settings.ledger, patience)
-    if engine.dialect.name == "postgresql":
-        engine.connect().close()  # one that is away is seen here, not by one after the other under the lock
+    if engine.dialect.name == "postgresql":  # one that is away is seen here, not by one after the other under the lock
+        try:
+            engine.connect().close()
+        except sa.exc.OperationalError as error:
+            engine.dispose()
+            said = str(error.orig).splitlines()[0]
+            raise UnavailableError(
+                f"the ledger at {shown(settings.ledger)} does not answer ({said}); `evergreen doctor` says how to mend it"
+            ) from error
     with locked(settings, "ledger", 120):
         migrate(engine)
     return engine

@@ -131,9 +131,10 @@ def test_a_restart_of_postgres_is_waited_for(host, postgres):
 
 def test_a_wrong_password_is_said_at_once_and_not_repeated_in_the_message(host):
     wrong = sa.make_url(host.ledger).set(password="Wrong-word-99").render_as_string(hide_password=False)
-    with pytest.raises(sa.exc.OperationalError) as refused:
+    with pytest.raises(UnavailableError) as refused:
         database.connect(Settings(home=host.home, ledger_url=wrong))
     assert "password authentication failed" in str(refused.value)
+    assert "evergreen doctor" in str(refused.value)
     assert "Wrong-word-99" not in str(refused.value)
 
 
@@ -142,6 +143,6 @@ def test_whoever_has_no_patience_is_told_at_once_of_a_ledger_that_is_away(tmp_pa
         raise AssertionError("it waits")
 
     monkeypatch.setattr("flows.engines.time.sleep", slept)
-    with pytest.raises(sa.exc.OperationalError):
+    with pytest.raises(UnavailableError):
         database.connect(Settings(home=tmp_path, ledger_url="postgresql+psycopg://e@127.0.0.1:1/e"), patience=0)
     assert not list(tmp_path.iterdir())
