@@ -264,7 +264,7 @@ def main() -> None:
         problem = error.errors()[0]
         place = ".".join(map(str, problem["loc"]))
         setting = f"setting EVERGREEN_{place.upper()}" if place else "settings"  # of one, or of several together
-        _fail(f"{setting}: {problem['msg']}; correct it in the environment", 2)
+        _fail(f"{setting}: {problem['msg'].removeprefix('Value error, ')}; correct it in the environment", 2)
     except Exception as error:  # noqa: BLE001 (nobody else is left to tell it)
         _fail(f"{_first_line(error)}; the traceback is in {_keep_traceback()}", 1)
     except KeyboardInterrupt:

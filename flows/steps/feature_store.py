@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from zoneinfo import ZoneInfo
 
 from flows.engines import POSTGRES
-from flows.errors import ContractError, RefusedError
+from flows.errors import ContractError, RefusedError, UnavailableError
 from flows.locks import locked
-from flows.settings import Settings
+from flows.settings import Settings, shown
 from flows.spec import Frozen, ModelSpec
 from flows.steps.files import sha256_of
 from flows.steps.storage import pull
@@ -209,7 +209,8 @@ def held_still(settings: Settings, model: str) -> Iterator[None]:
 def materialize(settings: Settings, spec: ModelSpec, start: datetime, end: datetime) -> None:
     """Write the newest feature values of [start, end] to the online store; an older value never replaces a newer one.
 
-    Raises RefusedError for a time in the future: Feast would remember it and skip everything up to it later.
+    Raises RefusedError for a time in the future: Feast would remember it and skip everything up to it later; and
+    UnavailableError if Redis does not take the values.
     """
     if end > datetime.now(UTC):
         raise RefusedError(
@@ -217,8 +218,25 @@ def materialize(settings: Settings, spec: ModelSpec, start: datetime, end: datet
         )
     pull(settings, settings.features(spec.name))
     store = open_store(settings)
-    with quiet():
+    with quiet(), _told_of_redis(settings):
         store.materialize(start_date=start, end_date=end, feature_views=list(spec.entities))
+
+
+@contextlib.contextmanager
+def _told_of_redis(settings: Settings) -> Iterator[None]:
+    """Make what Redis refuses an UnavailableError."""
+    if not settings.online_store_url:
+        yield
+        return
+    from redis import RedisError
+
+    try:
+        yield
+    except RedisError as error:
+        raise UnavailableError(
+            f"the online store at {shown(settings.online_store_url)} takes no values ({error}); `evergreen doctor` says how "
+            "to mend it, `evergreen featurize` goes on then"
+        ) from error
 
 
 def historical(store: FeatureStore, spec: ModelSpec, rows: pa.Table) -> pa.Table:

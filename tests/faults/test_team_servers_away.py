@@ -138,9 +138,12 @@ def test_a_redis_that_is_away_is_told_and_one_that_was_emptied_is_written_anew(t
         with pytest.raises(UnavailableError, match="online features of taxi cannot be read"):
             reader(names, [row])
         assert "start it" in told()[3]
+        span = TICK - timedelta(days=1), TICK + timedelta(seconds=1)
+        with pytest.raises(UnavailableError, match="takes no values"):
+            feature_store.materialize(settings, spec, *span)
         team.redis.start()
         assert len(reader(names, [row]).unknown[0]) == 3
         assert "evergreen featurize --again" in told()[3]
-        feature_store.materialize(settings, spec, TICK - timedelta(days=1), TICK + timedelta(seconds=1))
+        feature_store.materialize(settings, spec, *span)
         assert reader(names, [row]) == before
         assert told()[1] == "good"
