@@ -6,7 +6,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
@@ -28,7 +28,7 @@ from flows.steps.trusted import one_line
 FREE_BYTES = 2**30
 # The setting that names the server of a part, if it is on one.
 SERVERS = {
-    "ledger": "ledger_url", "champion": "ledger_url", "MLflow": "mlflow_tracking_uri", "feature store": "feature_registry_url",
+    "ledger": "ledger_url", "MLflow": "mlflow_tracking_uri", "feature store": "feature_registry_url",
     "online store": "online_store_url", "storage": "storage_url",
 }  # fmt: skip
 EXACT = ("prefect", "mlflow", "feast", "great-expectations", "skops", "scikit-learn", "duckdb", "pandas")
@@ -48,7 +48,7 @@ def examine(settings: Settings, spec: ModelSpec) -> list[Finding]:
     findings: list[Finding] = []
     parts: dict[str, Callable[[Settings, ModelSpec], Iterator[Finding]]] = {
         "libraries": _libraries, "home": _home, "storage": _storage, "ledger": _ledger, "MLflow": _mlflow,
-        "champion": _champion, "feature store": _features, "online store": _online, "Prefect": _prefect, "service": _service,
+        "feature store": _features, "online store": _online, "Prefect": _prefect, "service": _service,
     }  # fmt: skip
     for part, look in parts.items():
         try:
@@ -254,11 +254,8 @@ def _mlflow(settings: Settings, spec: ModelSpec) -> Iterator[Finding]:
         _ask(settings, settings.tracking_uri)
     registry.open_client(settings)
     yield Finding(part="MLflow", state="good", found=f"{shown(settings.tracking_uri)} answers, its schema is current")
-
-
-def _champion(settings: Settings, spec: ModelSpec) -> Iterator[Finding]:
-    if settings.mlflow_exists and (settings.ledger_url or (settings.home / "ledger.db").exists()):
-        with _opened(settings.ledger) as engine:
+    if settings.ledger_url or (settings.home / "ledger.db").exists():
+        with _opened(settings.ledger) as engine, suppress(sa.exc.OperationalError):  # which the ledger's look tells
             if database.revisions(engine)[0] is not None:
                 yield from _findings(champions(settings, spec, engine))
 

@@ -73,7 +73,7 @@ def open_store(settings: Settings) -> FeatureStore:
         # One row an object: Feast's file registry loses views when two apply at once.
         registry={
             "registry_type": "sql", "path": settings.feature_registry, "cache_ttl_seconds": 60,
-            "sqlalchemy_config_kwargs": _registry_options(settings),
+            **_registry_options(settings),
         },
         offline_store={
             "type": "feature_repo.offline_store.DuckDBAsofOfflineStore", "root": str(settings.home)
@@ -90,10 +90,10 @@ def open_store(settings: Settings) -> FeatureStore:
 
 
 def _registry_options(settings: Settings) -> dict[str, Any]:
-    """Return how SQLAlchemy opens the registry: of Postgres a connection that a restart has ended is not used again."""
+    """Return how a registry on Postgres is opened: a connection that a restart has ended is not used again."""
     if not settings.feature_registry.startswith("postgresql"):
-        return {"echo": False}
-    return {"echo": False, "pool_pre_ping": True, "connect_args": POSTGRES}
+        return {}
+    return {"sqlalchemy_config_kwargs": {"echo": False, "pool_pre_ping": True, "connect_args": POSTGRES}}
 
 
 def definitions(spec: ModelSpec) -> list[Any]:

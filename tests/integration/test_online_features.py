@@ -221,7 +221,8 @@ def joined(home) -> pd.DataFrame:
     """Return the training set of all days, the last one judging, as the training flow joins it."""
     accepted = ledger.list_partitions(database.connect(home), "taxi", "accepted")
     window = training_set.choose_window(spec, accepted, timedelta(days=1))
-    rows = training_set.select_rows(spec, accepted, window)
+    files = [one.accepted_uri for one in accepted if one.id in window.partition_ids]
+    rows = training_set.select_rows(spec, files, window)
     return feature_store.historical(feature_store.open_store(home), spec, rows).to_pandas()
 
 
