@@ -236,6 +236,13 @@ class Settings(BaseSettings):
             }
         )
 
+    def apart(self, home: Path) -> Settings:
+        """Return the settings of another home that holds all it needs: what is made there reaches no server."""
+        return Settings(
+            home=home, profile="local", ledger_url="", mlflow_tracking_uri="", feature_registry_url="", online_store_url="",
+            storage_url="",
+        )  # fmt: skip
+
     def activate(self) -> Settings:
         """Make the home and put ``environment()`` into this process; call before Prefect, MLflow or Feast is imported."""
         self.home.mkdir(parents=True, exist_ok=True)

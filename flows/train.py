@@ -36,6 +36,7 @@ from flows.steps import (
 )
 from flows.steps.keeping import KeptEstimator, KeptFile, KeptPredictions, KeptTrainingSet
 from flows.steps.stages import Plain
+from flows.steps.storage import at_hand
 
 choose_window = stage(training_set.choose_window)
 build_training_set = stage(training_set.build, name="build-training-set", keep=KeptTrainingSet())
@@ -101,7 +102,7 @@ def train(
             verdicts = judge(spec, found, opened, reigning.request_schema)
             failed = gates.failed(verdicts)
             record = lineage.trace(
-                spec, data=data, accepted=accepted, views=views, stages=run.stages, fingerprint=mark, reason=reason,
+                spec, data=data, accepted=at_hand(home, accepted), views=views, stages=run.stages, fingerprint=mark, reason=reason,
                 run_id=run.id, executor=run.executor, feature_definitions_sha256=definitions, estimator=factory,
                 params=params, trials=tries, champion_version=reigning.version,
             )  # fmt: skip

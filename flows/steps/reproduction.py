@@ -22,7 +22,7 @@ from flows.errors import EvergreenError
 from flows.ledger import Partition
 from flows.settings import Settings
 from flows.spec import Frozen, ModelSpec
-from flows.steps import feature_store, fitting, metrics, training_set
+from flows.steps import feature_store, fitting, metrics, storage, training_set
 from flows.steps import reproduction_causes as causes
 from flows.steps.bundle import MODEL, PACKAGES, Bundle, open_bundle
 from flows.steps.evaluation import PARTS
@@ -80,7 +80,8 @@ def examine(settings: Settings, spec: ModelSpec, engine: Engine, record: Version
         )
     old, problem = _recorded_spec(lineage, spec)
     found += problem
-    landed = ledger.list_partitions(engine, spec.name)
+    landed = storage.at_hand(settings, ledger.list_partitions(engine, spec.name), landed=True)
+    storage.pull(settings, settings.features(spec.name))
     found += causes.of_partitions(lineage, landed)
     found += causes.of_feature_files(settings.features(spec.name), lineage.feature_files)
     if not lineage.feature_files:
@@ -130,7 +131,7 @@ def _remake(
     settings: Settings, record: VersionRecord, examined: Examined, folder: Path
 ) -> tuple[list[Check], list[Cause]]:
     spec, lineage = examined.spec, record.lineage
-    again = Settings(home=folder)
+    again = settings.apart(folder)
     _link_features(settings, again, spec, lineage)
     feature_store.apply_definitions(again, spec)
     store = feature_store.open_store(again)
@@ -138,7 +139,7 @@ def _remake(
     found = causes.of_views(lineage.views, views) if lineage.views else []
     ids = tuple(one.id for one in examined.partitions)
     window = lineage.window.model_copy(update={"partition_ids": ids})
-    data = training_set.build(store, spec, list(examined.partitions), window, folder)
+    data = training_set.build(again, store, spec, list(examined.partitions), window, folder)
     estimator = fitting.fit(spec, data, lineage.params, lineage.estimator)
     checks = [
         _equal("feature definitions", lineage.feature_definitions_sha256, feature_store.definition_hash(store, spec)),
@@ -146,7 +147,8 @@ def _remake(
         _equal("rows, train and judge", *(f"{one.train_rows:,} and {one.judge_rows:,}" for one in (lineage, data))),
     ]
     try:
-        bundle = open_bundle(Path(record.version.folder), record.version.digest, settings.trusted_types)
+        with storage.folder(settings, record.version.folder) as kept:
+            bundle = open_bundle(kept, record.version.digest, settings.trusted_types)
     except EvergreenError as error:
         return checks, [*found, Cause(kind="record", what=f"the version itself cannot be opened: {error}", fatal=True)]
     written = write_estimator(estimator, folder / MODEL, lineage.estimator)
@@ -236,7 +238,8 @@ def _libraries(settings: Settings, record: VersionRecord, here: Any) -> tuple[di
     lineage = record.lineage.code
     recorded = {"python": lineage.python, **lineage.libraries}
     try:
-        bundle = open_bundle(Path(record.version.folder), record.version.digest, settings.trusted_types)
+        with storage.folder(settings, record.version.folder) as kept:
+            bundle = open_bundle(kept, record.version.digest, settings.trusted_types)
         recorded = {**bundle.manifest.versions, **recorded}
     except EvergreenError:  # told when it is compared with
         pass

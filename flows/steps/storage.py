@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from flows.errors import EvergreenError, UnavailableError
+from flows.ledger import Partition
 from flows.settings import Settings
 from flows.steps.files import replacing
 
@@ -82,6 +83,24 @@ def local(settings: Settings, uri: str) -> str:
 def locals_of(settings: Settings, uris: Iterable[str]) -> list[str]:
     """Return the paths of files that the ledger names, as ``local`` does."""
     return [local(settings, uri) for uri in uris]
+
+
+def at_hand(settings: Settings, partitions: Iterable[Partition], landed: bool = False) -> list[Partition]:
+    """Return partitions with the paths in this home of their accepted rows, and of the landed ones, for addresses.
+
+    A file that the bucket has not keeps its address, under which nobody finds it.
+    """
+    found = []
+    for one in partitions:
+        paths = {"accepted_uri": one.accepted_uri} | ({"uri": one.uri} if landed else {})
+        for name, uri in paths.items():
+            try:
+                paths[name] = local(settings, uri) if uri else uri
+            except UnavailableError as error:
+                if not isinstance(error.__cause__, FileNotFoundError):
+                    raise
+        found.append(one.model_copy(update=paths))
+    return found
 
 
 def pull(settings: Settings, folder: Path, wanted: Callable[[str], bool] = bool) -> None:

@@ -13,6 +13,8 @@ from team_parts import SECRETS, holders_of_secrets, mlflow_server, objects, pref
 
 from flows import database, ledger
 from flows.models.taxi.simulator import simulate_day
+from flows.spec import load_model
+from flows.steps import reproduction, version_record
 from flows.steps.processes import stop
 
 pytestmark = pytest.mark.long
@@ -100,6 +102,10 @@ def test_ingest_featurize_train_promote_serve_monitor_roll_back(team, tmp_path, 
         assert ledger.champion(engine, "taxi").previous_version == 1
         rollback(why="test")
         assert ledger.champion(engine, "taxi").digest == first.digest
+        spec = load_model("taxi", two)
+        record = version_record.read(two, "taxi", 2)
+        found = reproduction.remake(two, record, reproduction.examine(two, spec, engine, record))
+        assert (found.same, [cause.what for cause in found.causes]) == (True, []), found
         settle()
 
     assert holders_of_secrets(tmp_path, team.folder) == []
