@@ -102,8 +102,8 @@ def train(
             verdicts = judge(spec, found, opened, reigning.request_schema)
             failed = gates.failed(verdicts)
             record = lineage.trace(
-                spec, data=data, accepted=at_hand(home, accepted), views=views, stages=run.stages, fingerprint=mark, reason=reason,
-                run_id=run.id, executor=run.executor, feature_definitions_sha256=definitions, estimator=factory,
+                spec, data=data, accepted=at_hand(home, accepted), views=views, stages=run.stages, fingerprint=mark,
+                reason=reason, run_id=run.id, executor=run.executor, feature_definitions_sha256=definitions, estimator=factory,
                 params=params, trials=tries, champion_version=reigning.version,
             )  # fmt: skip
             evidence = gates.evidence(found, verdicts, champion=reigning.version)
