@@ -15,6 +15,10 @@ from flows.errors import ContractError, UsageError
 from flows.settings import Settings
 
 NAME = re.compile(r"[a-z][a-z0-9_]{0,39}")
+PolicyName = Literal[
+    "spec", "never", "every-period", "new-data", "drift", "performance", "adwin", "ddm", "page-hinkley",
+    "cara-threshold", "cara-cumulative", "cara-periodic", "retrainopt-base", "retrainopt-learned", "cost-aware",
+]  # fmt: skip
 
 
 class Frozen(BaseModel):
@@ -94,9 +98,20 @@ class Gates(Frozen):
     confidence: float = Field(default=0.95, gt=0.5, lt=1)
 
 
+class Costs(Frozen):
+    """What a team loses, in one currency: by a training, and by one unit of the metric's error in one prediction."""
+
+    training: float = Field(ge=0)
+    error: float = Field(default=1.0, ge=0)
+
+
 class Triggers(Frozen):
     """When a retraining is due."""
 
+    policy: PolicyName = Field(
+        default="spec",
+        description="spec: by all the thresholds below; any other name is a policy that `evergreen backtest` compares",
+    )
     new_partitions: int | None = Field(
         default=7, ge=1, description="so many partitions accepted since the last training ask for one; None: never"
     )
@@ -214,6 +229,7 @@ class ModelSpec(Frozen):
     training: Training = Training()
     gates: Gates = Gates()
     triggers: Triggers = Triggers()
+    costs: Costs | None = Field(default=None, description="policies that weigh costs need them")
     partition_by: Literal["day", "week", "month"] = "day"
     history_data: str | None = Field(
         default=None,

@@ -11,9 +11,12 @@ from flows.ledger import Partition, Promotion, Run
 from flows.spec import Frozen, Triggers
 from flows.steps.drift import FeatureDrift, gone_missing
 from flows.steps.performance import Performance
+from flows.steps.policies import Known, weigh
 
 # How the reason of a cause that no person gave begins.
 NAMED = ("schedule", "new data:", "performance:", "distribution:", "drift:", "staleness:")
+# What a policy looks at says what kind of cause its wish for a training is; any other looks at errors.
+BY_TIME = ("every-period", "cara-periodic", "retrainopt-base")
 
 
 class Facts(Frozen):
@@ -22,7 +25,7 @@ class Facts(Frozen):
     ``causes`` were raised before and wait. ``since_training`` is the time since the last training began;
     ``new_partitions``, ``new_rows`` and ``new_keys`` tell of what was accepted after it, ``since_accepted`` and
     ``champion_age`` count by the wall clock, ``age`` is how far the newest data lies past what the champion was fitted on.
-    ``data_problems`` are texts for people.
+    ``known`` is what a policy other than the spec's own thresholds looks at. ``data_problems`` are texts for people.
     """
 
     causes: tuple[Cause, ...] = ()
@@ -35,6 +38,7 @@ class Facts(Frozen):
     age: timedelta | None = None
     since_accepted: timedelta | None = None
     champion_age: timedelta | None = None
+    known: Known | None = None
     data_problems: tuple[str, ...] = ()
 
 
@@ -124,17 +128,27 @@ def decide(facts: Facts, triggers: Triggers) -> Decision:
 
 
 def findings(facts: Facts, triggers: Triggers) -> dict[Kind, str]:
-    """Return the causes that the facts themselves hold, each with its reason."""
+    """Return the causes that the facts themselves hold, each with its reason, as the policy sees them."""
+    if triggers.policy not in ("spec", "performance", "drift"):
+        reason = weigh(triggers.policy, facts.known) if facts.known else ""
+        kind: Kind = "staleness" if triggers.policy in BY_TIME else "performance"
+        return {kind: f"{kind}: {reason}"} if reason else {}
+    watched = {"performance": ("performance",), "drift": ("distribution",)}.get(triggers.policy)
     found: dict[Kind, str] = {
         "performance": _degraded(facts, triggers),
         "distribution": _drifted(facts, triggers),
         "staleness": "; ".join(filter(None, _stale(facts, triggers))),
     }
-    return {kind: reason for kind, reason in found.items() if reason}
+    return {kind: reason for kind, reason in found.items() if reason and (watched is None or kind in watched)}
 
 
 def enough_data(facts: Facts, triggers: Triggers) -> str:
-    """Return why the newly accepted partitions ask for a training: there are so many, or they have so many rows."""
+    """Return why the newly accepted partitions ask for a training: there are so many, or they have so many rows.
+
+    Only the spec's own thresholds and the policy of that name look at them.
+    """
+    if triggers.policy not in ("spec", "new-data"):
+        return ""
     partitions, rows = triggers.new_partitions, triggers.new_rows
     many = partitions is not None and facts.new_partitions >= partitions
     long = rows is not None and facts.new_rows >= rows
