@@ -82,6 +82,15 @@ def part(data: TrainingSet, name: str, scores: Floats | None = None) -> Predicte
     )
 
 
+@dataclass(frozen=True)
+class Losses:
+    """The loss of each judging row, shape (n,): ours, what one would say without a model, and the champion's if any."""
+
+    ours: Floats
+    baseline: Floats
+    theirs: Floats | None = None
+
+
 def evaluate(
     spec: ModelSpec,
     estimator: Any,
@@ -97,38 +106,70 @@ def evaluate(
     training labels, or the class frequencies.
     """
     classes = getattr(estimator, "classes_", None)
-    inputs, labels, predicted = judge.inputs, judge.labels, judge.scores
-    train_labels, train_predicted = train.labels, train.scores
-    ours = metrics.row_losses(spec.metric, labels, predicted, classes)
-    baseline = metrics.row_losses(spec.metric, labels, _naive(spec, train_labels, len(labels), classes), classes)
-    theirs = None
+    losses = judging_losses(spec, classes, train, judge)
     if champion is not None:
         rows = matrix(judge.rows, tuple(champion.manifest.feature_names))
-        theirs = metrics.row_losses(spec.metric, labels, champion.scores(rows), champion.manifest.classes)
-
-    hours = judge.rows["event_timestamp"].to_numpy().astype("datetime64[h]").astype(np.int64)
-    confidence, seed = spec.gates.confidence, spec.training.seed
-    evaluation = Evaluation(
-        error=metrics.error(spec.metric, ours),
-        train_error=metrics.error(spec.metric, metrics.row_losses(spec.metric, train_labels, train_predicted, classes)),
-        baseline_error=metrics.error(spec.metric, baseline),
-        champion_version=champion_version if champion else None,
-        champion_error=metrics.error(spec.metric, theirs) if theirs is not None else None,
-        interval=metrics.block_interval(spec.metric, ours, None, hours, confidence, seed),
-        against_champion=(
-            metrics.block_interval(spec.metric, ours, theirs, hours, confidence, seed) if theirs is not None else None
-        ),
-        judge_rows=len(labels),
-        train_rows=len(train_labels),
-        metrics=metrics.further_metrics(spec, labels, predicted, classes),
-        train_metrics=metrics.further_metrics(spec, train_labels, train_predicted, classes),
-        slices=tuple(_slices(spec, inputs, ours, baseline, theirs)),
-        importance=_importance(spec, estimator, inputs, labels, classes),
+        theirs = metrics.row_losses(spec.metric, judge.labels, champion.scores(rows), champion.manifest.classes)
+        losses = replace(losses, theirs=theirs)
+    evaluation = measure(spec, classes, train, judge, losses)
+    evaluation = beside(spec, evaluation, judge, losses, champion_version if champion else None).model_copy(
+        update={"importance": _importance(spec, estimator, judge.inputs, judge.labels, classes)}
     )
     from flows.steps.pictures import draw_evaluation
 
-    draw_evaluation(spec, evaluation, labels, predicted, classes, pictures)
+    draw_evaluation(spec, evaluation, judge.labels, judge.scores, classes, pictures)
     return evaluation
+
+
+def judging_losses(spec: ModelSpec, classes: Any, train: Predicted, judge: Predicted) -> Losses:
+    """Return the losses of the judging rows, without a champion's."""
+    naive = _naive(spec, train.labels, len(judge.labels), classes)
+    return Losses(
+        ours=metrics.row_losses(spec.metric, judge.labels, judge.scores, classes),
+        baseline=metrics.row_losses(spec.metric, judge.labels, naive, classes),
+    )
+
+
+def measure(spec: ModelSpec, classes: Any, train: Predicted, judge: Predicted, losses: Losses) -> Evaluation:
+    """Return the figures of a fitted estimator by itself: without champion, slices and importance."""
+    trained = metrics.row_losses(spec.metric, train.labels, train.scores, classes)
+    return Evaluation(
+        error=metrics.error(spec.metric, losses.ours),
+        train_error=metrics.error(spec.metric, trained),
+        baseline_error=metrics.error(spec.metric, losses.baseline),
+        champion_version=None,
+        champion_error=None,
+        interval=metrics.block_interval(
+            spec.metric, losses.ours, None, _hours(judge), spec.gates.confidence, spec.training.seed
+        ),
+        against_champion=None,
+        judge_rows=len(judge.labels),
+        train_rows=len(train.labels),
+        metrics=metrics.further_metrics(spec, judge.labels, judge.scores, classes),
+        train_metrics=metrics.further_metrics(spec, train.labels, train.scores, classes),
+        slices=(),
+        importance={},
+    )
+
+
+def beside(
+    spec: ModelSpec, evaluation: Evaluation, judge: Predicted, losses: Losses, champion_version: int | None
+) -> Evaluation:
+    """Return the evaluation with its slices and, where ``losses`` has the champion's, how it does beside the champion."""
+    found: dict[str, Any] = {"slices": tuple(_slices(spec, judge.inputs, losses.ours, losses.baseline, losses.theirs))}
+    if losses.theirs is not None:
+        found |= {
+            "champion_version": champion_version,
+            "champion_error": metrics.error(spec.metric, losses.theirs),
+            "against_champion": metrics.block_interval(
+                spec.metric, losses.ours, losses.theirs, _hours(judge), spec.gates.confidence, spec.training.seed
+            ),
+        }
+    return evaluation.model_copy(update=found)
+
+
+def _hours(judge: Predicted) -> Any:
+    return judge.rows["event_timestamp"].to_numpy().astype("datetime64[h]").astype(np.int64)
 
 
 def _naive(spec: ModelSpec, train_labels: Floats, rows: int, classes: Any) -> Floats:

@@ -122,8 +122,7 @@ def assess(spec: ModelSpec, joined: pa.Table, expected: Expected) -> Performance
     rows, metric = labelled(joined), monitored(spec)
     counts = {str(entry["values"]): entry["counts"] for entry in pc.value_counts(joined[STATE]).to_pylist()}
     losses = losses_of(spec, rows["label"], rows["prediction"])
-    bins, _ = _strata(expected.edges, expected.categories, rows["prediction"])
-    due = np.asarray(expected.losses)[bins]
+    due = due_losses(expected, rows["prediction"])
     hours = microseconds(rows) // HOUR
 
     def part(name: str, chosen: Any) -> Part:
@@ -147,6 +146,12 @@ def assess(spec: ModelSpec, joined: pa.Table, expected: Expected) -> Performance
         slices=tuple(part(name, chosen) for name, chosen in _by_slice(spec, rows)),
         degraded=bool(enough and low > spec.triggers.performance_ratio),
     )  # fmt: skip
+
+
+def due_losses(expected: Expected, predictions: pa.ChunkedArray) -> Floats:
+    """Return the loss to expect of each prediction, shape (n,)."""
+    bins, _ = _strata(expected.edges, expected.categories, predictions)
+    return np.asarray(expected.losses)[bins]
 
 
 def _interval(spec: ModelSpec, metric: Metric, losses: Floats, hours: NDArray[np.int64]) -> tuple[float, float]:

@@ -70,7 +70,7 @@ def weigh(policy: PolicyName, known: Known) -> str:
     return POLICIES[policy](known) if policy in POLICIES else ""
 
 
-def _every_period(known: Known) -> str:
+def _every_period(_: Known) -> str:
     return "trained at every look"
 
 

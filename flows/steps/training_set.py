@@ -95,11 +95,12 @@ def build(
 
 
 def select_rows(spec: ModelSpec, files: list[str], window: Window) -> pa.Table:
-    """Return the rows of partitions' files that train or judge, in order of time: keys, request fields, label and both times.
+    """Return the rows of partitions' files that train or judge, in order of time: keys, request fields, label and both times."""
+    return parted(spec, read_rows(spec, files, window.start, window.end), window)
 
-    A training row counts only if its label was known at the split: what trains must have been there when the judging
-    part began.
-    """
+
+def read_rows(spec: ModelSpec, files: list[str], start: datetime, end: datetime) -> pa.Table:
+    """Return the rows of [start, end) whose label the model answers for, in order of time."""
     import duckdb
 
     columns = list(dict.fromkeys([*(field.name for field in spec.request), *spec.key]))
@@ -111,21 +112,33 @@ def select_rows(spec: ModelSpec, files: list[str], window: Window) -> pa.Table:
         counts = "label >= $low AND label <= $high"
     with duckdb.connect() as connection:
         connection.execute("SET TimeZone = 'UTC'")
-        rows = connection.execute(
+        return connection.execute(
             f"""
-            SELECT {identifiers(columns)}, event_timestamp, label_timestamp, label,
-                   CASE WHEN event_timestamp < $split THEN 'train' ELSE 'judge' END AS {PART}
-            FROM read_parquet($uris)
-            WHERE event_timestamp >= $start AND event_timestamp < $end
-              AND (event_timestamp >= $split OR label_timestamp <= $split)
-              AND {counts}
+            SELECT {identifiers(columns)}, event_timestamp, label_timestamp, label FROM read_parquet($uris)
+            WHERE event_timestamp >= $start AND event_timestamp < $end AND {counts}
             ORDER BY event_timestamp, {identifiers(columns)}, label, label_timestamp
             """,
             {
-                "uris": files, "start": window.start, "split": window.split, "end": window.end,
+                "uris": files, "start": start, "end": end,
                 **bounds,
             },
-        ).to_arrow_table()  # fmt: skip
+        ).to_arrow_table()
+
+
+def parted(spec: ModelSpec, rows: pa.Table, window: Window) -> pa.Table:
+    """Return the rows of a window with the part that each belongs to.
+
+    A training row counts only if its label was known at the split: what trains must have been there when the judging
+    part began. Raises RefusedError for too few rows.
+    """
+    times = rows["event_timestamp"]
+    start, split, end = (pa.scalar(moment, times.type) for moment in (window.start, window.split, window.end))
+    judges = pc.greater_equal(times, split)
+    known = pc.less_equal(rows["label_timestamp"], split.cast(rows["label_timestamp"].type))
+    inside = pc.and_(pc.greater_equal(times, start), pc.less(times, end))
+    rows = rows.append_column(PART, pc.if_else(judges, "judge", "train")).filter(
+        pc.and_(inside, pc.or_kleene(judges, known))
+    )
     parts = {name: pc.sum(pc.equal(rows[PART], name)).as_py() or 0 for name in ("train", "judge")}
     if parts["train"] < spec.training.min_rows or not parts["judge"]:
         raise RefusedError(

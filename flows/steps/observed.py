@@ -1,0 +1,58 @@
+"""What a policy is told of the predictions of the model in force, live and in a backtest alike."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from flows.spec import Metric, ModelSpec
+from flows.steps import metrics
+from flows.steps.labels import DAY, HOUR, labelled, microseconds
+from flows.steps.performance import Expected, due_losses, losses_of, monitored
+from flows.steps.policies import Served
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from flows.steps.metrics import Floats
+
+MISS = 0.5  # between a hit, 0, and a miss, 1
+
+
+def observe(spec: ModelSpec, joined: pa.Table, expected: Expected) -> dict[str, Any]:
+    """Return ``served``, ``losses`` and ``limit`` of a policy's ``Known`` from predictions joined with their labels.
+
+    A step is a day of 24 hours from the first event on.
+    """
+    rows, metric = labelled(joined), monitored(spec)
+    losses = losses_of(spec, rows["label"], rows["prediction"])
+    if not len(losses):
+        return {}
+    due = due_losses(expected, rows["prediction"])
+    times = microseconds(rows)
+    day = (times - times.min()) // DAY
+    served = []
+    for one in np.unique(day):
+        chosen = day == one
+        error, spread = _error(metric, losses[chosen], times[chosen] // HOUR)
+        served.append(
+            Served(rows=int(chosen.sum()), error=error, expected=metrics.error(metric, due[chosen]), spread=spread)
+        )
+    order = np.argsort(rows["label_timestamp"].to_numpy(), kind="stable")
+    series, limit = losses[order], MISS
+    if spec.task == "regression":
+        # In units of what its test lets expect, and not squared: one outlier is no change.
+        series, limit = series / max(float(np.mean(due)), 1e-300), 1.0
+        series = np.sqrt(series) if metric.name == "rmse" else series
+    return {"served": tuple(served), "losses": series, "limit": limit}
+
+
+def _error(metric: Metric, losses: Floats, hours: Any) -> tuple[float, float]:
+    """Return the error of some rows and its standard deviation by chance; rows of one hour are alike, hours are not."""
+    mean = float(np.mean(losses))
+    _, block = np.unique(hours, return_inverse=True)
+    strays = np.bincount(block, weights=losses - mean)
+    spread = float(np.sqrt(np.square(strays).sum())) / len(losses)
+    error = metrics.error(metric, losses)
+    return error, spread / (2.0 * error) if metric.name == "rmse" and error else spread
