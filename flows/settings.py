@@ -217,6 +217,10 @@ class Settings(BaseSettings):
         """What the stages of runs that are under way, or broke off, have finished."""
         return self.home / "stages" / model
 
+    def backtests(self, model: str) -> Path:
+        """What backtests of a model have trained and found."""
+        return self.home / "backtests" / model
+
     def predictions(self, model: str) -> Path:
         """The prediction log of a model."""
         return self.home / "predictions" / model

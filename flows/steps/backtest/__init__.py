@@ -1,0 +1,1 @@
+"""The time machine: history replayed through the real parts of training, under several policies."""
