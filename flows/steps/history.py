@@ -42,12 +42,7 @@ def part(spec: ModelSpec, settings: Settings, data: str | None, folder: Path) ->
     source = data or spec.history_data
     if source is None:
         raise UsageError(f"{spec.name} names no history_data in its spec; name its table with --data")
-    if FUNCTION.fullmatch(source):
-        import pyarrow as pa
-
-        made = folder / "history.parquet"
-        write_parquet(pa.Table.from_pandas(resolve_callable(source)(), preserve_index=False), made)
-        source = str(made)
+    source = landable(source, folder)
     with connect(settings.home) as connection, opened(source, settings) as files:
         batches, unreadable = read(connection, spec, files)
         fitting = next((batch for batch in batches if batch.fits), None)
@@ -55,6 +50,16 @@ def part(spec: ModelSpec, settings: Settings, data: str | None, folder: Path) ->
             found = unreadable[0].reason if unreadable else "its columns are not those of the contract"
             raise UsageError(f"{source}: {found}; correct it, or name another with --data")
         return _write(connection, spec, fitting.table, fitting.columns, folder)
+
+
+def landable(source: str, folder: Path) -> str:
+    """Return a source that can be landed: what a function returns is written as a parquet file, all else is itself."""
+    if not FUNCTION.fullmatch(source):
+        return source
+    import pyarrow as pa
+
+    made = folder / "history.parquet"
+    return str(write_parquet(pa.Table.from_pandas(resolve_callable(source)(), preserve_index=False), made))
 
 
 def _write(

@@ -95,7 +95,7 @@ def log_run(
     evidence_file = write_text(bundle / EVIDENCE, json.dumps(evidence, indent=1) + "\n")
     write_mlmodel(bundle)
     client = open_client(settings)
-    experiment = _experiment(client, settings, spec.name)
+    experiment = experiment_of(client, settings, spec.name)
     before = _logged_before(client, experiment, work_key, digest) if work_key else None
     if before:
         return before
@@ -274,7 +274,8 @@ def follow(settings: Settings, model: str, version: int | None) -> bool:
     return True
 
 
-def _experiment(client: MlflowClient, settings: Settings, name: str) -> str:
+def experiment_of(client: MlflowClient, settings: Settings, name: str) -> str:
+    """Return the id of an experiment, made if it is not there."""
     from mlflow.exceptions import MlflowException
 
     found = client.get_experiment_by_name(name)

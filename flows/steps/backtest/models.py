@@ -27,6 +27,7 @@ from flows.steps.training_set import Window
 if TYPE_CHECKING:
     from flows.steps.metrics import Floats
 
+KEPT = timedelta(days=60)
 RECORD, JUDGED = "record.json", "judged.npy"
 # What changes nothing of a model that is trained.
 ASIDE = {
@@ -111,6 +112,20 @@ def train_window(
     return Model(trained, Losses(judged[0], judged[1]), chosen, first, scores, losses)
 
 
+def kept(settings: Settings, spec: ModelSpec) -> set[str]:
+    """Return the names of the windows of a model that are kept."""
+    return {path.parent.name for path in (settings.backtests(spec.name) / "models").glob(f"*/{RECORD}")}
+
+
+def prune(settings: Settings, spec: ModelSpec) -> None:
+    """Remove what no backtest has used for ``KEPT``."""
+    place = settings.backtests(spec.name) / "models"
+    for name in kept(settings, spec):
+        if (place / name / RECORD).stat().st_mtime < time.time() - KEPT.total_seconds():
+            shutil.rmtree(place / name, ignore_errors=True)
+            (place / f"{name}.lock").unlink(missing_ok=True)
+
+
 def _key(spec: ModelSpec, data: str, factory: str) -> str:
     named = spec.model_dump_json(exclude=ASIDE)
     libraries = {name: metadata.version(name) for name in LIBRARIES}
@@ -124,7 +139,10 @@ def _find(folder: Path, key: str) -> Trained | None:
         whole = sha256_of(folder / JUDGED) == found.judged_sha256 and (folder / bundle.SERVING).exists()
     except (OSError, ValidationError):
         return None
-    return found if whole and found.key == key else None
+    if not whole or found.key != key:
+        return None
+    (folder / RECORD).touch()  # it is of use still
+    return found
 
 
 def _make(

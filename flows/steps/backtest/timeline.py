@@ -84,10 +84,7 @@ def plan_steps(
 
 
 def _step(spec: ModelSpec, period: Period) -> Step:
-    start, end = (
-        to_utc(datetime.combine(day, time()), spec.source.time_zone)  # noqa: DTZ001  local on purpose
-        for day in (period.start, period.end)
-    )
+    start, end = (to_utc(datetime.combine(day, time()), spec.source.time_zone) for day in (period.start, period.end))
     return Step(key=period.key, start=start, end=end)
 
 

@@ -1,0 +1,142 @@
+"""Backtest: history replayed through the real parts of training, under retraining policies side by side."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from datetime import date, timedelta
+from pathlib import Path
+from typing import Any
+
+from prefect import flow, task
+from prefect.artifacts import create_markdown_artifact
+from prefect.cache_policies import NO_CACHE
+from prefect.futures import as_completed
+from prefect.task_runners import ThreadPoolTaskRunner
+
+from flows import database, ledger
+from flows.errors import UsageError
+from flows.featurize import featurize
+from flows.ingest import ingest
+from flows.runs import recorded, stage
+from flows.settings import Settings, load
+from flows.spec import ModelSpec, PolicyName, load_model
+from flows.steps import feature_store, history, stages
+from flows.steps.backtest import findings, logged, page
+from flows.steps.backtest.models import Model, kept, prune, train_window
+from flows.steps.backtest.replay import Bench
+from flows.steps.backtest.timeline import History, plan_steps, read_history
+from flows.steps.periods import Kind
+
+AT_ONCE = 2  # windows: one's fit, which takes all threads, beside another's probe, a process of its own
+
+join_features = stage(read_history, name="join-features")
+train = task(train_window, name="train-window", cache_policy=NO_CACHE)
+replay = stage(findings.conclude, name="replay-policies")
+log_backtest = stage(logged.log, name="log-backtest", retries=2, retry_delay_seconds=2)
+
+
+@flow(name="backtest", task_runner=ThreadPoolTaskRunner(max_workers=AT_ONCE))  # type: ignore[arg-type]
+def backtest(
+    model: str = "taxi",
+    start: date | None = None,
+    end: date | None = None,
+    every: Kind = "month",
+    policies: Sequence[PolicyName] = (),
+    cost_train: float | None = None,
+    cost_error: float | None = None,
+    judge_days: int | None = None,
+    data: str | None = None,
+    html: Path | None = None,
+) -> dict[str, Any]:
+    """Replay the accepted history of a model by periods, and compare retraining policies on it.
+
+    ``data`` is landed first, or the spec's own ``history_data`` if the home has no accepted partition. All policies
+    share the models: what one window makes is trained once, and kept in the home, so that a replay that broke off, or
+    is asked for again, trains only what it has not. Costs are in one currency: of a training, and of a unit of error
+    in one prediction. The champion and everything that serves are left as they are.
+    """
+    home = load()
+    spec = load_model(model, home)
+    engine = database.connect(home)
+    source = data or (None if ledger.list_partitions(engine, model, "accepted") else spec.history_data)
+    if source:
+        ingest(source=history.landable(source, home.home / "source"), model=model)
+        featurize(model=model)
+    begun, at = time.perf_counter(), database.now()
+    judge = timedelta(days=judge_days) if judge_days else spec.training.judge
+    with recorded(engine, model, "backtest", f"by {every}") as run, stages.one_at_a_time(home, f"{model}-backtest"):
+        accepted = ledger.list_partitions(engine, model, "accepted")
+        steps = plan_steps(spec, accepted, every, start, end)
+        folder = home.backtests(model)
+        store = feature_store.open_store(home)
+        past = join_features(store, spec, accepted, steps, judge, folder)
+        models, found_before = train_all(home, past, judge)
+        bench = Bench(past, models, findings.Costs(training=0.0))
+        bench.costs, costs_from = findings.costs_of(spec, cost_train, cost_error, bench.errors, bench.rows)
+        found = replay(
+            bench, tuple(policies) or findings.POLICIES, every, judge, at, costs_from, found_before=found_before,
+            seconds=time.perf_counter() - begun,
+        )  # fmt: skip
+        prune(home, spec)
+        stored = findings.keep(home, found, sum(one.days for one in steps) / len(steps))
+        written = page.write(spec, found, html or stored.with_suffix(".html"))
+        files = {
+            "json": str(stored),
+            "html": str(written),
+            "mlflow_run": log_backtest(home, spec, found, stored, written),
+        }
+        show(spec, found)
+        run.summary = {
+            "windows": found.windows, "trained": found.windows - found_before, "policy": found.verdict.policy, **files,
+        }  # fmt: skip
+    return findings.summary(found, files)
+
+
+def train_all(home: Settings, past: History, judge: timedelta) -> tuple[list[Model], int]:
+    """Return the model of each period and how many were found on disk; some are made at once, each is shown when it is done.
+
+    Every policy may need any of them, and the best plan in hindsight needs them all.
+    """
+    before = len(kept(home, past.spec))
+    made: dict[int, Model] = {}
+    with progress(f"{past.spec.name}: windows", len(past.steps)) as advance:
+        futures = {train.submit(home, past, step, judge): step for step in range(len(past.steps))}
+        for future in as_completed(list(futures)):
+            made[futures[future]] = future.result()
+            advance()
+    fresh = len(kept(home, past.spec)) - before
+    return [made[step] for step in range(len(made))], len(made) - fresh
+
+
+@contextmanager
+def progress(what: str, total: int) -> Iterator[Any]:
+    """Show how far the work is, on a terminal only; yields what is called for each piece."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    shown = Progress(
+        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(),
+        console=Console(stderr=True), disable=not sys.stderr.isatty(), transient=True,
+    )  # fmt: skip
+    with shown:
+        bar = shown.add_task(what, total=total)
+        yield lambda: shown.advance(bar)
+
+
+def parse_policies(names: Sequence[str]) -> list[PolicyName]:
+    """Return the policies that a person named; raises UsageError for one that is not known."""
+    unknown = [name for name in names if name not in findings.POLICIES]
+    if unknown:
+        raise UsageError(f"policy {unknown[0][:40]!r} is not known; known are: {', '.join(findings.POLICIES)}")
+    return [name for name in findings.POLICIES if name in names]
+
+
+def show(spec: ModelSpec, found: findings.Findings) -> None:
+    """Put the table on the run's page in Prefect."""
+    create_markdown_artifact(
+        key=f"backtest-{spec.name.replace('_', '-')}", markdown=page.markdown(found),
+        description=f"{found.periods[0]} to {found.periods[-1]} by {found.every}",
+    )  # fmt: skip

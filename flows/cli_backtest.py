@@ -1,0 +1,59 @@
+"""The command that replays history under several retraining policies."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from flows.cli_call import AsJson, Home, Model, report, run_flow
+
+DAY = "%Y-%m-%d"
+
+
+def add(app: typer.Typer) -> None:
+    """Add the command to the application."""
+    app.command(name="backtest")(backtest)
+
+
+def backtest(
+    model: Model = "taxi",
+    home: Home = None,
+    start: Annotated[
+        datetime | None, typer.Option(formats=[DAY, "%Y-%m"], help="A day in the first period; default: a quarter in.")
+    ] = None,
+    end: Annotated[
+        datetime | None, typer.Option(formats=[DAY, "%Y-%m"], help="A day in the last period; default: the newest.")
+    ] = None,
+    every: Annotated[str, typer.Option(help="day, week or month: how often the policies decide.")] = "month",
+    policy: Annotated[list[str] | None, typer.Option(help="Only these policies; may be given several times.")] = None,
+    cost_train: Annotated[float | None, typer.Option(min=0, help="What a training costs; default: the spec's.")] = None,
+    cost_error: Annotated[
+        float | None,
+        typer.Option(min=0, help="What a unit of error in one prediction costs; default: the spec's, or 1."),
+    ] = None,
+    judge_days: Annotated[int | None, typer.Option(min=1, help="How many of the newest days judge.")] = None,
+    data: Annotated[str | None, typer.Option(help="Land this table first; as for `evergreen ingest`.")] = None,
+    html: Annotated[Path | None, typer.Option(help="Where to write the page; default: in the home.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Replay history under retraining policies side by side: errors, costs, regret, and the thresholds to choose."""
+    from flows.steps.periods import parse_kind
+
+    kind = parse_kind(every)
+
+    def call() -> Any:
+        from flows.backtest import backtest as flow
+        from flows.backtest import parse_policies
+
+        return flow(
+            model=model, start=start.date() if start else None, end=end.date() if end else None, every=kind,
+            policies=parse_policies(policy or []), cost_train=cost_train, cost_error=cost_error, judge_days=judge_days,
+            data=data, html=html.absolute() if html else None,
+        )  # fmt: skip
+
+    from flows.show_backtest import show_backtest
+
+    report(run_flow(home, model, call), as_json, show_backtest)

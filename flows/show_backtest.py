@@ -1,0 +1,30 @@
+"""What the command line shows of a backtest."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from flows.show import GOOD, QUIET, console, line, table
+
+
+def show_backtest(found: dict[str, Any]) -> None:
+    """Show the policies, what follows, and where the page is."""
+    from flows.steps.backtest import page
+    from flows.steps.backtest.findings import Findings
+
+    findings = Findings.model_validate({name: value for name, value in found.items() if name != "files"})
+    title = f"{findings.model}: {findings.periods[0]} to {findings.periods[-1]} by {findings.every}"
+    drawn = table(page.COLUMNS, page.rows(findings), title=title)
+    for column in drawn.columns[1:]:
+        column.justify = "right"
+    console.print(drawn)
+    for text in page.conclusions(findings):
+        line(text, GOOD)
+    line(
+        f"Costs {findings.costs_from}: a training {findings.costs.training:.4g}, a unit of error {findings.costs.error:g}",
+        QUIET,
+    )
+    line(
+        f"{findings.windows} windows, {findings.found_before} trained before; {findings.seconds:.0f} s; page: {found['files']['html']}",
+        QUIET,
+    )

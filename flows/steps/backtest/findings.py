@@ -1,0 +1,123 @@
+"""All that a backtest found: the figures that are printed, stored, logged and drawn."""
+
+from __future__ import annotations
+
+import json
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from pydantic import ValidationError
+
+from flows.settings import Settings
+from flows.spec import Costs, Frozen, PolicyName, Triggers
+from flows.steps.backtest.recommend import Advice, Verdict, advise, cheapest
+from flows.steps.backtest.replay import Bench, Outcome, best_plan, replay
+from flows.steps.files import write_text
+from flows.steps.policies import Past
+
+if TYPE_CHECKING:
+    from flows.spec import ModelSpec
+
+PAST = "past.json"  # what policies that learn from the past read live
+POLICIES: tuple[PolicyName, ...] = (
+    "never", "every-period", "new-data", "drift", "adwin", "ddm", "page-hinkley", "performance", "cara-threshold",
+    "cara-cumulative", "cara-periodic", "retrainopt-base", "retrainopt-learned", "cost-aware", "spec",
+)  # fmt: skip
+SHARE = 0.02  # of what the errors of a period cost, a training is taken to cost if nobody says what it does
+
+
+class Findings(Frozen):
+    """What a backtest found; ``errors[s][t]`` is that of the model trained before period s on period t, None for t < s."""
+
+    model: str
+    metric: str
+    unit: str
+    every: str
+    periods: tuple[str, ...]
+    start: datetime
+    end: datetime
+    at: datetime
+    judge_days: float
+    costs: Costs
+    costs_from: str
+    rows: tuple[int, ...]
+    errors: tuple[tuple[float | None, ...], ...]
+    windows: int
+    found_before: int
+    seconds: float
+    outcomes: tuple[Outcome, ...]
+    best: Outcome
+    verdict: Verdict
+    advice: Advice
+
+
+def costs_of(spec: ModelSpec, training: float | None, error: float | None, errors: Any, rows: Any) -> tuple[Costs, str]:
+    """Return the costs to reckon with, and where they come from: the call, the spec, or an assumption."""
+    unit = error if error is not None else spec.costs.error if spec.costs else 1.0
+    if training is not None:
+        return Costs(training=training, error=unit), "as given"
+    if spec.costs is not None:
+        return Costs(training=spec.costs.training, error=unit), "of the spec"
+    fresh = float(np.mean(np.diag(errors) * rows)) * unit
+    return Costs(training=SHARE * fresh, error=unit), (
+        f"assumed: a training costs {SHARE:.0%} of what a new model's errors cost in a period; say what it does with "
+        "--cost-train"
+    )
+
+
+def compare(bench: Bench, policies: tuple[PolicyName, ...], triggers: Triggers) -> tuple[tuple[Outcome, ...], Outcome]:
+    """Return what came of each policy, with its regret against the best schedule in hindsight, and that schedule."""
+    best = best_plan(bench, triggers)
+    found = [replay(bench, policy, triggers) for policy in policies]
+    return tuple(one.model_copy(update={"regret": one.total - best.total}) for one in found), best
+
+
+def conclude(
+    bench: Bench,
+    policies: tuple[PolicyName, ...],
+    every: str,
+    judge: timedelta,
+    at: datetime,
+    costs_from: str,
+    **more: Any,
+) -> Findings:
+    """Let the policies live, and return all that was found."""
+    spec, steps = bench.spec, bench.history.steps
+    outcomes, best = compare(bench, policies, spec.triggers)
+    errors = tuple(tuple(None if np.isnan(one) else float(one) for one in row) for row in bench.errors)
+    return Findings(
+        model=spec.name, metric="share of misses" if spec.metric.name == "accuracy" else spec.metric.name,
+        unit=spec.label.unit if spec.task == "regression" else "", every=every, periods=tuple(one.key for one in steps),
+        start=steps[0].start, end=steps[-1].end, at=at, judge_days=judge / timedelta(days=1), costs=bench.costs,
+        costs_from=costs_from, rows=tuple(int(one) for one in bench.rows), errors=errors, windows=len(bench.models),
+        outcomes=outcomes, best=best, verdict=cheapest(outcomes), advice=advise(bench, spec.triggers), **more,
+    )  # fmt: skip
+
+
+def keep(settings: Settings, findings: Findings, days: float) -> Path:
+    """Write the findings, and what live policies learn from; return the findings' file."""
+    folder = settings.backtests(findings.model)
+    past = {"errors": findings.errors, "rows": findings.rows, "days": days, "at": findings.at.isoformat()}
+    write_text(folder / PAST, json.dumps(past) + "\n")
+    return write_text(
+        folder / f"backtest-{findings.at:%Y%m%dT%H%M%S%fZ}.json", findings.model_dump_json(indent=1) + "\n"
+    )
+
+
+def read_past(settings: Settings, model: str) -> Past | None:
+    """Return what the newest backtest of a home tells of the past, None if there was none, or its file is not one."""
+    try:
+        found = json.loads((settings.backtests(model) / PAST).read_text(encoding="utf-8"))
+        errors = np.array(
+            [[np.nan if one is None else one for one in row] for row in found["errors"]], dtype=np.float64
+        )
+        return Past(errors=errors, rows=np.array(found["rows"], dtype=np.float64), days=found["days"])
+    except (OSError, ValueError, KeyError, ValidationError):
+        return None
+
+
+def summary(findings: Findings, files: dict[str, str]) -> dict[str, Any]:
+    """Return the findings as plain data, for JSON."""
+    return {**findings.model_dump(mode="json"), "files": files}
