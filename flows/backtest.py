@@ -22,8 +22,8 @@ from flows.featurize import featurize
 from flows.ingest import ingest
 from flows.runs import recorded, stage
 from flows.settings import Settings, load
-from flows.spec import ModelSpec, PolicyName, load_model
-from flows.steps import feature_store, history, stages
+from flows.spec import Costs, ModelSpec, PolicyName, load_model
+from flows.steps import feature_store, history, past, stages
 from flows.steps.backtest import findings, logged, page
 from flows.steps.backtest.models import Model, kept, prune, train_window
 from flows.steps.backtest.replay import Bench
@@ -33,7 +33,8 @@ from flows.steps.periods import Kind
 AT_ONCE = 2  # windows: one's fit, which takes all threads, beside another's probe, a process of its own
 
 join_features = stage(read_history, name="join-features")
-train = task(train_window, name="train-window", cache_policy=NO_CACHE)
+make_task: Any = task(name="train-window", cache_policy=NO_CACHE)
+train = make_task(train_window)
 replay = stage(findings.conclude, name="replay-policies")
 log_backtest = stage(logged.log, name="log-backtest", retries=2, retry_delay_seconds=2)
 
@@ -72,22 +73,20 @@ def backtest(
         steps = plan_steps(spec, accepted, every, start, end)
         folder = home.backtests(model)
         store = feature_store.open_store(home)
-        past = join_features(store, spec, accepted, steps, judge, folder)
-        models, found_before = train_all(home, past, judge)
-        bench = Bench(past, models, findings.Costs(training=0.0))
+        told = join_features(store, spec, accepted, steps, judge, folder)
+        models, found_before = train_all(home, told, judge)
+        bench = Bench(told, models, Costs(training=0.0))
         bench.costs, costs_from = findings.costs_of(spec, cost_train, cost_error, bench.errors, bench.rows)
         found = replay(
             bench, tuple(policies) or findings.POLICIES, every, judge, at, costs_from, found_before=found_before,
             seconds=time.perf_counter() - begun,
         )  # fmt: skip
         prune(home, spec)
-        stored = findings.keep(home, found, sum(one.days for one in steps) / len(steps))
+        stored = findings.keep(home, found)
+        past.write(home, model, bench.told(len(steps)), at)
         written = page.write(spec, found, html or stored.with_suffix(".html"))
-        files = {
-            "json": str(stored),
-            "html": str(written),
-            "mlflow_run": log_backtest(home, spec, found, stored, written),
-        }
+        logged_as = log_backtest(home, spec, found, stored, written)
+        files = {"json": str(stored), "html": str(written), "mlflow_run": logged_as}
         show(spec, found)
         run.summary = {
             "windows": found.windows, "trained": found.windows - found_before, "policy": found.verdict.policy, **files,
@@ -95,19 +94,19 @@ def backtest(
     return findings.summary(found, files)
 
 
-def train_all(home: Settings, past: History, judge: timedelta) -> tuple[list[Model], int]:
+def train_all(home: Settings, told: History, judge: timedelta) -> tuple[list[Model], int]:
     """Return the model of each period and how many were found on disk; some are made at once, each is shown when it is done.
 
     Every policy may need any of them, and the best plan in hindsight needs them all.
     """
-    before = len(kept(home, past.spec))
+    before = len(kept(home, told.spec))
     made: dict[int, Model] = {}
-    with progress(f"{past.spec.name}: windows", len(past.steps)) as advance:
-        futures = {train.submit(home, past, step, judge): step for step in range(len(past.steps))}
+    with progress(f"{told.spec.name}: windows", len(told.steps)) as advance:
+        futures = {train.submit(home, told, step, judge): step for step in range(len(told.steps))}
         for future in as_completed(list(futures)):
             made[futures[future]] = future.result()
             advance()
-    fresh = len(kept(home, past.spec)) - before
+    fresh = len(kept(home, told.spec)) - before
     return [made[step] for step in range(len(made))], len(made) - fresh
 
 

@@ -14,7 +14,7 @@ from flows.causes import Cause
 from flows.runs import recorded, stage
 from flows.settings import Settings, load
 from flows.spec import ModelSpec, load_model
-from flows.steps import decision, drift, labels, links, performance, pictures, reference, report, skew, storage
+from flows.steps import decision, drift, labels, links, observed, performance, pictures, reference, report, skew, storage
 from flows.steps.champion import reigning
 
 read_predictions = stage(labels.read_newest, name="read-predictions", retries=2)
@@ -53,6 +53,7 @@ def monitor(model: str = "taxi", days: int | None = None, retrain: bool = True) 
             served = measure_skew(settings, spec, predictions, bundle)
         findings = conclude(engine, spec, champion, known, found, moved)
         findings = findings.model_copy(update={"skew": served, "stale_views": skew.stale_views(predictions)})
+        findings = conclude(settings, engine, spec, champion, known, found, moved)
         drawn = draw(spec, findings)
         page = write_report(spec, findings, drawn, settings.docs / model)
         shown = storage.publish(settings, page)
@@ -69,6 +70,7 @@ def accepted_files(settings: Settings, engine: Engine, spec: ModelSpec) -> list[
 
 
 def conclude(
+    settings: Settings,
     engine: Engine,
     spec: ModelSpec,
     champion: ledger.Promotion,
@@ -80,6 +82,9 @@ def conclude(
     now = database.now()
     partitions, runs = ledger.list_partitions(engine, spec.name), ledger.last_runs(engine, spec.name, limit=1000)
     facts = decision.gather(spec.triggers, found, moved, champion, known.drift.end, partitions, runs, now)
+    begun = now - (facts.since_training or now - champion.at)
+    told = observed.know(settings, spec, champion.version, known, accepted_uris(engine, spec), begun, now)
+    facts = facts.model_copy(update={"known": told})
     return report.Findings(
         model=spec.name, version=champion.version, champion_since=champion.at, at=now, facts=facts,
         decision=decision.decide(facts, spec.triggers),

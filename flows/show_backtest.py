@@ -20,11 +20,7 @@ def show_backtest(found: dict[str, Any]) -> None:
     console.print(drawn)
     for text in page.conclusions(findings):
         line(text, GOOD)
-    line(
-        f"Costs {findings.costs_from}: a training {findings.costs.training:.4g}, a unit of error {findings.costs.error:g}",
-        QUIET,
-    )
-    line(
-        f"{findings.windows} windows, {findings.found_before} trained before; {findings.seconds:.0f} s; page: {found['files']['html']}",
-        QUIET,
-    )
+    costs = f"a training {findings.costs.training:.4g}, a unit of error in one prediction {findings.costs.error:g}"
+    line(f"Costs {findings.costs_from}: {costs}", QUIET)
+    kept = f"{findings.windows} windows, {findings.found_before} trained before; {findings.seconds:.0f} s"
+    line(f"{kept}; page: {found['files']['html']}", QUIET)

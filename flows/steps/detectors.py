@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -23,7 +24,8 @@ def first_alarm(name: str, losses: NDArray[np.float64], limit: float = 1.0) -> i
             if misses.drift_detected:
                 return place
         return None
-    watch: Any = drift.ADWIN() if name == "adwin" else drift.PageHinkley(mode="up")
+    make: Any = drift.ADWIN if name == "adwin" else partial(drift.PageHinkley, mode="up")
+    watch: Any = make()
     for place, value in enumerate(np.asarray(losses, dtype=np.float64).tolist()):
         before = watch.estimation if name == "adwin" else 0.0
         watch.update(value)

@@ -9,12 +9,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from flows.spec import Costs
-from flows.steps.schedule import exact_plan
+from flows.steps.schedule import LEAST_STEPS, exact_plan
 
 if TYPE_CHECKING:
     from flows.steps.policies import Past, Served
-
-LEAST_STEPS = 4  # of the past, to learn from
 
 
 def wants(variant: str, served: Sequence[Served], days: float, past: Past, costs: Costs) -> str:
@@ -28,10 +26,7 @@ def wants(variant: str, served: Sequence[Served], days: float, past: Past, costs
     if steps < LEAST_STEPS or not served:
         return ""
     steps = 2 ** (steps.bit_length() - 1)
-    newest = np.full((steps, steps), np.nan)
-    for step in range(1, steps):
-        newest[:step, step] = past.at_start(np.arange(step), step)
-    parts = (past.errors[:steps, :steps], newest, past.rows[:steps])
+    parts = (past.errors[:steps, :steps], past.seen[:steps, :steps], past.rows[:steps])
     policy = _learned_from(variant, *(np.asarray(one, dtype=np.float64).tobytes() for one in parts), steps, costs)
     stale = [costs.error * one.rows * (one.error - one.expected) for one in served]
     age = round(days / past.days)

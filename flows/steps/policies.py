@@ -29,11 +29,11 @@ class Served(Frozen):
 
 
 class Past(Frozen):
-    """What a backtest of the steps before tells.
+    """What a backtest of the steps before tells; all shapes are (steps, steps), NaN for what is not there.
 
-    ``errors[s, t]``, shape (steps, steps), is that of the model trained before step s on step t >= s; ``rows[t]`` counts
-    its predictions; a step lasts ``days``. ``seen[s, t]`` is the newest error of model s that was known when step t began,
-    for t > s; None where that is ``errors[s, t - 1]``.
+    ``errors[s, t]`` is that of the model trained before step s on step t >= s; ``rows[t]`` counts its predictions; a step
+    lasts ``days``. For t > s, ``seen[s, t]`` is the newest error of model s that was known when step t began, and
+    ``expected[s, t]`` what a new model was then expected to have on the same rows.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True)
@@ -41,11 +41,8 @@ class Past(Frozen):
     errors: Any
     rows: Any
     days: float
-    seen: Any = None
-
-    def at_start(self, model: Any, step: int) -> Any:
-        """Return the newest error of models that was known when a step began."""
-        return self.errors[model, step - 1] if self.seen is None else self.seen[model, step]
+    seen: Any
+    expected: Any
 
 
 class Known(Frozen):
@@ -86,12 +83,16 @@ def _cost_aware(known: Known) -> str:
 
     Rent or buy (Karlin, Manasse, Rudolph and Sleator, Algorithmica 3, 1988): whoever waits just that long pays at most
     twice what the best choice would have cost. The excess is a cumulative sum that never falls below nothing (Page,
-    Biometrika 41, 1954), so that old good days do not hide a new bad one, and it must be more than chance.
+    Biometrika 41, 1954), so that old good days do not hide a new bad one, and it must be more than chance. Where new
+    models have been better than expected, because there is ever more to learn from, the past tells by how much.
     """
+    from flows.steps.schedule import tune_share
+
+    share = tune_share(known.past, known.costs) if known.past is not None else 1.0
     spent = variance = 0.0
     for one in known.served:
         value = known.costs.error * one.rows
-        spent = max(0.0, spent + value * (one.error - one.expected))
+        spent = max(0.0, spent + value * (one.error - share * one.expected))
         variance = variance + 2.0 * (value * one.spread) ** 2 if spent else 0.0
     if not spent or spent < known.costs.training or spent < SURE * variance**0.5:
         return ""
@@ -149,3 +150,5 @@ POLICIES: dict[PolicyName, Callable[[Known], str]] = {
     "retrainopt-learned": _of(_planned, "learned"),
     "cost-aware": _cost_aware,
 }
+# Those that weigh costs, and learn from the past what they come to.
+COSTED = ("cost-aware", "cara-threshold", "cara-cumulative", "cara-periodic", "retrainopt-base", "retrainopt-learned")

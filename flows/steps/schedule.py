@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     Floats = NDArray[np.float64]
 
 MOST_CHOICES = 64  # of a parameter that is tried
+SHARES = (1.0, 0.97, 0.94, 0.9, 0.85, 0.8, 0.7)
+LEAST_STEPS = 4  # of the past, to learn from
+CLEAR = 0.01
 
 
 def step_costs(errors: Floats, rows: Floats, in_force: Sequence[int], trained: Iterable[int], costs: Costs) -> Floats:
@@ -64,7 +67,7 @@ def tune(variant: str, past: Past, costs: Costs) -> float | None:
         return None
     known = np.triu(np.ones_like(errors, dtype=bool))
     if variant == "threshold":
-        choices = _choices((errors if past.seen is None else past.seen)[known])
+        choices = _choices(past.seen[known])
     elif variant == "cumulative":
         choices = _choices(np.cumsum(np.where(known, errors * rows, 0.0), axis=1)[known])
     else:
@@ -73,7 +76,7 @@ def tune(variant: str, past: Past, costs: Costs) -> float | None:
     total = np.zeros(len(choices))
     for step in range(steps):
         if step:
-            newest = past.at_start(model, step)
+            newest = past.seen[model, step]
             seen = {"threshold": newest, "cumulative": seen + newest * rows[step - 1]}.get(variant, step - model)
             trains = seen >= choices if variant == "periodic" else seen > choices
             model, seen = np.where(trains, step, model), np.where(trains, 0.0, seen)
@@ -81,6 +84,28 @@ def tune(variant: str, past: Past, costs: Costs) -> float | None:
         total += costs.error * rows[step] * errors[model, step]
     best = float(choices[np.flatnonzero(total <= total.min() * (1 + 1e-12))[0]])
     return best * past.days if variant == "periodic" else best
+
+
+def tune_share(past: Past, costs: Costs) -> float:
+    """Return the share of the expected error that a new model really has, as far as the cost of the past tells.
+
+    It is the one with which training whenever the excess over it has reached the cost of a training would have cost least
+    (see ``policies``); one that spares less than ``CLEAR`` is no better than 1.
+    """
+    shares, steps = np.array(SHARES), len(past.errors)
+    if steps < LEAST_STEPS:
+        return 1.0
+    model, spent, total = np.zeros(len(shares), dtype=int), np.zeros(len(shares)), np.zeros(len(shares))
+    for step in range(steps):
+        if step:
+            excess = past.seen[model, step] - shares * past.expected[model, step]
+            spent = np.maximum(0.0, spent + costs.error * past.rows[step - 1] * excess)
+            trains = (spent > 0) & (spent >= costs.training)
+            model, spent = np.where(trains, step, model), np.where(trains, 0.0, spent)
+            total += trains * costs.training
+        total += costs.error * past.rows[step] * past.errors[model, step]
+    best = int(np.argmin(total))
+    return float(shares[best]) if total[best] < (1.0 - CLEAR) * total[0] else 1.0
 
 
 def _choices(values: Floats) -> Floats:

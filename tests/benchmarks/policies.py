@@ -72,6 +72,9 @@ class Stream:
             known, answers = wrong.reshape(2, -1, ROWS)
             self.misses[step, step:], self.seen[step, step:] = known, known.mean(axis=1)
             self.errors[step, step:] = answers.mean(axis=1)
+        # A new model is expected to do as those before it did when they were new.
+        mean = np.cumsum(np.diag(self.errors)) / np.arange(1, STEPS + 1)
+        self.new = np.tile(np.concatenate([mean[:1], mean[:-1]]), (STEPS, 1))
         self.alarms = cache(self._alarms)
 
     def _alarms(self, detector: str, model: int) -> int:
@@ -83,8 +86,15 @@ class Stream:
         """Return what a policy costs, and how often it trains."""
         model, in_force, trained = 0, [0], []
         for step in range(1, STEPS):
-            past = Past(errors=self.errors[:step, :step], rows=self.rows[:step], days=1.0, seen=self.seen[:step, :step])
-            new = float(np.diag(past.errors).mean())
+            until = (slice(step), slice(step))
+            past = Past(
+                errors=self.errors[until],
+                rows=self.rows[:step],
+                days=1.0,
+                seen=self.seen[until],
+                expected=self.new[until],
+            )
+            new = float(self.new[0, step])
             errors = self.seen[model, model + 1 : step + 1]
             served = tuple(
                 Served(rows=ROWS, error=one, expected=new, spread=(max(one * (1 - one), 1 / ROWS) / ROWS) ** 0.5)

@@ -2,25 +2,21 @@
 
 from __future__ import annotations
 
-import json
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from pydantic import ValidationError
 
 from flows.settings import Settings
 from flows.spec import Costs, Frozen, PolicyName, Triggers
 from flows.steps.backtest.recommend import Advice, Verdict, advise, cheapest
 from flows.steps.backtest.replay import Bench, Outcome, best_plan, replay
 from flows.steps.files import write_text
-from flows.steps.policies import Past
 
 if TYPE_CHECKING:
     from flows.spec import ModelSpec
 
-PAST = "past.json"  # what policies that learn from the past read live
 POLICIES: tuple[PolicyName, ...] = (
     "never", "every-period", "new-data", "drift", "adwin", "ddm", "page-hinkley", "performance", "cara-threshold",
     "cara-cumulative", "cara-periodic", "retrainopt-base", "retrainopt-learned", "cost-aware", "spec",
@@ -96,26 +92,10 @@ def conclude(
     )  # fmt: skip
 
 
-def keep(settings: Settings, findings: Findings, days: float) -> Path:
-    """Write the findings, and what live policies learn from; return the findings' file."""
-    folder = settings.backtests(findings.model)
-    past = {"errors": findings.errors, "rows": findings.rows, "days": days, "at": findings.at.isoformat()}
-    write_text(folder / PAST, json.dumps(past) + "\n")
-    return write_text(
-        folder / f"backtest-{findings.at:%Y%m%dT%H%M%S%fZ}.json", findings.model_dump_json(indent=1) + "\n"
-    )
-
-
-def read_past(settings: Settings, model: str) -> Past | None:
-    """Return what the newest backtest of a home tells of the past, None if there was none, or its file is not one."""
-    try:
-        found = json.loads((settings.backtests(model) / PAST).read_text(encoding="utf-8"))
-        errors = np.array(
-            [[np.nan if one is None else one for one in row] for row in found["errors"]], dtype=np.float64
-        )
-        return Past(errors=errors, rows=np.array(found["rows"], dtype=np.float64), days=found["days"])
-    except (OSError, ValueError, KeyError, ValidationError):
-        return None
+def keep(settings: Settings, findings: Findings) -> Path:
+    """Write the findings and return their file."""
+    file = settings.backtests(findings.model) / f"backtest-{findings.at:%Y%m%dT%H%M%S%fZ}.json"
+    return write_text(file, findings.model_dump_json(indent=1) + "\n")
 
 
 def summary(findings: Findings, files: dict[str, str]) -> dict[str, Any]:

@@ -18,12 +18,10 @@ from flows.steps.backtest.models import Model, judged_part
 from flows.steps.backtest.timeline import History, micros
 from flows.steps.drift import FeatureDrift
 from flows.steps.performance import Performance
-from flows.steps.policies import Known, Past
+from flows.steps.policies import COSTED, POLICIES, Known, Past
 from flows.steps.schedule import exact_plan, step_costs
 
 LEAST_EFFECT = 1e-9  # with it the limit of a column is what noise and chance explain
-TOLD = ("adwin", "ddm", "page-hinkley", "cost-aware", "retrainopt-base", "retrainopt-learned")
-LEARNS = ("cara-threshold", "cara-cumulative", "cara-periodic", "retrainopt-base", "retrainopt-learned")
 
 
 class Outcome(Frozen):
@@ -60,12 +58,17 @@ class Bench:
         steps = len(self.history.steps)
         self.spans = [self.history.span(step) for step in range(steps)]
         self.rows = np.array([one.stop - one.start for one in self.spans], dtype=np.float64)
-        self.errors = np.full((steps, steps), np.nan)
-        for model in range(steps):
-            for step in range(model, steps):
+        self.errors, self.due = np.full((steps, steps), np.nan), np.full((steps, steps), np.nan)
+        monitored = performance.monitored(self.spec)
+        for number, model in enumerate(self.models):
+            since = slice(self.spans[number].start, self.spans[-1].stop)
+            due = performance.due_losses(model.trained.reference.expected, pa.chunked_array([model.answers(since)]))
+            for step, span in enumerate(self.spans[number:], number):
                 # A period without rows costs nothing.
-                losses = self.models[model].losses_at(self.spans[step])
-                self.errors[model, step] = metrics.error(self.spec.metric, losses) if len(losses) else 0.0
+                losses = model.losses_at(span)
+                promised = due[span.start - since.start : span.stop - since.start]
+                self.errors[number, step] = metrics.error(self.spec.metric, losses) if len(losses) else 0.0
+                self.due[number, step] = metrics.error(monitored, promised) if len(losses) else 0.0
 
     @property
     def spec(self) -> ModelSpec:
@@ -125,26 +128,30 @@ class Bench:
         now = micros(self.history.steps[step].start)
         over = [int(self.history.known[one].max(initial=0)) <= now for one in self.spans[:step]]
         known = over.index(False) if False in over else step
+        return self.told(known) if known else None
+
+    def told(self, steps: int) -> Past:
+        """Return what the first periods tell; when one begins, the one before is the newest that is known."""
         days = float(np.mean([one.days for one in self.history.steps]))
-        return Past(errors=self.errors[:known, :known], rows=self.rows[:known], days=days) if known else None
+        seen, expected = np.full((steps, steps), np.nan), np.full((steps, steps), np.nan)
+        seen[:, 1:], expected[:, 1:] = self.errors[:steps, : steps - 1], self.due[:steps, : steps - 1]
+        return Past(errors=self.errors[:steps, :steps], rows=self.rows[:steps], days=days, seen=seen, expected=expected)
 
     def facts(self, policy: PolicyName, model: int, asked: int, step: int, triggers: Triggers) -> decision.Facts:
         """Return what was known when a period began: of ``model``, trained before, after a training before ``asked``."""
         steps, now = self.history.steps, self.history.steps[step].start
-        found, moved = self.measured(model, step) if policy in ("spec", "performance", "drift") else (None, ())
+        found, moved = (None, ()) if policy in POLICIES else self.measured(model, step)
         keys = tuple(sorted(one.key for one in self.history.partitions if self._arrived(one, steps[asked].start, now)))
         rows = int(((self.history.known > micros(steps[asked].start)) & (self.history.known <= micros(now))).sum())
         since = now - steps[asked].start
         known = None
-        if policy not in ("spec", "performance", "drift", "never", "new-data"):
-            told = {}
-            if policy in TOLD or policy.startswith("cara"):
-                expected = self.models[model].trained.reference.expected
-                told = self._once(
-                    f"told {asked}", model, step,
-                    lambda: observed.observe(self.spec, self.joined(model, asked, step), expected),
-                )  # fmt: skip
-            past = self.past(step) if policy in LEARNS else None
+        if policy in POLICIES:
+            expected = self.models[model].trained.reference.expected
+            told = self._once(
+                f"told {asked}", model, step,
+                lambda: observed.observe(self.spec, self.joined(model, asked, step), expected),
+            )  # fmt: skip
+            past = self.past(step) if policy in COSTED else None
             known = Known(costs=self.costs, past=past, days=since / timedelta(days=1), **told)
         facts = decision.Facts(
             performance=found, drift=moved, since_training=since, new_partitions=max(len(keys), int(rows > 0)),

@@ -1,0 +1,75 @@
+"""The time machine on eight simulated days: real windows, real gates, one training a window whoever asks for it."""
+
+import json
+from datetime import date
+
+import pytest
+from team.counted import built
+from training_parts import copy_home, featurized, opened
+
+from flows import database, ledger
+from flows.errors import ContractError, RefusedError, UsageError
+from flows.steps import past, registry
+from flows.steps.backtest.findings import POLICIES
+
+
+@pytest.fixture
+def days_home(tmp_path, tmp_path_factory, simulated_days, prefect_api):
+    source = featurized(tmp_path_factory.getbasetemp(), simulated_days, prefect_api)
+    with opened(tmp_path / "home", prefect_api, '["team.replayed"]') as home:
+        copy_home(source, home)
+        yield home
+
+
+def test_a_replay_that_broke_off_goes_on_and_trains_each_window_once(days_home, tmp_path):
+    from flows.backtest import backtest
+
+    wanted = {"start": date(2024, 1, 5), "every": "day", "cost_train": 500.0, "html": tmp_path / "page.html"}
+    (days_home.home / "fails-after").write_text("2")
+    with pytest.raises(ContractError, match="no more today"):
+        backtest(**wanted)
+    assert built(days_home.home) == 2
+    (days_home.home / "fails-after").unlink()
+
+    found = backtest(**wanted)
+    assert built(days_home.home) == len(found["periods"]) == 4  # all policies and the best plan share them
+    assert found["found_before"] == 2
+    assert [one["policy"] for one in found["outcomes"]] == list(POLICIES)
+    by_name = {one["policy"]: one for one in found["outcomes"]}
+    assert by_name["never"]["trained"] == []
+    assert by_name["every-period"]["trained"] == [1, 2, 3]
+    for one in found["outcomes"]:
+        assert one["total"] >= found["best"]["total"] - 1e-9
+        assert one["regret"] == pytest.approx(one["total"] - found["best"]["total"])
+        assert set(one["refused"]) <= set(one["trained"])
+        trained = 500.0 * len(one["trained"])
+        served = sum(error * rows for error, rows in zip(one["errors"], found["rows"], strict=True))
+        assert one["total"] == pytest.approx(trained + served)
+
+    page = (tmp_path / "page.html").read_text()
+    assert page.count("data:image/png;base64,") == 3
+    assert not [part for part in ("http://", "https://", "<script") if part in page]
+    assert all(policy in page for policy in POLICIES)
+    stored = json.loads(open(found["files"]["json"]).read())
+    assert stored["outcomes"] == json.loads(json.dumps(found["outcomes"]))
+    run = registry.open_client(days_home).get_run(found["files"]["mlflow_run"])
+    assert run.data.metrics["cost/never"] == pytest.approx(by_name["never"]["total"])
+    assert past.read(days_home, "taxi").errors.shape == (4, 4)
+    # What serves is left as it is: there was no champion, and there is none.
+    assert ledger.champion(database.connect(days_home), "taxi") is None
+
+    again = backtest(**{**wanted, "policies": ["never", "cost-aware"], "cost_train": 1.0})
+    assert built(days_home.home) == 4
+    assert again["found_before"] == 4
+    assert [one["policy"] for one in again["outcomes"]] == ["never", "cost-aware"]
+
+
+def test_what_cannot_be_replayed_is_refused_with_the_mend(days_home):
+    from flows.backtest import backtest, parse_policies
+
+    with pytest.raises(UsageError, match="choose other --start"):
+        backtest(start=date(2024, 1, 8), every="day")
+    with pytest.raises(UsageError, match="'sometimes' is not known; known are: never"):
+        parse_policies(["never", "sometimes"])
+    with pytest.raises(RefusedError, match="1000 and 1 are needed"):
+        backtest(start=date(2024, 1, 2), every="day", judge_days=1)
