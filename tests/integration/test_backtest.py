@@ -2,6 +2,7 @@
 
 import json
 from datetime import date
+from pathlib import Path
 
 import pytest
 from team.counted import built
@@ -50,7 +51,7 @@ def test_a_replay_that_broke_off_goes_on_and_trains_each_window_once(days_home, 
     assert page.count("data:image/png;base64,") == 3
     assert not [part for part in ("http://", "https://", "<script") if part in page]
     assert all(policy in page for policy in POLICIES)
-    stored = json.loads(open(found["files"]["json"]).read())
+    stored = json.loads(Path(found["files"]["json"]).read_text())
     assert stored["outcomes"] == json.loads(json.dumps(found["outcomes"]))
     run = registry.open_client(days_home).get_run(found["files"]["mlflow_run"])
     assert run.data.metrics["cost/never"] == pytest.approx(by_name["never"]["total"])

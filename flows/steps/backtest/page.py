@@ -31,14 +31,19 @@ COLUMNS = (
 )
 
 
+def money(value: float) -> str:
+    """Return a cost as people write one: three digits, all before the point from a hundred on."""
+    return f"{value:,.0f}" if abs(value) >= 99.95 or not value else number(value)
+
+
 def rows(findings: Findings) -> list[tuple[str, ...]]:
     """Return the table of policies, the cheapest first, after the best plan in hindsight; the columns are ``COLUMNS``."""
     ranked = sorted(findings.outcomes, key=lambda one: (one.total, len(one.trained)))
     return [
         (
-            one.policy, number(one.total), number(one.regret) if one.regret else "0", number(one.mean_error),
+            one.policy, money(one.total), money(one.regret), number(one.mean_error),
             str(len(one.trained)), str(len(one.refused)), str(one.rollbacks), f"{one.stale_days:.0f}",
-            number(one.seconds) if one.seconds else "0",
+            money(one.seconds),
         )
         for one in (findings.best, *ranked)
     ]  # fmt: skip
@@ -54,17 +59,17 @@ def markdown(findings: Findings) -> str:
 def conclusions(findings: Findings) -> list[str]:
     """Return what follows from the findings, in sentences."""
     verdict, advice = findings.verdict, findings.advice
-    said = [f"Cheapest: {verdict.policy}, {number(verdict.total)}."]
+    said = [f"Cheapest: {verdict.policy}, {money(verdict.total)}."]
     if verdict.rival and verdict.rival_total is not None and verdict.sure is not None:
         said[0] = said[0].removesuffix(".") + (
-            f"; next of those that train at other times: {verdict.rival}, {number(verdict.rival_total)}. "
+            f"; next of those that train at other times: {verdict.rival}, {money(verdict.rival_total)}. "
             f"{sureness(verdict.sure)}"
         )
     ratio = "off" if advice.performance_ratio is None else f"{advice.performance_ratio:g}"
     effect = "off" if advice.drift_effect is None else f"{advice.drift_effect:g}"
     said.append(
         f"Thresholds, if only errors and drift are to start trainings: performance_ratio {ratio}, drift_effect {effect}: "
-        f"{advice.trainings} trainings, cost {number(advice.total)}; with the spec's own {number(advice.now_total)}. "
+        f"{advice.trainings} trainings, cost {money(advice.total)}; with the spec's own {money(advice.now_total)}. "
         + ("All thresholds tried train at the same times." if advice.sure is None else sureness(advice.sure))
     )
     return said
@@ -84,7 +89,7 @@ def write(spec: ModelSpec, findings: Findings, path: Path) -> Path:
         loader=PackageLoader("flows.steps"), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
         lstrip_blocks=True,
     )  # fmt: skip
-    environment.filters.update(number=number, moment=moment)
+    environment.filters.update(number=number, money=money, moment=moment)
     drawn = {"policies": _draw_policies(findings), "errors": _draw_errors(findings), "matrix": _draw_matrix(findings)}
     pictures = {name: f"data:image/png;base64,{base64.b64encode(_png(one)).decode()}" for name, one in drawn.items()}
     reasons = [
@@ -114,6 +119,8 @@ def _ticks(axis: Any, periods: Sequence[str]) -> None:
 
 def _draw_policies(findings: Findings) -> Any:
     """Draw how far each policy's cost is above the best plan's, and when it trained."""
+    from matplotlib.ticker import MaxNLocator
+
     ranked: list[Outcome] = sorted(findings.outcomes, key=lambda one: (-one.total, -len(one.trained)))
     ranked = [*ranked, findings.best]
     drawing, ((left, right),) = figure(1, 2, 9.6, 0.27 * len(ranked) + 1.2)
@@ -122,10 +129,12 @@ def _draw_policies(findings: Findings) -> Any:
     colours = [ACCENT if one.policy == findings.verdict.policy else QUIET for one in ranked]
     left.barh(places, [one.regret for one in ranked], 0.62, color=colours)
     for place, one in zip(places, ranked, strict=True):
-        left.text(one.regret + 0.015 * max(worst, 1e-9), place, number(one.regret) if one.regret else "0",
+        left.text(one.regret + 0.015 * max(worst, 1e-9), place, money(one.regret),
                   va="center", fontsize=7, color=INK)  # fmt: skip
     left.set_yticks(places, [one.policy for one in ranked])
     left.set_xlim(0, 1.18 * worst if worst > 0 else 1)
+    left.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}" if value >= 10 or not value else f"{value:g}")
+    left.xaxis.set_major_locator(MaxNLocator(5))
     left.set_xlabel("cost above the best in hindsight", fontsize=8, color=INK)
     for place, one in zip(places, ranked, strict=True):
         passed = [step for step in one.trained if step not in one.refused]
