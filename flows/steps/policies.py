@@ -90,13 +90,13 @@ def _cost_aware(known: Known) -> str:
 
     share = tune_share(known.past, known.costs) if known.past is not None else 1.0
     spent = variance = 0.0
-    for one in known.served:
+    for step, one in enumerate(known.served, 1):
         value = known.costs.error * one.rows
         spent = max(0.0, spent + value * (one.error - share * one.expected))
         variance = variance + 2.0 * (value * one.spread) ** 2 if spent else 0.0
-    if not spent or spent < known.costs.training or spent < SURE * variance**0.5:
-        return ""
-    return f"a new model would have spared {spent:.4g} since the last training, which costs {known.costs.training:.4g}"
+        if spent and spent >= known.costs.training and spent >= SURE * variance**0.5:  # and good days do not undo it
+            return f"a new model would have spared {spent:.4g} by step {step}, and a training costs {known.costs.training:.4g}"
+    return ""
 
 
 def _cara_threshold(known: Known) -> str:

@@ -72,5 +72,5 @@ def test_what_cannot_be_replayed_is_refused_with_the_mend(days_home):
         backtest(start=date(2024, 1, 8), every="day")
     with pytest.raises(UsageError, match="'sometimes' is not known; known are: never"):
         parse_policies(["never", "sometimes"])
-    with pytest.raises(RefusedError, match="1000 and 1 are needed"):
+    with pytest.raises(RefusedError, match="not more than the 1 day, 0:00:00 that judge the model; ingest more"):
         backtest(start=date(2024, 1, 2), every="day", judge_days=1)

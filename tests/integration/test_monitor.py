@@ -158,6 +158,25 @@ def test_changed_roads_are_seen_as_drift_and_as_a_risen_error_and_told_in_one_de
     assert "Retrain." in Path(found["report"]).read_text()
 
 
+def test_a_policy_that_the_spec_names_decides_on_what_was_served_since_the_training(home, champion, monkeypatch):
+    settings, engine = home
+    folder, digest, _ = champion
+    monkeypatch.setenv("EVERGREEN_MODEL_PACKAGES", '["team.costed"]')
+    days = trips(KNOWN, KNOWN + 3)
+    accept(engine, settings.home, "calm", days)
+    log_predictions(settings, folder, digest, days)
+    found = watch()
+    assert (found["retrain"], found["reasons"]) == (False, [])  # what has drifted, or not, is not asked for
+    changed = trips(KNOWN + 3, KNOWN + 5, roads_changed=True)
+    accept(engine, settings.home, "changed", changed)
+    log_predictions(settings, folder, digest, changed)
+    found = watch()
+    assert found["retrain"]
+    assert len(found["reasons"]) == 1
+    assert found["reasons"][0].startswith("performance: a new model would have spared ")
+    assert found["reasons"][0].endswith(", and a training costs 1000")
+
+
 def test_drift_is_seen_before_any_label_came_but_waits_for_something_to_learn_from(home, champion):
     settings, _ = home
     folder, digest, _ = champion

@@ -140,7 +140,7 @@ class Bench:
     def facts(self, policy: PolicyName, model: int, asked: int, step: int, triggers: Triggers) -> decision.Facts:
         """Return what was known when a period began: of ``model``, trained before, after a training before ``asked``."""
         steps, now = self.history.steps, self.history.steps[step].start
-        found, moved = (None, ()) if policy in POLICIES else self.measured(model, step)
+        found, moved = self.measured(model, step) if policy in ("spec", "performance", "drift") else (None, ())
         keys = tuple(sorted(one.key for one in self.history.partitions if self._arrived(one, steps[asked].start, now)))
         rows = int(((self.history.known > micros(steps[asked].start)) & (self.history.known <= micros(now))).sum())
         since = now - steps[asked].start
