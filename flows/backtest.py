@@ -17,7 +17,6 @@ from prefect.futures import as_completed
 from prefect.task_runners import ThreadPoolTaskRunner
 
 from flows import database, ledger
-from flows.errors import UsageError
 from flows.featurize import featurize
 from flows.ingest import ingest
 from flows.runs import recorded, stage
@@ -123,14 +122,6 @@ def progress(what: str, total: int) -> Iterator[Any]:
     with shown:
         bar = shown.add_task(what, total=total)
         yield lambda: shown.advance(bar)
-
-
-def parse_policies(names: Sequence[str]) -> list[PolicyName]:
-    """Return the policies that a person named; raises UsageError for one that is not known."""
-    unknown = [name for name in names if name not in findings.POLICIES]
-    if unknown:
-        raise UsageError(f"policy {unknown[0][:40]!r} is not known; known are: {', '.join(findings.POLICIES)}")
-    return [name for name in findings.POLICIES if name in names]
 
 
 def show(spec: ModelSpec, found: findings.Findings) -> None:

@@ -40,17 +40,17 @@ def backtest(
     as_json: AsJson = False,
 ) -> None:
     """Replay history under retraining policies side by side: errors, costs, regret, and the thresholds to choose."""
+    from flows.steps.backtest.findings import parse_policies
     from flows.steps.periods import parse_kind
 
-    kind = parse_kind(every)
+    kind, policies = parse_kind(every), parse_policies(policy or [])
 
     def call() -> Any:
         from flows.backtest import backtest as flow
-        from flows.backtest import parse_policies
 
         return flow(
             model=model, start=start.date() if start else None, end=end.date() if end else None, every=kind,
-            policies=parse_policies(policy or []), cost_train=cost_train, cost_error=cost_error, judge_days=judge_days,
+            policies=policies, cost_train=cost_train, cost_error=cost_error, judge_days=judge_days,
             data=data, html=html.absolute() if html else None,
         )  # fmt: skip
 

@@ -11,7 +11,7 @@ from training_parts import copy_home, featurized, opened
 from flows import database, ledger
 from flows.errors import ContractError, RefusedError, UsageError
 from flows.steps import past, registry
-from flows.steps.backtest.findings import POLICIES
+from flows.steps.backtest.findings import POLICIES, parse_policies
 
 
 @pytest.fixture
@@ -66,7 +66,7 @@ def test_a_replay_that_broke_off_goes_on_and_trains_each_window_once(days_home, 
 
 
 def test_what_cannot_be_replayed_is_refused_with_the_mend(days_home):
-    from flows.backtest import backtest, parse_policies
+    from flows.backtest import backtest
 
     with pytest.raises(UsageError, match="choose other --start"):
         backtest(start=date(2024, 1, 8), every="day")

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from flows.errors import UsageError
 from flows.settings import Settings
 from flows.spec import Costs, Frozen, PolicyName, Triggers
 from flows.steps.backtest.recommend import Advice, Verdict, advise, cheapest
@@ -47,6 +49,14 @@ class Findings(Frozen):
     best: Outcome
     verdict: Verdict
     advice: Advice
+
+
+def parse_policies(names: Sequence[str]) -> list[PolicyName]:
+    """Return the policies that a person named; raises UsageError for one that is not known."""
+    unknown = [name for name in names if name not in POLICIES]
+    if unknown:
+        raise UsageError(f"policy {unknown[0][:40]!r} is not known; known are: {', '.join(POLICIES)}")
+    return [name for name in POLICIES if name in names]
 
 
 def costs_of(spec: ModelSpec, training: float | None, error: float | None, errors: Any, rows: Any) -> tuple[Costs, str]:
