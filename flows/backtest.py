@@ -72,14 +72,13 @@ def backtest(
         steps = plan_steps(spec, accepted, every, start, end)
         folder = home.backtests(model)
         store = feature_store.open_store(home)
-        told = join_features(store, spec, accepted, steps, judge, folder)
-        models, found_before = train_all(home, told, judge)
-        bench = Bench(told, models, Costs(training=0.0))
+        replayed = join_features(store, spec, accepted, steps, judge, folder)
+        models, found_before = train_all(home, replayed, judge)
+        bench = Bench(replayed, models, Costs(training=0.0))
         bench.costs, costs_from = findings.costs_of(spec, cost_train, cost_error, bench.errors, bench.rows)
         found = replay(
-            bench, tuple(policies) or findings.POLICIES, every, judge, at, costs_from, found_before=found_before,
-            seconds=time.perf_counter() - begun,
-        )  # fmt: skip
+            bench, tuple(policies) or findings.POLICIES, every, judge, at, costs_from, found_before=found_before, seconds=0.0,
+        ).model_copy(update={"seconds": time.perf_counter() - begun})  # fmt: skip
         prune(home, spec)
         stored = findings.keep(home, found)
         past.write(home, model, bench.told(len(steps)), at)
@@ -93,19 +92,19 @@ def backtest(
     return findings.summary(found, files)
 
 
-def train_all(home: Settings, told: History, judge: timedelta) -> tuple[list[Model], int]:
+def train_all(home: Settings, replayed: History, judge: timedelta) -> tuple[list[Model], int]:
     """Return the model of each period and how many were found on disk; some are made at once, each is shown when it is done.
 
     Every policy may need any of them, and the best plan in hindsight needs them all.
     """
-    before = len(kept(home, told.spec))
+    before = len(kept(home, replayed.spec))
     made: dict[int, Model] = {}
-    with progress(f"{told.spec.name}: windows", len(told.steps)) as advance:
-        futures = {train.submit(home, told, step, judge): step for step in range(len(told.steps))}
+    with progress(f"{replayed.spec.name}: windows", len(replayed.steps)) as advance:
+        futures = {train.submit(home, replayed, step, judge): step for step in range(len(replayed.steps))}
         for future in as_completed(list(futures)):
             made[futures[future]] = future.result()
             advance()
-    fresh = len(kept(home, told.spec)) - before
+    fresh = len(kept(home, replayed.spec)) - before
     return [made[step] for step in range(len(made))], len(made) - fresh
 
 
