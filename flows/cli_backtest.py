@@ -4,11 +4,17 @@ from __future__ import annotations
 
 from datetime import datetime
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from flows.cli_call import AsJson, Home, Model, report, run_flow
+
+if TYPE_CHECKING:
+    from sqlalchemy.engine import Engine
+
+    from flows.settings import Settings
+    from flows.spec import ModelSpec
 
 DAY = "%Y-%m-%d"
 
@@ -54,6 +60,17 @@ def backtest(
             data=data, html=html.absolute() if html else None,
         )  # fmt: skip
 
+    def check(_settings: Settings, spec: ModelSpec, engine: Engine) -> None:
+        from flows import ledger
+        from flows.steps import sources
+        from flows.steps.backtest.timeline import plan_steps
+
+        accepted = ledger.list_partitions(engine, model, "accepted")
+        if data is not None:
+            sources.check(data)
+        elif accepted or spec.history_data is None:  # what is landed first cannot be looked at before
+            plan_steps(spec, accepted, kind, start.date() if start else None, end.date() if end else None)
+
     from flows.show_backtest import show_backtest
 
-    report(run_flow(home, model, call), as_json, show_backtest)
+    report(run_flow(home, model, call, check), as_json, show_backtest)
