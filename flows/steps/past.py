@@ -19,7 +19,9 @@ TABLES = ("errors", "seen", "expected")
 
 def write(settings: Settings, model: str, past: Past, at: datetime) -> Path:
     """Write what a backtest found, atomically, in the place of what an older one did."""
-    tables = {name: np.where(np.isnan(table := getattr(past, name)), None, table).tolist() for name in TABLES}
+    tables = {
+        name: [[None if np.isnan(one) else float(one) for one in row] for row in getattr(past, name)] for name in TABLES
+    }
     text = {**tables, "rows": past.rows.tolist(), "days": past.days, "at": at.isoformat()}
     return write_text(settings.backtests(model) / FILE, json.dumps(text) + "\n")
 

@@ -25,20 +25,20 @@ def days_home(tmp_path, tmp_path_factory, simulated_days, prefect_api):
 def test_a_replay_that_broke_off_goes_on_and_trains_each_window_once(days_home, tmp_path):
     from flows.backtest import backtest
 
-    wanted = {"start": date(2024, 1, 5), "every": "day", "cost_train": 500.0, "html": tmp_path / "page.html"}
-    (days_home.home / "fails-after").write_text("2")
+    wanted = {"start": date(2024, 1, 6), "every": "day", "cost_train": 500.0, "html": tmp_path / "page.html"}
+    (days_home.home / "fails-after").write_text("1")
     with pytest.raises(ContractError, match="no more today"):
         backtest(**wanted)
-    assert built(days_home.home) == 2
+    assert built(days_home.home) == 1
     (days_home.home / "fails-after").unlink()
 
     found = backtest(**wanted)
-    assert built(days_home.home) == len(found["periods"]) == 4  # all policies and the best plan share them
-    assert found["found_before"] == 2
+    assert built(days_home.home) == len(found["periods"]) == 3  # all policies and the best plan share them
+    assert found["found_before"] == 1
     assert [one["policy"] for one in found["outcomes"]] == list(POLICIES)
     by_name = {one["policy"]: one for one in found["outcomes"]}
     assert by_name["never"]["trained"] == []
-    assert by_name["every-period"]["trained"] == [1, 2, 3]
+    assert by_name["every-period"]["trained"] == [1, 2]
     for one in found["outcomes"]:
         assert one["total"] >= found["best"]["total"] - 1e-9
         assert one["regret"] == pytest.approx(one["total"] - found["best"]["total"])
@@ -55,13 +55,13 @@ def test_a_replay_that_broke_off_goes_on_and_trains_each_window_once(days_home, 
     assert stored["outcomes"] == json.loads(json.dumps(found["outcomes"]))
     run = registry.open_client(days_home).get_run(found["files"]["mlflow_run"])
     assert run.data.metrics["cost/never"] == pytest.approx(by_name["never"]["total"])
-    assert past.read(days_home, "taxi").errors.shape == (4, 4)
+    assert past.read(days_home, "taxi").errors.shape == (3, 3)
     # What serves is left as it is: there was no champion, and there is none.
     assert ledger.champion(database.connect(days_home), "taxi") is None
 
     again = backtest(**{**wanted, "policies": ["never", "cost-aware"], "cost_train": 1.0})
-    assert built(days_home.home) == 4
-    assert again["found_before"] == 4
+    assert built(days_home.home) == 3
+    assert again["found_before"] == 3
     assert [one["policy"] for one in again["outcomes"]] == ["never", "cost-aware"]
 
 
