@@ -51,9 +51,8 @@ def monitor(model: str = "taxi", days: int | None = None, retrain: bool = True) 
         moved = compare(known.drift, rows, spec.triggers, labels.labelled(rows))
         with storage.folder(settings, champion.model_uri) as bundle:
             served = measure_skew(settings, spec, predictions, bundle)
-        findings = conclude(engine, spec, champion, known, found, moved)
-        findings = findings.model_copy(update={"skew": served, "stale_views": skew.stale_views(predictions)})
         findings = conclude(settings, engine, spec, champion, known, found, moved)
+        findings = findings.model_copy(update={"skew": served, "stale_views": skew.stale_views(predictions)})
         drawn = draw(spec, findings)
         page = write_report(spec, findings, drawn, settings.docs / model)
         shown = storage.publish(settings, page)
@@ -83,7 +82,7 @@ def conclude(
     partitions, runs = ledger.list_partitions(engine, spec.name), ledger.last_runs(engine, spec.name, limit=1000)
     facts = decision.gather(spec.triggers, found, moved, champion, known.drift.end, partitions, runs, now)
     begun = now - (facts.since_training or now - champion.at)
-    told = observed.know(settings, spec, champion.version, known, accepted_uris(engine, spec), begun, now)
+    told = observed.know(settings, spec, champion.version, known, accepted_files(settings, engine, spec), begun, now)
     facts = facts.model_copy(update={"known": told})
     return report.Findings(
         model=spec.name, version=champion.version, champion_since=champion.at, at=now, facts=facts,

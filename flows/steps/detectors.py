@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -24,8 +23,8 @@ def first_alarm(name: str, losses: NDArray[np.float64], limit: float = 1.0) -> i
             if misses.drift_detected:
                 return place
         return None
-    make: Any = drift.ADWIN if name == "adwin" else partial(drift.PageHinkley, mode="up")
-    watch: Any = make()
+    kinds: Any = drift
+    watch = kinds.ADWIN() if name == "adwin" else kinds.PageHinkley(mode="up")
     for place, value in enumerate(np.asarray(losses, dtype=np.float64).tolist()):
         before = watch.estimation if name == "adwin" else 0.0
         watch.update(value)

@@ -186,7 +186,8 @@ def read_history(
     rows = read_rows(spec, partitions, earliest, steps[-1].end)
     if not rows.num_rows:
         raise RefusedError(f"{spec.name}: no labelled row before {steps[-1].key}; choose other --start and --end")
-    rows = feature_store.historical(store, spec, rows).combine_chunks()
+    with feature_store.held_still(Path(store.config.offline_store.root), spec.name):
+        rows = feature_store.historical(store, spec, rows).combine_chunks()
     path = write_arrow(rows, folder / "rows.arrow")
     names = tuple(feature_store.feature_names(store, spec))
     return History(spec, steps, partitions, rows, names, sha256_of(path))
