@@ -72,7 +72,7 @@ def backtest(
         steps = plan_steps(spec, accepted, every, start, end)
         folder = home.backtests(model)
         store = feature_store.open_store(home)
-        replayed = join_features(store, spec, accepted, steps, judge, folder)
+        replayed = join_features(home, store, spec, accepted, steps, judge, folder)
         models, found_before = train_all(home, replayed, judge)
         bench = Bench(replayed, models, Costs(training=0.0))
         bench.costs, costs_from = findings.costs_of(spec, cost_train, cost_error, bench.errors, bench.rows)

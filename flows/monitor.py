@@ -14,7 +14,19 @@ from flows.causes import Cause
 from flows.runs import recorded, stage
 from flows.settings import Settings, load
 from flows.spec import ModelSpec, load_model
-from flows.steps import decision, drift, labels, links, observed, performance, pictures, reference, report, skew, storage
+from flows.steps import (
+    decision,
+    drift,
+    labels,
+    links,
+    observed,
+    performance,
+    pictures,
+    reference,
+    report,
+    skew,
+    storage,
+)
 from flows.steps.champion import reigning
 
 read_predictions = stage(labels.read_newest, name="read-predictions", retries=2)

@@ -119,7 +119,9 @@ def read_rows(spec: ModelSpec, files: list[str], start: datetime, end: datetime)
             ORDER BY event_timestamp, {identifiers(columns)}, label, label_timestamp
             """,
             {
-                "uris": files, "start": start, "end": end,
+                "uris": files,
+                "start": start,
+                "end": end,
                 **bounds,
             },
         ).to_arrow_table()

@@ -13,8 +13,9 @@ import pyarrow as pa
 
 from flows.errors import RefusedError, UsageError
 from flows.ledger import Partition
+from flows.settings import Settings
 from flows.spec import Frozen, ModelSpec
-from flows.steps import feature_store
+from flows.steps import feature_store, storage
 from flows.steps.files import sha256_of, write_arrow
 from flows.steps.labels import microseconds
 from flows.steps.periods import Kind, Period, period_at, period_of, to_utc
@@ -170,6 +171,7 @@ def micros(moment: datetime) -> int:
 
 
 def read_history(
+    settings: Settings,
     store: FeatureStore,
     spec: ModelSpec,
     accepted: list[Partition],
@@ -178,15 +180,19 @@ def read_history(
     folder: Path,
 ) -> History:
     """Join the rows of a replay with their features as they were known at each row, once for all windows."""
-    partitions = [one for one in accepted if one.first_event and one.first_event < steps[-1].end]
+    partitions = storage.at_hand(
+        settings, [one for one in accepted if one.first_event and one.first_event < steps[-1].end]
+    )
     newest = _newest_known(partitions, steps[0].start)
     if newest is None:
         raise RefusedError(f"{spec.name}: no label is known by {steps[0].key}; choose a later --start")
     earliest = newest - (judge or spec.training.judge) - spec.training.window - spec.tick
-    rows = read_rows(spec, partitions, earliest, steps[-1].end)
+    files = [one.accepted_uri for one in partitions if one.accepted_uri]
+    rows = read_rows(spec, files, earliest, steps[-1].end)
     if not rows.num_rows:
         raise RefusedError(f"{spec.name}: no labelled row before {steps[-1].key}; choose other --start and --end")
-    with feature_store.held_still(Path(store.config.offline_store.root), spec.name):
+    with feature_store.held_still(settings, spec.name):
+        storage.pull(settings, settings.features(spec.name))
         rows = feature_store.historical(store, spec, rows).combine_chunks()
     path = write_arrow(rows, folder / "rows.arrow")
     names = tuple(feature_store.feature_names(store, spec))
