@@ -3,43 +3,32 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any
 from zoneinfo import ZoneInfo
 
 from flows.spec import ModelSpec
 from flows.steps.feature_store import OnlineRows
+from flows.steps.online_last import LastValues
 from flows.steps.online_plan import OnlinePlan, StoredView, function_of, request_value
 from flows.steps.online_redis import RedisValues
 from flows.steps.online_sqlite import SqliteValues
-from flows.steps.online_values import Stored
-
-
-class Values(Protocol):
-    """An online store: what is stored for some rows, whether reading it is quick, and whether it is away."""
-
-    is_quick: bool
-
-    def __call__(self, rows: Sequence[Mapping[str, Any]]) -> list[list[Stored | None]]:
-        """Return by view, for each row, what is stored of its keys."""
-        ...
-
-    def away(self) -> str | None:
-        """Return what is wrong with the store though it can still be read, if anything."""
-        ...
 
 
 class OnlineReader:
-    """Reads a model's features by its plan, from SQLite or from the Redis at ``redis_url``; may be called from threads."""
+    """Reads a model's features by its plan, from SQLite or from the Redis at ``redis_url``; may be called from threads.
+
+    While the store fails, rows are answered by what was read of them last.
+    """
 
     def __init__(self, plan: OnlinePlan, spec: ModelSpec, redis_url: str = "") -> None:
         self.plan = plan
-        self.values: Values = SqliteValues(plan) if plan.database else RedisValues(plan, redis_url)
+        self.values = LastValues(SqliteValues(plan) if plan.database else RedisValues(plan, redis_url), plan)
         self._time = spec.source.event_time
         self._zone = ZoneInfo(spec.source.time_zone)
         self._functions = [(view, function_of(view)) for view in plan.computed]
 
     def __call__(self, names: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> OnlineRows:
-        """Return the named features of some rows as ``read_online`` does; raises what the store raises, or KeyError."""
+        """Return the named features of some rows as ``read_online`` does; raises what a store raises that never answered."""
         columns: dict[str, list[Any]] = {}
         unknown: list[list[str]] = [[] for _ in rows]
         if not rows:

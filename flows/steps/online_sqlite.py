@@ -40,7 +40,11 @@ class SqliteValues:
     def __call__(self, rows: Sequence[Mapping[str, Any]]) -> list[list[Stored | None]]:
         """Return by view, for each row, what is stored of its keys; raises sqlite3.Error or KeyError."""
         with self._turn:
-            return self._read_one(rows[0]) if len(rows) == 1 else self._read_many(rows)
+            try:
+                return self._read_one(rows[0]) if len(rows) == 1 else self._read_many(rows)
+            except sqlite3.DatabaseError:
+                self.close()  # opened afresh next time
+                raise
 
     def away(self) -> str | None:
         """Return that the database is gone, though what was open of it is read on; None if it is there."""
@@ -96,7 +100,7 @@ class SqliteValues:
             self._connection = sqlite3.connect(
                 f"file:{self._plan.database}?mode=ro",
                 uri=True,
-                timeout=1.0,
+                timeout=0.2,
                 check_same_thread=False,
                 isolation_level=None,
             )

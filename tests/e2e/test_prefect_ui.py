@@ -109,6 +109,7 @@ def test_the_gates_of_a_training_are_on_its_page_with_the_pictures(home, page):
     with get_client(sync_client=True) as client:
         found = client.read_artifacts(artifact_filter=ArtifactFilter(key=ArtifactFilterKey(any_=["gates-taxi"])))
     artifacts = [one for one in found if str(one.flow_run_id) == training(home)]
+    assert "[MLflow run](http://127.0.0.1:5000/#/experiments/" in str(artifacts[0].data)
     gates = page(f"/artifacts/artifact/{artifacts[0].id}", "//td[normalize-space()='same predictions']")
     assert gates
     drawn = page(f"/artifacts/artifact/{artifacts[0].id}", "//img[starts-with(@src, 'data:image/png')]")

@@ -1,6 +1,8 @@
 """Online features equal offline features, value by value, for 10,000 random requests of the real taxi month."""
 
 import random
+import sqlite3
+from contextlib import contextmanager
 from datetime import datetime, timedelta
 from pathlib import Path
 from zoneinfo import ZoneInfo
@@ -8,12 +10,13 @@ from zoneinfo import ZoneInfo
 import duckdb
 import pyarrow as pa
 import pytest
+from serving_parts import eventually
 from training_parts import opened
 
 from deployments.service.features import OnlineFeatures
 from flows.errors import UnavailableError
 from flows.models.taxi.spec import spec
-from flows.steps import feature_store
+from flows.steps import feature_store, online_last
 from flows.steps.online_plan import plan_path, read_plan
 from flows.steps.online_read import OnlineReader
 
@@ -143,6 +146,38 @@ def test_a_function_that_is_not_the_registered_one_is_refused(place, names, requ
         path.write_text(kept)
 
 
+@contextmanager
+def damaged(database):
+    """Put a file that is no database in its place, then itself again."""
+    kept = database.parent / "kept"
+    kept.mkdir()
+    for path in database.parent.glob(f"{database.name}*"):  # with what SQLite lays beside it
+        path.rename(kept / path.name)
+    database.write_bytes(b"no database" * 1000)
+    try:
+        yield
+    finally:
+        for path in database.parent.glob(f"{database.name}*"):
+            path.unlink()
+        for path in kept.iterdir():
+            path.rename(database.parent / path.name)
+
+
+def test_a_store_that_fails_is_answered_by_what_was_read_last_and_told(place, names, requests, monkeypatch):
+    reader, rows = OnlineFeatures(place, spec), requests[:50]
+    before = reader(names, rows)
+    other = next(row for row in requests if row["PULocationID"] not in {one["PULocationID"] for one in rows})
+    with damaged(Path(read_plan(place, spec).database)):
+        assert reader(names, rows) == before
+        assert reader(names, rows[:1]).columns == {name: values[:1] for name, values in before.columns.items()}
+        assert "cannot be read" in reader.away()
+        unseen = reader(names, [other])
+        assert {*unseen.unknown[0]} == {*spec.entities}
+        assert unseen.columns["hour"] != [None]  # computed of the request
+    monkeypatch.setattr(online_last, "AGAIN_SECONDS", 0.0)
+    eventually(lambda: reader(names, rows) == before and reader.away() is None)
+
+
 def test_a_store_that_is_away_is_read_on_and_one_put_in_its_place_is_opened(place, names, requests, tmp_path):
     import shutil
 
@@ -153,7 +188,6 @@ def test_a_store_that_is_away_is_read_on_and_one_put_in_its_place_is_opened(plac
     database.rename(tmp_path / "away.db")
     assert reader(names, requests[:3]) == before
     shutil.copy(tmp_path / "away.db", database)
-    import sqlite3
 
     with sqlite3.connect(database) as connection:
         connection.execute('DELETE FROM "evergreen_route"')

@@ -157,7 +157,6 @@ def test_the_artifact_links_to_the_champions_run_and_to_pages_that_the_stack_ser
             address = links[name].replace("http://127.0.0.1:8500", base)
             assert part in httpx.get(address, timeout=30).text
     assert Path(found["report"]).name in links["Report"]
-    assert links["MLflow run"] in artifact("gates-taxi")  # of the training, in another home of the same ports
 
 
 @contextmanager
