@@ -10,6 +10,7 @@ import httpx
 import pytest
 from ingest_parts import Place, clean_day, write
 from online_parts import TICK, make_online_store
+from serving_parts import eventually
 from team_parts import stores
 
 from deployments.service.features import OnlineFeatures
@@ -135,14 +136,16 @@ def test_a_redis_that_is_away_is_told_and_one_that_was_emptied_is_written_anew(t
             return line
 
         team.redis.stop()
+        assert reader(names, [row]) == before  # as it was read last
+        assert "cannot be read" in reader.away()
         with pytest.raises(UnavailableError, match="online features of taxi cannot be read"):
-            reader(names, [row])
+            OnlineFeatures(settings, spec)(names, [row])  # one that never read it has nothing
         assert "start it" in told()[3]
         span = TICK - timedelta(days=1), TICK + timedelta(seconds=1)
         with pytest.raises(UnavailableError, match="takes no values"):
             feature_store.materialize(settings, spec, *span)
         team.redis.start()
-        assert len(reader(names, [row]).unknown[0]) == 3
+        eventually(lambda: len(reader(names, [row]).unknown[0]) == 3)
         assert "evergreen featurize --again" in told()[3]
         feature_store.materialize(settings, spec, *span)
         assert reader(names, [row]) == before
