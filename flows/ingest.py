@@ -16,9 +16,9 @@ from flows.featurize import featurize as update_features
 from flows.ledger import Partition
 from flows.locks import locked
 from flows.runs import recorded, stage
-from flows.settings import Settings, load
+from flows.settings import Settings, load, shown
 from flows.spec import ModelSpec, load_model
-from flows.steps import decision, docs, judging, landing, sources
+from flows.steps import decision, docs, judging, landing
 from flows.steps.periods import Kind, parse_kind
 from flows.steps.reading import connect
 
@@ -71,10 +71,10 @@ def hide_secrets(source: str | None) -> None:
 
     A retry of the run then has to be given the address anew.
     """
-    shown = sources.shown(source) if source else source
-    if shown != source and flow_run.id:
+    harmless = shown(source) if source else source
+    if harmless != source and flow_run.id:
         with get_client(sync_client=True) as client:
-            client.update_flow_run(uuid.UUID(flow_run.id), parameters={**flow_run.parameters, "source": shown})
+            client.update_flow_run(uuid.UUID(flow_run.id), parameters={**flow_run.parameters, "source": harmless})
 
 
 def take(

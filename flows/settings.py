@@ -6,7 +6,7 @@ import os
 from functools import cached_property
 from pathlib import Path
 from typing import Literal
-from urllib.parse import urlsplit, urlunsplit
+from urllib.parse import urlsplit
 
 from pydantic import Field, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SecretsSettingsSource, SettingsConfigDict
@@ -267,10 +267,15 @@ def _credentials() -> dict[str, str]:
     return {name: file.read_text(encoding="utf-8").strip() for name, file in files.items() if file.is_file()}
 
 
-def shown(url: str) -> str:
-    """Return a URL as it may be shown: without the name and the password in it."""
-    parts = urlsplit(url)
-    return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2], query=""))
+def shown(source: str) -> str:
+    """Return a URL or a path as it may be shown: of a URL without user, password and query, which may be secret."""
+    if "://" not in source:
+        return source
+    parts = urlsplit(source)
+    host, path = parts.netloc.rpartition("@")[2], parts.path
+    if parts.scheme.lower() in {"file", "s3"}:  # a ? is part of their names, a glob perhaps
+        path = source.partition("://")[2].removeprefix(parts.netloc)
+    return f"{parts.scheme}://{host}{path}"
 
 
 def load(home: Path | str | None = None) -> Settings:

@@ -57,6 +57,19 @@ def flow_home(home: Settings, prefect_api: str) -> Settings:
     return home
 
 
+@pytest.fixture
+def trained_home(
+    tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, simulated_days: Path, prefect_api: str
+) -> Iterator[Settings]:
+    """Return a home in which version 1 was trained and promoted, opened: a copy that a test may change."""
+    from training_parts import copy_home, opened, trained
+
+    source = trained(tmp_path_factory.getbasetemp(), simulated_days, prefect_api)
+    with opened(tmp_path / "home", prefect_api) as settings:
+        copy_home(source, settings)
+        yield settings
+
+
 @pytest.fixture(scope="session")
 def taxi_month() -> Path:
     """Return the public file of January 2022, or skip where it is not."""

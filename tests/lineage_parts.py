@@ -4,7 +4,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from flows.ledger import Partition, Promotion, Run
-from flows.steps.feature_store import FeatureFile, ViewRecord
+from flows.steps.feature_record import FeatureFile, ViewRecord
 from flows.steps.lineage import Code, Lineage, Machine, Stage, UsedPartition
 from flows.steps.registry import Version
 from flows.steps.training_set import Window

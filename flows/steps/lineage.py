@@ -19,7 +19,7 @@ from pydantic import Field
 from flows.errors import ContractError
 from flows.ledger import Partition
 from flows.spec import Frozen, ModelSpec
-from flows.steps.feature_store import FeatureFile, ViewRecord
+from flows.steps.feature_record import FeatureFile, ViewRecord
 from flows.steps.files import sha256_of
 from flows.steps.own_code import code_hash, own_files
 from flows.steps.training_set import TrainingSet, Window

@@ -8,8 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 from urllib.parse import quote
 
-from flows.settings import Settings
-from flows.steps.sources import shown
+from flows.settings import Settings, shown
 
 HOST = "127.0.0.1"
 

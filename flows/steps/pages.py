@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import math
 from datetime import datetime, timedelta
 from functools import lru_cache
 from pathlib import Path
@@ -33,7 +34,9 @@ def environment() -> Environment:
         lstrip_blocks=True,
     )
     made.filters["number"] = number
-    made.filters["share"] = lambda value: "" if value is None else f"{value:.1%}"
+    made.filters["three_digits"] = three_digits
+    made.filters["money"] = money
+    made.filters["share"] = share
     made.filters["time"] = moment
     made.filters["span"] = span
     made.filters["filename"] = lambda path: Path(path).name if path else ""
@@ -42,7 +45,29 @@ def environment() -> Environment:
 
 def picture(path: Path) -> str:
     """Return a PNG file as a text that an image can show; empty if it is not there."""
-    return f"data:image/png;base64,{base64.b64encode(path.read_bytes()).decode()}" if path.is_file() else ""
+    return embedded(path.read_bytes()) if path.is_file() else ""
+
+
+def embedded(png: bytes) -> str:
+    """Return a picture as a text that an image can show."""
+    return f"data:image/png;base64,{base64.b64encode(png).decode()}"
+
+
+def three_digits(value: float) -> str:
+    """Return a figure with three digits, all before the point from a thousand on; a dash where there is none."""
+    if math.isnan(value):
+        return "-"
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:#.3g}".removesuffix(".")
+
+
+def money(value: float) -> str:
+    """Return a cost as people write one: three digits, all before the point from a hundred on."""
+    return f"{value:,.0f}" if abs(value) >= 99.95 or not value else three_digits(value)
+
+
+def share(value: float | None) -> str:
+    """Return a share as a percentage; nothing where there is none."""
+    return "" if value is None else f"{value:.1%}"
 
 
 def number(value: Any) -> str:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from flows.spec import ModelSpec
+from flows.steps import pages
 
 if TYPE_CHECKING:
     from flows.steps.evaluation import Evaluation
@@ -30,11 +32,16 @@ def figure(rows: int, columns: int, width: float, height: float) -> tuple[Any, A
     return drawing, axes
 
 
-def embedded(name: str, png: bytes) -> str:
-    """Return a picture as Markdown that needs no file beside it."""
-    import base64
+def png(drawing: Any) -> bytes:
+    """Return a figure as the bytes of a PNG."""
+    buffer = io.BytesIO()
+    drawing.savefig(buffer, format="png", dpi=140)
+    return buffer.getvalue()
 
-    return f"![{name}](data:image/png;base64,{base64.b64encode(png).decode()})"
+
+def embedded(name: str, picture: bytes) -> str:
+    """Return a picture as Markdown that needs no file beside it."""
+    return f"![{name}]({pages.embedded(picture)})"
 
 
 def draw_evaluation(

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import io
 import math
 from datetime import datetime
 from pathlib import Path
@@ -12,8 +10,10 @@ from typing import TYPE_CHECKING, Any
 from pydantic import Field
 
 from flows.spec import Frozen, ModelSpec
+from flows.steps import pages
 from flows.steps.decision import Decision, Facts
-from flows.steps.files import write_text
+from flows.steps.pages import share, three_digits
+from flows.steps.pictures import png
 from flows.steps.skew import Skew
 
 if TYPE_CHECKING:
@@ -53,28 +53,21 @@ def draw(spec: ModelSpec, findings: Findings) -> dict[str, bytes]:
     found, drifts = findings.facts.performance, findings.facts.drift
     drawn = {}
     if found and found.days:
-        drawn["days"] = _png(_draw_days(spec, found))
+        drawn["days"] = png(_draw_days(spec, found))
     if drifts:
-        drawn["drift"] = _png(_draw_drift(drifts))
+        drawn["drift"] = png(_draw_drift(drifts))
     return drawn
 
 
 def write_report(spec: ModelSpec, findings: Findings, drawn: dict[str, bytes], folder: Path) -> Path:
     """Write the page ``monitor-<run time>.html`` with its pictures into a folder, atomically."""
-    from jinja2 import Environment, PackageLoader, StrictUndefined
-
-    environment = Environment(
-        loader=PackageLoader("flows.steps"), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
-        lstrip_blocks=True,
-    )  # fmt: skip
-    environment.filters.update(number=number, share=share, moment=moment)
-    pictures = {name: f"data:image/png;base64,{base64.b64encode(png).decode()}" for name, png in drawn.items()}
-    page = environment.get_template("monitor.html.j2").render(
+    shown = {name: pages.embedded(picture) for name, picture in drawn.items()}
+    return pages.write(
+        folder / f"monitor-{findings.at:%Y%m%dT%H%M%S%fZ}.html", "monitor.html.j2",
         spec=spec, findings=findings, performance=findings.facts.performance, drift=findings.facts.drift,
-        decision=findings.decision, skew=findings.skew, stale=findings.stale_views, days_picture=pictures.get("days", ""),
-        drift_picture=pictures.get("drift", ""),
+        decision=findings.decision, skew=findings.skew, stale=findings.stale_views, days_picture=shown.get("days", ""),
+        drift_picture=shown.get("drift", ""),
     )  # fmt: skip
-    return write_text(folder / f"monitor-{findings.at:%Y%m%dT%H%M%S%fZ}.html", page)
 
 
 def markdown(findings: Findings) -> str:
@@ -86,8 +79,8 @@ def markdown(findings: Findings) -> str:
     if found and found.predictions:
         lines += [
             "", "| predictions | labelled | error | expected | ratio | interval |", "|---|---|---|---|---|---|",
-            f"| {found.predictions:,} | {found.labelled:,} | {number(found.error)} | {number(found.expected)} "
-            f"| {number(found.ratio)} | {number(found.ratio_interval[0])} to {number(found.ratio_interval[1])} |",
+            f"| {found.predictions:,} | {found.labelled:,} | {three_digits(found.error)} | {three_digits(found.expected)} "
+            f"| {three_digits(found.ratio)} | {' to '.join(map(three_digits, found.ratio_interval))} |",
         ]  # fmt: skip
     lines += [
         f"- Nothing valid in view {view}: {share(part)} of the rows" for view, part in findings.stale_views.items()
@@ -138,23 +131,6 @@ def _skew_lines(found: Skew) -> list[str]:
     return [*lines, f"| and {rest} more | in the report | | |"] if rest > 0 else lines
 
 
-def number(value: float) -> str:
-    """Return a figure with three digits, all before the point from a thousand on; a dash where there is none."""
-    if math.isnan(value):
-        return "-"
-    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:#.3g}".removesuffix(".")
-
-
-def share(value: float) -> str:
-    """Return a share as a percentage."""
-    return f"{value:.1%}"
-
-
-def moment(time: datetime | None) -> str:
-    """Return a time to the minute, UTC."""
-    return f"{time:%Y-%m-%d %H:%M} UTC" if time else "-"
-
-
 def _finite(value: Any) -> Any:
     """Return a value with None for floats that JSON does not know."""
     if isinstance(value, dict):
@@ -162,13 +138,6 @@ def _finite(value: Any) -> Any:
     if isinstance(value, list):
         return [_finite(entry) for entry in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def _png(drawing: Any) -> bytes:
-    """Return a figure as PNG."""
-    buffer = io.BytesIO()
-    drawing.savefig(buffer, format="png", dpi=140)
-    return buffer.getvalue()
 
 
 def _draw_days(spec: ModelSpec, found: Performance) -> Any:

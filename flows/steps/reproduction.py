@@ -22,7 +22,7 @@ from flows.errors import EvergreenError
 from flows.ledger import Partition
 from flows.settings import Settings
 from flows.spec import Frozen, ModelSpec
-from flows.steps import feature_store, fitting, metrics, storage, training_set
+from flows.steps import feature_record, feature_store, fitting, metrics, storage, training_set
 from flows.steps import reproduction_causes as causes
 from flows.steps.bundle import MODEL, PACKAGES, Bundle, open_bundle
 from flows.steps.evaluation import PARTS
@@ -135,14 +135,14 @@ def _remake(
     _link_features(settings, again, spec, lineage)
     feature_store.apply_definitions(again, spec)
     store = feature_store.open_store(again)
-    views = feature_store.view_records(store, spec)
+    views = feature_record.view_records(store, spec)
     found = causes.of_views(lineage.views, views) if lineage.views else []
     ids = tuple(one.id for one in examined.partitions)
     window = lineage.window.model_copy(update={"partition_ids": ids})
     data = training_set.build(again, store, spec, list(examined.partitions), window, folder)
     estimator = fitting.fit(spec, data, lineage.params, lineage.estimator)
     checks = [
-        _equal("feature definitions", lineage.feature_definitions_sha256, feature_store.definition_hash(store, spec)),
+        _equal("feature definitions", lineage.feature_definitions_sha256, feature_record.definition_hash(store, spec)),
         _equal("training set", lineage.training_set_sha256, data.digest),
         _equal("rows, train and judge", *(f"{one.train_rows:,} and {one.judge_rows:,}" for one in (lineage, data))),
     ]

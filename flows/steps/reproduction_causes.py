@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from flows.ledger import Partition
 from flows.spec import Frozen
-from flows.steps.feature_store import FeatureFile, ViewRecord
+from flows.steps.feature_record import FeatureFile, ViewRecord
 from flows.steps.files import sha256_of
 from flows.steps.lineage import Code, Lineage
 

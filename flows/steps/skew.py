@@ -142,7 +142,7 @@ def compare(
     settings: Settings, spec: ModelSpec, store: FeatureStore, rows: pa.Table, expected: pa.Table, names: Sequence[str]
 ) -> Skew:
     """Compare served rows with the same rows joined offline, value by value, exactly; missing equals missing."""
-    from flows.steps.feature_store import stored_views
+    from flows.steps.feature_record import view_records
 
     served, known = _values(rows, names), _values(expected, names)
     differing: dict[int, list[str]] = {}
@@ -150,16 +150,16 @@ def compare(
         for place, (one, other) in enumerate(zip(served[name], known[name], strict=True)):
             if one != other:
                 differing.setdefault(place, []).append(name)
-    views = stored_views(store, spec)
-    of = {field: view for view, (fields, _) in views.items() for field in fields}
+    views = [view for view in view_records(store, spec) if view.name in spec.entities]  # computed ones are not stored
+    of = {field: view.name for view in views for field in view.fields}
     found: dict[tuple[int, str], Kind] = {}
-    for view, (fields, ttl) in views.items():
-        places = [place for place, which in differing.items() if any(of.get(name) == view for name in which)]
-        used = [name for name in fields if name in names]
-        for place, candidates in _servable(settings, spec, view, used, ttl, rows, places).items():
+    for view in views:
+        places = [place for place, which in differing.items() if any(of.get(name) == view.name for name in which)]
+        used = [name for name in view.fields if name in names]
+        for place, candidates in _servable(settings, spec, view.name, used, view.ttl, rows, places).items():
             answer = {name: served[name][place] for name in used}
             kind: Kind = next((why for values, why in candidates if values == answer), "skew")
-            found |= {(place, name): kind for name in differing[place] if of.get(name) == view}
+            found |= {(place, name): kind for name in differing[place] if of.get(name) == view.name}
     picked = rows.select(["request_id", "row", "at", "event_timestamp"]).take(pa.array(sorted(differing), pa.int64()))
     differences = [
         Difference(

@@ -11,7 +11,7 @@ from pathlib import Path, PurePosixPath
 from urllib.parse import unquote, urlsplit
 
 from flows.errors import EvergreenError, UnavailableError, UsageError
-from flows.settings import Settings
+from flows.settings import Settings, shown
 from flows.spec import Frozen
 
 SUFFIXES = (".parquet", ".csv", ".csv.gz")
@@ -177,14 +177,3 @@ def _no_room(url: str, folder: Path, error: Exception) -> EvergreenError:
 def _what(error: Exception) -> str:
     """Return an error in one line, without the URL, which may hold a secret."""
     return f"{type(error).__name__}: {str(error).split(' for url')[0].splitlines()[0] if str(error) else 'no message'}"
-
-
-def shown(source: str) -> str:
-    """Return a source without what may be secret in it: of a URL user, password and query, nothing of a path."""
-    if "://" not in source:
-        return source
-    parts = urlsplit(source)
-    host, path = parts.netloc.rpartition("@")[2], parts.path
-    if parts.scheme.lower() in {"file", "s3"}:  # a ? is part of their names, a glob perhaps
-        path = source.partition("://")[2].removeprefix(parts.netloc)
-    return f"{parts.scheme}://{host}{path}"

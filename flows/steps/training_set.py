@@ -14,7 +14,7 @@ from flows.errors import RefusedError
 from flows.ledger import Partition
 from flows.settings import Settings
 from flows.spec import Frozen, ModelSpec
-from flows.steps import feature_store
+from flows.steps import feature_record, feature_store
 from flows.steps.feature_tables import next_tick
 from flows.steps.files import sha256_of, write_arrow
 from flows.steps.sql import identifiers
@@ -45,7 +45,7 @@ class TrainingSet(Frozen):
     train_rows: int
     judge_rows: int
     window: Window
-    feature_files: tuple[feature_store.FeatureFile, ...] = ()
+    feature_files: tuple[feature_record.FeatureFile, ...] = ()
 
 
 def choose_window(spec: ModelSpec, accepted: list[Partition], judge: timedelta | None = None) -> Window:
@@ -88,7 +88,7 @@ def build(
     selected = select_rows(spec, locals_of(settings, uris), window)
     with feature_store.held_still(settings, spec.name):
         pull(settings, settings.features(spec.name))
-        files = feature_store.feature_files(store, spec)
+        files = feature_record.feature_files(store, spec)
         rows = feature_store.historical(store, spec, selected)
     names = feature_store.feature_names(store, spec)
     return write_training_set(rows, names, window, folder).model_copy(update={"feature_files": files})

@@ -7,7 +7,7 @@ outside would hit the moment, some milliseconds long, by chance alone.
 import signal
 
 import pytest
-from training_parts import champion, copy_home, history, numbers, opened, python, trained
+from training_parts import champion, history, numbers, python
 
 from flows import database, ledger
 from flows.steps import registry, status
@@ -21,11 +21,8 @@ module.train(reason="newer data", force=True)
 
 
 @pytest.fixture
-def home(tmp_path, tmp_path_factory, simulated_days, prefect_api):
-    source = trained(tmp_path_factory.getbasetemp(), simulated_days, prefect_api)
-    with opened(tmp_path / "home", prefect_api) as settings:
-        copy_home(source, settings)
-        yield settings
+def home(trained_home):
+    return trained_home
 
 
 def test_the_champion_stays_and_the_next_run_promotes_what_was_registered_without_training_again(home):

@@ -4,7 +4,7 @@ import subprocess
 import sys
 
 import pytest
-from training_parts import champion, copy_home, numbers, opened, trained
+from training_parts import champion, numbers
 
 # The kernel refuses a write beyond the limit, as on a full disk. The databases may still grow a little: what is to fail is
 # the file that the stage writes.
@@ -29,11 +29,8 @@ cli.main()
 
 
 @pytest.fixture
-def home(tmp_path, tmp_path_factory, simulated_days, prefect_api):
-    source = trained(tmp_path_factory.getbasetemp(), simulated_days, prefect_api)
-    with opened(tmp_path / "home", prefect_api) as settings:
-        copy_home(source, settings)
-        yield settings
+def home(trained_home):
+    return trained_home
 
 
 @pytest.mark.parametrize(

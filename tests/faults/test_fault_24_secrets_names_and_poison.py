@@ -13,8 +13,8 @@ from training_parts import copy_home, numbers, opened, python, state, trained
 from deployments import declared
 from flows import causes, database, events, ledger, outbox
 from flows.errors import EvergreenError, UsageError
+from flows.settings import shown
 from flows.spec import load_model
-from flows.steps import sources
 
 SECRET = "hunter2"
 
@@ -28,7 +28,7 @@ def home(tmp_path_factory, simulated_days, prefect_api):
 
 
 @pytest.mark.parametrize(
-    ("source", "shown"),
+    ("source", "harmless"),
     [
         (f"https://ada:{SECRET}@127.0.0.1:1/trips.parquet?sig={SECRET}", "https://127.0.0.1:1/trips.parquet"),
         (f"ftp://ada:{SECRET}@127.0.0.1:1/trips.parquet", "ftp://127.0.0.1:1/trips.parquet"),
@@ -36,8 +36,8 @@ def home(tmp_path_factory, simulated_days, prefect_api):
         ("/data/a?b@c.parquet", "/data/a?b@c.parquet"),
     ],
 )
-def test_what_may_be_secret_in_a_source_is_not_shown(source, shown):
-    assert sources.shown(source) == shown
+def test_what_may_be_secret_in_a_source_is_not_shown(source, harmless):
+    assert shown(source) == harmless
 
 
 def test_a_secret_in_a_source_is_kept_nowhere(home, prefect_api):

@@ -35,7 +35,9 @@ def trips(first: int, last: int, **change) -> pd.DataFrame:
     frame = frame[frame["lpep_pickup_datetime"] >= pd.Timestamp(FIRST)].reset_index(drop=True)
     seconds = (frame["lpep_dropoff_datetime"] - frame["lpep_pickup_datetime"]).dt.total_seconds()
     frame["minutes"] = frame["label"] = seconds / 60
-    local = frame["lpep_pickup_datetime"].dt.tz_localize(spec.source.time_zone)
+    local = frame["lpep_pickup_datetime"].dt.tz_localize(
+        spec.source.time_zone, ambiguous=True, nonexistent="shift_forward"
+    )
     frame["event_timestamp"] = local.dt.tz_convert("UTC")
     frame["label_timestamp"] = (
         frame["event_timestamp"] + frame["lpep_dropoff_datetime"].sub(frame["lpep_pickup_datetime"]) + spec.label.delay

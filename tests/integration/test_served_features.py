@@ -13,7 +13,6 @@ import httpx
 import pytest
 from prefect.client.orchestration import get_client
 from serving_parts import eventually
-from training_parts import copy_home, opened, trained
 
 from deployments.service.features import OnlineFeatures
 from deployments.service.predictor import Predictor, Snapshot
@@ -30,11 +29,8 @@ FEATURE = "pickup_minutes_mean_28d"
 
 
 @pytest.fixture
-def home(tmp_path, tmp_path_factory, simulated_days, prefect_api):
-    source = trained(tmp_path_factory.getbasetemp(), simulated_days, prefect_api)
-    with opened(tmp_path / "home", prefect_api) as settings:
-        copy_home(source, settings)
-        yield settings
+def home(trained_home):
+    return trained_home
 
 
 def ask(settings, change=None, number=40, first=NEWEST):

@@ -25,7 +25,7 @@ from flows import database, ledger
 from flows.errors import ContractError, RefusedError
 from flows.models.taxi.simulator import simulate_day
 from flows.spec import load_model
-from flows.steps import feature_store, registry
+from flows.steps import feature_record, feature_store, registry
 from flows.steps.lineage import ROOT, Lineage
 
 GATES = ["baseline", "champion", "slices", "loads", "same predictions", "compiled", "api", "latency"]
@@ -238,7 +238,7 @@ def test_the_lineage_says_all_that_made_a_version(home):
     assert {"scikit-learn", "feast", "skops"} <= set(lineage.code.libraries)
     assert len(lineage.code.sources_sha256) == 64
     store = feature_store.open_store(home)
-    assert lineage.feature_definitions_sha256 == feature_store.definition_hash(store, spec)
+    assert lineage.feature_definitions_sha256 == feature_record.definition_hash(store, spec)
     assert lineage.feature_service == "taxi_duration_v1"
     assert list(lineage.features) == feature_store.feature_names(store, spec)
     assert (lineage.estimator, lineage.params) == (spec.estimator, spec.params)
@@ -254,6 +254,6 @@ def test_the_lineage_says_all_that_made_a_version(home):
 
 def test_definitions_that_are_applied_again_are_the_same_definitions(home):
     spec = load_model("taxi", home)
-    before = feature_store.definition_hash(feature_store.open_store(home), spec)
+    before = feature_record.definition_hash(feature_store.open_store(home), spec)
     assert feature_store.apply_definitions(home, spec) == before
-    assert feature_store.definition_hash(feature_store.open_store(home), spec) == before
+    assert feature_record.definition_hash(feature_store.open_store(home), spec) == before

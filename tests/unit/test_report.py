@@ -6,8 +6,9 @@ from datetime import UTC, datetime
 from flows.models.taxi.spec import spec
 from flows.steps.decision import Decision, Facts
 from flows.steps.drift import FeatureDrift
+from flows.steps.pages import three_digits
 from flows.steps.performance import Part, Performance
-from flows.steps.report import Findings, draw, markdown, number, summary, write_report
+from flows.steps.report import Findings, draw, markdown, summary, write_report
 
 NOW = datetime(2024, 3, 1, tzinfo=UTC)
 NOTHING = float("nan")
@@ -67,6 +68,6 @@ def test_the_short_form_names_reasons_and_what_holds_back():
 
 
 def test_figures_have_three_digits():
-    assert [number(value) for value in (1.9, 0.99501, 12.345, 100.0, 12345.6, NOTHING)] == [
+    assert [three_digits(value) for value in (1.9, 0.99501, 12.345, 100.0, 12345.6, NOTHING)] == [
         "1.90", "0.995", "12.3", "100", "12,346", "-",
     ]  # fmt: skip

@@ -4,7 +4,7 @@ import pytest
 from lineage_parts import partition, record
 
 from flows.steps import reproduction_causes as causes
-from flows.steps.feature_store import FeatureFile, ViewRecord
+from flows.steps.feature_record import FeatureFile, ViewRecord
 from flows.steps.files import sha256_of
 
 CODE = record(1).lineage.code

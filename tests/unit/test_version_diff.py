@@ -5,7 +5,7 @@ from datetime import timedelta
 from lineage_parts import record, used
 
 from flows.steps import diff_page
-from flows.steps.feature_store import ViewRecord
+from flows.steps.feature_record import ViewRecord
 from flows.steps.version_diff import Change, compare
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,11 +9,11 @@ from typing import Any
 import numpy as np
 
 from flows.spec import ModelSpec
+from flows.steps import pages
 from flows.steps.backtest.findings import Findings
 from flows.steps.backtest.replay import Outcome
-from flows.steps.files import write_text
-from flows.steps.pictures import ACCENT, INK, QUIET, figure
-from flows.steps.report import moment, number, share
+from flows.steps.pages import money, share, three_digits
+from flows.steps.pictures import ACCENT, INK, QUIET, figure, png
 
 ALARM, MILD = "#b3402f", "#d8c08a"
 COLUMNS = (
@@ -31,17 +29,12 @@ COLUMNS = (
 )
 
 
-def money(value: float) -> str:
-    """Return a cost as people write one: three digits, all before the point from a hundred on."""
-    return f"{value:,.0f}" if abs(value) >= 99.95 or not value else number(value)
-
-
 def rows(findings: Findings) -> list[tuple[str, ...]]:
     """Return the table of policies, the cheapest first, after the best plan in hindsight; the columns are ``COLUMNS``."""
     ranked = sorted(findings.outcomes, key=lambda one: (one.total, len(one.trained)))
     return [
         (
-            one.policy, money(one.total), money(one.regret), number(one.mean_error),
+            one.policy, money(one.total), money(one.regret), three_digits(one.mean_error),
             str(len(one.trained)), str(len(one.refused)), str(one.rollbacks), f"{one.stale_days:.0f}",
             money(one.seconds),
         )
@@ -83,32 +76,19 @@ def sureness(value: float) -> str:
 
 def write(spec: ModelSpec, findings: Findings, path: Path) -> Path:
     """Write the page with its pictures, atomically."""
-    from jinja2 import Environment, PackageLoader, StrictUndefined
-
-    environment = Environment(
-        loader=PackageLoader("flows.steps"), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
-        lstrip_blocks=True,
-    )  # fmt: skip
-    environment.filters.update(number=number, money=money, moment=moment)
     drawn = {"policies": _draw_policies(findings), "errors": _draw_errors(findings), "matrix": _draw_matrix(findings)}
-    pictures = {name: f"data:image/png;base64,{base64.b64encode(_png(one)).decode()}" for name, one in drawn.items()}
+    shown = {name: pages.embedded(png(one)) for name, one in drawn.items()}
     reasons = [
         (one.policy, findings.periods[step], reason, "refused" if step in one.refused else "")
         for one in findings.outcomes
         if one.policy not in ("every-period", "never")
         for step, reason in zip(one.trained, one.reasons, strict=True)
     ]
-    text = environment.get_template("backtest.html.j2").render(
-        spec=spec, findings=findings, columns=COLUMNS, rows=rows(findings), conclusions=conclusions(findings),
-        pictures=pictures, reasons=reasons,
+    return pages.write(
+        path, "backtest.html.j2", spec=spec, findings=findings, columns=COLUMNS, rows=rows(findings),
+        conclusions=conclusions(findings),
+        pictures=shown, reasons=reasons,
     )  # fmt: skip
-    return write_text(path, text)
-
-
-def _png(drawing: Any) -> bytes:
-    buffer = io.BytesIO()
-    drawing.savefig(buffer, format="png", dpi=140)
-    return buffer.getvalue()
 
 
 def _ticks(axis: Any, periods: Sequence[str]) -> None:
