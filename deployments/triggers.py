@@ -38,13 +38,16 @@ def listing(engine: Engine, model: str, declared: list[Deployment], api_url: str
     for deployment in declared:
         if deployment.model == model:
             server = _asked(api_url, deployment) if api_url else {}
+            given = tuple(
+                filter(None, (one.parameters.get("reason") for one in deployment.triggers if one.how != "event"))
+            )
             for trigger in deployment.triggers:
                 entry = Listed(
                     kind=trigger.kind, name=trigger.name, deployment=trigger.deployment, how=how(trigger),
                     next=server.get("next") if trigger.how == "cron" else None,
                 )  # fmt: skip
                 if trigger.deployment.startswith(f"{RETRAIN}/"):
-                    last = next((cause for cause in known if caused(trigger, cause)), None)
+                    last = next((cause for cause in known if caused(trigger, cause, given)), None)
                     found.append(entry.model_copy(update=_told(last)) if last else entry)
                 else:
                     found.append(
@@ -61,12 +64,16 @@ def how(trigger: Trigger) -> str:
     return f"event {names}" if trigger.how == "event" else f"no {names} for {(trigger.within or 0) / 86_400:g} days"
 
 
-def caused(trigger: Trigger, cause: Cause) -> bool:
-    """Say whether a cause came by a trigger: by its event, or with the reason that the trigger gives."""
+def caused(trigger: Trigger, cause: Cause, given: tuple[str, ...]) -> bool:
+    """Say whether a cause came by a trigger: by its event, or with the reason that the trigger gives.
+
+    A cause without an event of ours came by an event of another system, unless its reason is one of those ``given``.
+    """
     if cause.kind != trigger.kind:
         return False
-    mine = trigger.parameters.get("reason", "")
-    return cause.event in (*trigger.expect, "") if trigger.how == "event" else cause.reason.endswith(mine)
+    if trigger.how != "event":
+        return cause.reason.endswith(trigger.parameters.get("reason", ""))
+    return cause.event in trigger.expect or not (cause.event or cause.reason.endswith(given))
 
 
 def _told(cause: Cause) -> dict[str, Any]:
