@@ -5,7 +5,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
@@ -22,7 +22,7 @@ BIN = Path(sys.executable).parent
 class Stack:
     """A stack that runs: its process, its home, its addresses."""
 
-    def __init__(self, home: Path, packages: str = QUICK) -> None:
+    def __init__(self, home: Path, packages: str = QUICK, servers: Mapping[str, str] | None = None) -> None:
         ports = [free_port() for _ in range(5)]
         names = ("PREFECT", "MLFLOW", "FEAST", "SERVICE", "DOCS")
         self.home = home
@@ -32,9 +32,10 @@ class Stack:
         self.docs = f"http://127.0.0.1:{ports[4]}"
         self.service = f"http://127.0.0.1:{ports[3]}"
         path = os.pathsep.join(filter(None, [str(TESTS), os.environ.get("PYTHONPATH")]))
+        self.servers = dict(servers or {})  # the settings of a team's installation, Prefect's among them
         self.environment = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")} | {
             "EVERGREEN_HOME": str(home), "EVERGREEN_MODEL_PACKAGES": packages, "PYTHONPATH": path, "COLUMNS": "200",
-            **{f"EVERGREEN_{name}_PORT": str(port) for name, port in zip(names, ports, strict=True)},
+            **{f"EVERGREEN_{name}_PORT": str(port) for name, port in zip(names, ports, strict=True)}, **self.servers,
         }  # fmt: skip
         self.log = home / "up.log"
         self.process: subprocess.Popen[bytes] | None = None
@@ -81,8 +82,11 @@ class Stack:
     def send(self, method: str, path: str, body: Any = None) -> Any:
         """Send a request and return the answer; the server says 503 while its SQLite is busy, and is asked again."""
         deadline = time.monotonic() + 60
+        name, _, word = self.servers.get("PREFECT_API_AUTH_STRING", "").partition(":")
         while True:
-            answer = httpx.request(method, f"{self.api}/{path}", json=body, timeout=30)
+            answer = httpx.request(
+                method, f"{self.api}/{path}", json=body, timeout=30, auth=(name, word) if word else None
+            )
             if answer.status_code != 503 or time.monotonic() > deadline:
                 break
             time.sleep(0.5)
@@ -117,9 +121,9 @@ class Stack:
 
 
 @contextmanager
-def stack(home: Path, packages: str = QUICK) -> Iterator[Stack]:
+def stack(home: Path, packages: str = QUICK, servers: Mapping[str, str] | None = None) -> Iterator[Stack]:
     """Run a stack and end it, children included."""
-    made = Stack(home, packages)
+    made = Stack(home, packages, servers)
     try:
         made.start()
         yield made

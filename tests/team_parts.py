@@ -35,6 +35,7 @@ SECRETS = {
 class Team:
     """An installation: the environment of each of its hosts, and the servers of which tests stop one or another."""
 
+    name: str
     environment: dict[str, str]
     postgres: Postgres
     redis: Redis
@@ -78,7 +79,7 @@ def stores(folder: Path, postgres: Postgres, s3: str, name: str = "team") -> Ite
         "PYTHONPATH": path,
     }
     with redis_server(folder, SECRETS["redis"]) as redis:
-        yield Team(environment | {"EVERGREEN_ONLINE_STORE_URL": redis.url}, postgres, redis, folder)
+        yield Team(name, environment | {"EVERGREEN_ONLINE_STORE_URL": redis.url}, postgres, redis, folder)
 
 
 @contextmanager
@@ -114,31 +115,33 @@ def mlflow_server(team: Team) -> Iterator[None]:
         stop(server)
 
 
-@contextmanager
-def prefect_server(team: Team) -> Iterator[None]:
-    """Run Prefect's server with authentication on Postgres and Redis, as compose.yaml does, and let the hosts use it."""
-    from flows.steps.prefect_server import start
-
-    before, login = dict(os.environ), f"admin:{SECRETS['prefect']}"
-    redis = {
+def prefect_on_servers(team: Team) -> dict[str, str]:
+    """Return the settings of Prefect's server with authentication on Postgres and Redis, as compose.yaml has them."""
+    return {
         "PREFECT_MESSAGING_BROKER": "prefect_redis.messaging", "PREFECT_MESSAGING_CACHE": "prefect_redis.messaging",
         "PREFECT_SERVER_EVENTS_CAUSAL_ORDERING": "prefect_redis.ordering",
         "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": "prefect_redis.lease_storage",
         "PREFECT_REDIS_MESSAGING_HOST": "127.0.0.1", "PREFECT_REDIS_MESSAGING_PORT": str(team.redis.port),
         "PREFECT_REDIS_MESSAGING_PASSWORD": SECRETS["redis"],
+        "PREFECT_API_DATABASE_CONNECTION_URL": team.postgres.url(f"{team.name}-prefect", "asyncpg"),
+        "PREFECT_SERVER_API_AUTH_STRING": f"admin:{SECRETS['prefect']}",
+        "PREFECT_API_AUTH_STRING": f"admin:{SECRETS['prefect']}",
     }  # fmt: skip
-    os.environ.update(
-        redis | {
-            "PREFECT_API_DATABASE_CONNECTION_URL": team.postgres.url("prefect", "asyncpg"),
-            "PREFECT_SERVER_API_AUTH_STRING": login,
-        }
-    )  # fmt: skip
+
+
+@contextmanager
+def prefect_server(team: Team) -> Iterator[None]:
+    """Run Prefect's server on the team's servers, and let the hosts use it."""
+    from flows.steps.prefect_server import start
+
+    before, on_servers = dict(os.environ), prefect_on_servers(team)
+    os.environ.update(on_servers)
     try:
         process, url = start(Settings(home=team.folder / "prefect"), free_port())
     finally:
         os.environ.clear()
         os.environ.update(before)
-    team.environment |= {"PREFECT_API_URL": url, "PREFECT_API_AUTH_STRING": login}
+    team.environment |= {"PREFECT_API_URL": url, "PREFECT_API_AUTH_STRING": on_servers["PREFECT_API_AUTH_STRING"]}
     try:
         yield
     finally:

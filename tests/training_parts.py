@@ -28,16 +28,20 @@ MANUAL = '["team.manual"]'
 
 
 @contextmanager
-def opened(folder: Path, api_url: str, packages: str = QUICK) -> Iterator[Settings]:
+def opened(
+    folder: Path, api_url: str, packages: str = QUICK, servers: Mapping[str, str] | None = None
+) -> Iterator[Settings]:
     """Open a home for this process and its children, with a package of models; the environment is as before afterwards."""
-    from prefect.settings import PREFECT_API_URL, temporary_settings
+    from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_URL, temporary_settings
 
     before = dict(os.environ)
     path = os.pathsep.join(filter(None, [str(TESTS), os.environ.get("PYTHONPATH")]))
-    os.environ.update(PREFECT_API_URL=api_url, EVERGREEN_MODEL_PACKAGES=packages, PYTHONPATH=path)
+    ours = {"PREFECT_API_URL": api_url, "EVERGREEN_MODEL_PACKAGES": packages, "PYTHONPATH": path}
+    os.environ.update(ours | dict(servers or {}))
+    login = os.environ.get("PREFECT_API_AUTH_STRING")
     try:
         # Prefect reads its settings once; another test module may have had a server of its own.
-        with temporary_settings({PREFECT_API_URL: api_url}):
+        with temporary_settings({PREFECT_API_URL: api_url} | ({PREFECT_API_AUTH_STRING: login} if login else {})):
             yield Settings(home=folder).activate()
     finally:
         os.environ.clear()

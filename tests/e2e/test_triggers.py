@@ -1,6 +1,7 @@
 """Each of the six triggers on a real stack: cause in, training out, with its reason in its parameters and in the lineage.
 
-The tests share one `evergreen up` and come in the order of this file: each takes the home as the one before left it.
+All of it on one machine, then on a team's Postgres, Redis and S3. The tests of each share one `evergreen up` and come in
+the order of this file: each takes the home as the one before left it.
 """
 
 import json
@@ -14,6 +15,7 @@ import httpx
 import psutil
 import pytest
 from stack_parts import Stack, at, stack
+from team_parts import prefect_on_servers, stores
 from training_parts import artifact, opened
 
 from deployments import declared
@@ -23,21 +25,34 @@ from flows.steps import registry
 
 pytestmark = pytest.mark.long
 
+# `up` runs all parts on one machine, which the profile `team` refuses; the servers are a team's all the same.
+LOCAL = {"EVERGREEN_PROFILE": "local"}
 FIRST = date(2024, 1, 1)
 KEYS = [f"2024-01-{day:02}" for day in range(1, 9)]
 _scheduled: list[float] = []  # seconds from the event to the run
 _begun: list[float] = []  # and to its first line
 
 
-@pytest.fixture(scope="module")
-def up(tmp_path_factory):
-    with stack(tmp_path_factory.mktemp("triggers") / "home") as running:
-        yield running
+@pytest.fixture(scope="module", params=["one machine", "servers"])
+def up(request, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("triggers")
+    _scheduled.clear()
+    _begun.clear()
+    if request.param == "one machine":
+        with stack(folder / "home") as running:
+            yield running
+    else:
+        postgres, s3 = (request.getfixturevalue(name) for name in ("postgres", "s3"))
+        with (
+            stores(folder, postgres, s3, "triggers") as team,
+            stack(folder / "home", servers=team.environment | prefect_on_servers(team) | LOCAL) as running,
+        ):
+            yield running
 
 
 @pytest.fixture(scope="module")
 def home(up):
-    with opened(up.home, up.api) as settings:
+    with opened(up.home, up.api, servers=up.servers) as settings:
         yield settings
 
 
