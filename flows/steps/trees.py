@@ -141,10 +141,12 @@ class Tables:
             self._numeric.append(None if categorical else cuts.tolist())
             self._tables.append(np.concatenate([table, missing]))
         ends = np.cumsum([len(table) for table in self._tables])
+        # Of the features that some tree asks for, or of one if none is asked for.
         self._lookup = [
-            (cuts, int(end - len(table)), int(end - 1))
-            for cuts, table, end in zip(self._numeric, self._tables, ends, strict=True)
-        ]
+            (feature, cuts, int(end - len(table)), int(end - 1))
+            for feature, (cuts, table, end) in enumerate(zip(self._numeric, self._tables, ends, strict=True))
+            if cuts is None or cuts
+        ] or [(0, [], 0, 1)]
         self._table = np.concatenate(self._tables)
         parts = np.split(self._table, ends[:-1])  # views: the table is there once
         self._tables = parts
@@ -167,13 +169,13 @@ class Tables:
         """Return offset (outputs,) plus the sums over all trees (outputs,) for one row, None for missing."""
         places = [
             missing
-            if value is None or value != value
+            if (value := row[feature]) is None or value != value
             else first + bisect_left(cuts, value)
             if cuts is not None
             else first + int(value)
             if 0 <= value < CATEGORIES
             else missing
-            for value, (cuts, first, missing) in zip(row, self._lookup, strict=True)
+            for feature, cuts, first, missing in self._lookup
         ]
         left = np.bitwise_and.reduce(self._table.take(places, axis=0), axis=0)
         leaf = self._leaf(left)

@@ -222,6 +222,20 @@ def test_a_malformed_partition_is_told_and_trains_nothing(up, home):
     assert (len(up.runs("retrain")), len(registry.versions(home, "taxi"))) == (known, before)
 
 
+def test_the_worker_goes_on_with_a_promotion_that_waited_for_a_person(up, home):
+    known = len(up.runs("promote"))
+    options = {"version": 1, "approve": True, "why": "the newer ones are slow"}
+    up.command("prefect", "deployment", "run", "promote/taxi", "--params", json.dumps(options))
+    waiting = up.wait(lambda: [one for one in up.runs("promote")[known:] if one["state_name"] == "Suspended"], 120)
+    assert ledger.champion(database.connect(home), "taxi").version != 1
+    body = {"run_input": {"approve": True, "who": "Ada", "why": "looked at the slices"}}
+    up.send("POST", f"flow_runs/{waiting[0]['id']}/resume", body)
+    (run,) = up.finished("promote", known)
+    assert (run["id"], run["state_type"]) == (waiting[0]["id"], "COMPLETED")
+    champion = ledger.champion(database.connect(home), "taxi")
+    assert (champion.version, champion.who, champion.why) == (1, "Ada", "looked at the slices")
+
+
 def test_triggers_are_listed_with_when_they_fired_last_and_why(up, home):
     found = {one["name"]: one for one in json.loads(up.command("evergreen", "triggers", "--json"))}
     assert {one["kind"] for one in found.values()} == {

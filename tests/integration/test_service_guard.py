@@ -5,6 +5,7 @@ import json
 import logging
 import threading
 import time
+from datetime import UTC, datetime, timedelta
 
 import pytest
 from fastapi.testclient import TestClient
@@ -17,7 +18,7 @@ from deployments.service.build import build
 from deployments.service.logs import log_json
 from deployments.service.telemetry import Telemetry, exposition
 from deployments.service.tracing import trace_requests
-from flows import database
+from flows import database, ledger
 from flows.models.taxi.spec import spec
 from flows.steps.prediction_log import read_predictions
 
@@ -161,6 +162,20 @@ def test_metrics_count_requests_errors_rows_swaps_and_name_the_version(place, tm
     assert found["evergreen_request_seconds_bucket", "+Inf", "/predict"] == 4
     assert found["evergreen_request_seconds_count", "/predict"] == 4
     assert found["evergreen_request_seconds_sum", "/predict"] > 0
+
+
+def test_the_age_of_the_features_is_that_of_the_newest_event_that_became_one(place):
+    settings = place()
+    engine = database.connect(settings)
+    for key, hours in (("old", 5), ("new", 2)):
+        landed = ledger.add_partition(engine, model="taxi", key=key, digest=key, source=key, uri=key, rows=1)
+        event = datetime.now(UTC) - timedelta(hours=hours)
+        ledger.decide_partition(engine, landed.id, "accepted", last_event=event)
+        ledger.mark_featurized(engine, [landed.id])
+    with serving(settings) as client:
+        eventually(lambda: version_of(client) == 1)
+        age = samples(client)["evergreen_feature_age_seconds",]
+    assert 7200 <= age < 7200 + 600
 
 
 def test_a_scrape_of_one_worker_tells_of_all_that_live(tmp_path):
