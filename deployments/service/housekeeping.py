@@ -87,6 +87,8 @@ def main(home: str, model: str) -> None:
     from flows.steps.prediction_hours import fold
 
     os.nice(19)
+    if sys.platform == "linux":  # where low priority still takes turns of some milliseconds: only what is idle
+        os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
     settings = load(home)
     fold(settings, load_model(model, settings))
 
