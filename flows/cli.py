@@ -17,6 +17,7 @@ from flows.cli_delivery import add as add_delivery
 from flows.cli_lineage import add as add_lineage
 from flows.cli_new import add as add_new
 from flows.cli_promote import add as add_promote
+from flows.cli_research import add as add_research
 from flows.cli_stack import add as add_stack
 from flows.errors import EvergreenError
 
@@ -37,6 +38,7 @@ add_new(app)
 add_backtest(app)
 add_promote(app)
 add_lineage(app)
+add_research(app)
 
 
 @app.command()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -16,16 +16,17 @@ if TYPE_CHECKING:
     import pandas as pd
     import pyarrow as pa
 
+Factory = Callable[[dict[str, Any]], Any]
 VALIDATION_SHARE = 0.2  # of the training rows, the newest, on which tuning compares
 
 
-def make_estimator(path: str, params: dict[str, Any]) -> Any:
-    """Build an unfitted estimator with the researcher's factory.
+def make_estimator(path: str, params: dict[str, Any], build: Factory | None = None) -> Any:
+    """Build an unfitted estimator with the researcher's factory, which ``path`` names; or with ``build``, if it is given.
 
     Raises ContractError if the factory fails, or does not return something with ``fit`` and ``predict``.
     """
     with _blame(f"{path} failed with {params}"):
-        estimator = resolve_callable(path)(params)
+        estimator = (build or resolve_callable(path))(params)
     for method in ("fit", "predict", "get_params"):
         if not callable(getattr(estimator, method, None)):
             raise ContractError(
@@ -34,10 +35,19 @@ def make_estimator(path: str, params: dict[str, Any]) -> Any:
     return estimator
 
 
-def fit(spec: ModelSpec, data: TrainingSet, params: dict[str, Any], estimator_path: str | None = None) -> Any:
-    """Fit the estimator on the training part, with the spec's number of threads, and return it."""
+def fit(
+    spec: ModelSpec,
+    data: TrainingSet,
+    params: dict[str, Any],
+    estimator_path: str | None = None,
+    build: Factory | None = None,
+) -> Any:
+    """Fit the estimator on the training part, with the spec's number of threads, and return it.
+
+    ``build`` is a factory that has no path to be found by; ``estimator_path`` is only its name then.
+    """
     rows = read_part(data, "train")
-    return _fit(spec, estimator_path or spec.estimator, params, matrix(rows, data.features), rows["label"])
+    return _fit(spec, estimator_path or spec.estimator, params, matrix(rows, data.features), rows["label"], build)
 
 
 def tune(spec: ModelSpec, data: TrainingSet, trials: int, estimator_path: str | None = None) -> dict[str, Any]:
@@ -70,14 +80,21 @@ def tune(spec: ModelSpec, data: TrainingSet, trials: int, estimator_path: str | 
     return {**spec.params, **suggest(optuna.trial.FixedTrial(study.best_params))}
 
 
-def _fit(spec: ModelSpec, path: str, params: dict[str, Any], inputs: pd.DataFrame, label: pa.ChunkedArray) -> Any:
+def _fit(
+    spec: ModelSpec,
+    path: str,
+    params: dict[str, Any],
+    inputs: pd.DataFrame,
+    label: pa.ChunkedArray,
+    build: Factory | None = None,
+) -> Any:
     from threadpoolctl import threadpool_limits
 
     # A column without any value teaches nothing, and scikit-learn's trees fail on it: constant, it teaches nothing either.
     empty = [name for name in inputs if inputs[name].dtype.kind == "f" and inputs[name].isna().all()]
     inputs = inputs.assign(**dict.fromkeys(map(str, empty), 0.0)) if empty else inputs
     with threadpool_limits(limits=spec.training.threads):
-        estimator = make_estimator(path, params)
+        estimator = make_estimator(path, params, build)
         with _blame(f"{path}: fit failed with {params}"):
             return estimator.fit(inputs, label.to_numpy())
 

@@ -48,23 +48,32 @@ class TrainingSet(Frozen):
     feature_files: tuple[feature_record.FeatureFile, ...] = ()
 
 
-def choose_window(spec: ModelSpec, accepted: list[Partition], judge: timedelta | None = None) -> Window:
+def choose_window(
+    spec: ModelSpec,
+    accepted: list[Partition],
+    judge: timedelta | None = None,
+    since: datetime | None = None,
+    until: datetime | None = None,
+) -> Window:
     """Return the newest window of a model's accepted partitions and its split: the newest part judges.
 
-    Raises RefusedError if nothing was accepted, the data is not longer than the judging part, or the feature tables do
-    not hold all of the window yet: its newest rows would be trained with the features of earlier days.
+    ``until`` is an end to go back to, ``since`` a start in place of the one that the spec's window gives. Raises
+    RefusedError if nothing was accepted, the data is not longer than the judging part, or the feature tables do not
+    hold all of the window yet: its newest rows would be trained with the features of earlier days.
     """
     known = [partition for partition in accepted if partition.first_event and partition.last_event]
     if not known:
         raise RefusedError(f"{spec.name}: no accepted partition to train on; run `evergreen ingest SOURCE` first")
-    last = max(partition.last_event for partition in known if partition.last_event)
-    end = last + timedelta(microseconds=1)
+    newest = timedelta(microseconds=1)
+    end = max(partition.last_event for partition in known if partition.last_event) + newest
+    end = min(end, until or end)
     first = min(partition.first_event for partition in known if partition.first_event)
-    split = next_tick(spec, last) - (judge or spec.training.judge)
-    start = max(first, split - spec.training.window)
+    split = next_tick(spec, end - newest) - (judge or spec.training.judge)
+    start = max(first, since or split - spec.training.window)
     if split <= start:
+        span = max(end - max(first, since or first), timedelta(0))
         raise RefusedError(
-            f"{spec.name}: the accepted data spans {end - first}, not more than the {judge or spec.training.judge} "
+            f"{spec.name}: the accepted data spans {span}, not more than the {judge or spec.training.judge} "
             "that judge the model; ingest more, or shorten the judging part"
         )
     used = [p for p in known if p.last_event and p.first_event and p.last_event >= start and p.first_event < end]
