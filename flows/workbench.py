@@ -5,6 +5,7 @@ Nothing here registers, promotes or serves, and no Prefect server is needed.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from datetime import date, datetime, timedelta
 from pathlib import Path
@@ -126,6 +127,7 @@ def _home(home: Home) -> Settings:
     settings = Settings() if home is None else Settings(home=Path(home))
     if not settings.home.is_dir():
         raise UsageError(f"{settings.home} is no folder; set EVERGREEN_HOME, or home=, to the one that was trained in")
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")  # of no use in a notebook
     return settings.activate()
 
 

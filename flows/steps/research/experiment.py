@@ -78,7 +78,7 @@ class Experiment(Frozen):
     def _repr_html_(self) -> str:
         from flows.steps.pages import environment
 
-        return environment().get_template("experiment.html").render(found=self)
+        return environment().get_template("experiment.html.j2").render(found=self)
 
 
 def run(

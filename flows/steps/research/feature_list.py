@@ -56,7 +56,7 @@ def listed(
         raise UsageError(f"--tag {tag!r} is no tag; write NAME or NAME=VALUE")
     store = feature_store.open_store(settings)
     services, views = store.list_feature_services(), store.list_all_feature_views()
-    users = _users(settings)
+    users = _users(settings, spec)
     rows = []
     for view in sorted(views, key=lambda one: one.name):
         found = list(_described(view, services, users))
@@ -79,10 +79,12 @@ def records(frame: pd.DataFrame) -> list[dict[str, Any]]:
     return [{str(name): None if pd.isna(value) else value for name, value in row.items()} for row in rows]
 
 
-def _users(settings: Settings) -> dict[str, list[str]]:
+def _users(settings: Settings, spec: ModelSpec | None) -> dict[str, list[str]]:
     """Return the models of each feature service."""
-    found: dict[str, list[str]] = {}
+    found: dict[str, list[str]] = {spec.feature_service: [spec.name]} if spec else {}
     for name in known_models(settings):
+        if spec and name == spec.name:
+            continue
         try:
             found.setdefault(load_model(name, settings).feature_service, []).append(name)
         except EvergreenError:  # another model that is under way

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from flows.errors import RefusedError
-from flows.steps.research.writing import Name, Written, import_lines
+from flows.steps.research.writing import Name, Written, import_lines, stacked
 
 Definition = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
 
@@ -34,13 +34,10 @@ def merged(old: str, new: str, factory: str, own: set[str]) -> str:
     lines = _without(old.splitlines(), [*gone, *filter(_is_import, before.body)], place)
     title = ast.get_docstring(before, clean=False) is not None
     first = (before.body[0].end_lineno or 0) if title else 0
-    fresh = "\n".join(new.splitlines()[_start(_body(after)[0]) - 1 :])
-    parts = [
-        "\n".join(lines[:first]).strip("\n"), import_lines(imports, own), "\n".join(lines[first : place - 1]).strip("\n"),
-        fresh.strip("\n"), "\n".join(lines[place - 1 :]).strip("\n"),
-    ]  # fmt: skip
-    head = "\n\n".join(filter(None, parts[:2]))
-    return "\n\n\n".join(filter(None, [head, *parts[2:]])) + "\n"
+    fresh = new.splitlines()[_start(_body(after)[0]) - 1 :]
+    parts = (lines[:first], lines[first : place - 1], fresh, lines[place - 1 :])
+    title, above, middle, below = ("\n".join(part).strip("\n") for part in parts)
+    return stacked(title, import_lines(imports, own), above, middle, below)
 
 
 def with_params(text: str, params: dict[str, Any]) -> str | None:

@@ -8,7 +8,6 @@ import inspect
 import json
 import re
 import symtable
-import textwrap
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from hashlib import sha256
@@ -27,9 +26,11 @@ from flows.steps.research.writing import (
     import_lines,
     importable,
     is_plain,
+    stacked,
 )
 
 ADDRESS = re.compile(r" at 0x[0-9a-f]+")
+NUMPY = re.compile(r"np\.(?:\w+\(([^()]*)\)|(True|False)_)")  # its numbers, which are written as Python's
 TITLE = '"""The researcher\'s training code."""'
 
 
@@ -109,7 +110,7 @@ def _object_code(made: Any, simple: bool, factory: str, own: set[str]) -> str:
     body = f'''def {factory}({argument}: dict[str, Any]) -> {name}:
     """Return an unfitted estimator; missing feature values reach it as NaN."""
     return {value}'''
-    return f"{TITLE}\n\n{imports}\n\n\n{body}\n"
+    return stacked(TITLE, imports, body)
 
 
 def _function(spec: ModelSpec, name: str, function: Any, params: Mapping[str, Any] | None) -> Given:
@@ -124,12 +125,9 @@ def _function_code(function: Any, factory: str, params: dict[str, Any], own: set
     found = _Collected(getattr(function, "__module__", None))
     found.add(function)
     _shipped(found.written.imports.values(), own)
-    parts = ["\n".join(found.constants)] if found.constants else []
-    parts += found.functions
-    if function.__name__ != factory:
-        parts.append(f"{factory} = {function.__name__}")
+    named = "" if function.__name__ == factory else f"{factory} = {function.__name__}"
     imports = import_lines(found.written.imports.values(), own)
-    return "\n\n\n".join([f"{TITLE}\n\n{imports}" if imports else TITLE, *parts]) + "\n"
+    return stacked(TITLE, imports, "\n".join(found.constants), *found.functions, named)
 
 
 @dataclass
@@ -188,8 +186,17 @@ def source_of(function: Any) -> str:
             f"{function.__qualname__} is made within another function; define it at the top of a module or cell"
         )
     try:
-        text = textwrap.dedent(inspect.getsource(function)).rstrip()
-        code = next(_codes(compile(text, "source", "exec")))
+        text = inspect.getsource(function).rstrip()
+        # All of the file or cell: how a call of a module's attribute is compiled depends on the imports around it.
+        whole = compile("".join(inspect.findsource(function)[0]), "source", "exec", dont_inherit=True)
+        code = next(
+            (
+                one
+                for one in _codes(whole)
+                if one.co_name == function.__name__ and one.co_firstlineno == function.__code__.co_firstlineno
+            ),
+            None,
+        )
     except (OSError, TypeError, SyntaxError, StopIteration) as error:
         raise UnwritableError(
             f"the source of {function.__name__} is not known; define it in a file or a cell"
@@ -261,7 +268,7 @@ def _checked(spec: ModelSpec, given: Given, write: Callable[[str], str]) -> Give
     try:
         code = write(factory)
         scope: dict[str, Any] = {"__name__": "adopted"}
-        exec(compile(code, "adopted", "exec"), scope)  # noqa: S102 (the researcher's own code, in their own process)
+        exec(compile(code, "adopted", "exec", dont_inherit=True), scope)  # noqa: S102 (the researcher's own code, in their own process)
         if _described(scope[factory](given.params)) != _described(given.build(given.params)):
             raise UnwritableError("its code, run by itself, makes another estimator; let it name nothing that changes")
     except UnwritableError as error:
@@ -282,4 +289,5 @@ def _described(estimator: Any) -> str:
         text = estimator.__repr__(N_CHAR_MAX=10**6)
     except TypeError:
         text = repr(estimator)
-    return ADDRESS.sub("", f"{type(estimator).__module__}.{text}")
+    text = f"{type(estimator).__module__}.{' '.join(text.split())}"
+    return NUMPY.sub(lambda found: found[1] or found[2], ADDRESS.sub("", text))

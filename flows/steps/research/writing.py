@@ -177,3 +177,12 @@ def import_lines(names: Iterable[Name], own: Iterable[str]) -> str:
             lines.append(line)
         blocks.append("\n".join(lines))
     return "\n\n".join(blocks)
+
+
+def stacked(title: str, imports: str, *parts: str) -> str:
+    """Return the text of a module: its title, its imports, and parts two lines apart, as ruff formats them."""
+    head = "\n\n".join(filter(None, [title, imports]))
+    body = "\n\n\n".join(filter(None, parts))
+    first = next((line for line in body.splitlines() if line and not line.startswith("#")), "")
+    apart = "\n\n\n" if first.startswith(("def ", "class ", "async ", "@")) else "\n\n"
+    return f"{head}{apart if head else ''}{body}\n"
