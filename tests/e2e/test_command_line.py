@@ -23,6 +23,8 @@ from test_demo import run
         (["monitor"], 1, "evergreen train"),
         (["deploy", "--env", "nosuch"], 2, "known are: local"),
         (["score", "in.csv", "out.csv"], 1, "evergreen train"),
+        (["features"], 2, "is no folder"),
+        (["adopt", "0"], 2, "is no folder"),
     ],
 )
 def test_a_wrong_or_refused_call_is_one_line(tmp_path: Path, arguments: list[str], status: int, named: str) -> None:
@@ -46,6 +48,6 @@ def test_help_names_every_command() -> None:
     assert done.returncode == 0
     for command in (
         "demo", "ingest", "featurize", "train", "promote", "rollback", "monitor", "score", "serve", "status",
-        "partitions", "versions", "up", "deploy", "triggers",
+        "partitions", "versions", "up", "deploy", "triggers", "features", "adopt",
     ):  # fmt: skip
         assert f" {command} " in done.stdout
