@@ -13,11 +13,13 @@ from training_parts import artifact, copy_home, opened, state, trained
 from flows import workbench as evergreen
 from flows.errors import RefusedError, TamperedError, UsageError
 from flows.settings import Settings
+from flows.spec import load_model
 from flows.steps import registry
+from flows.steps.fitting import make_estimator
 from flows.steps.research.experiment import Experiment
 
 NOTEBOOK = Path(__file__).parents[2] / "flows" / "models" / "taxi" / "research.ipynb"
-BETTER = {"random_state": 0, "learning_rate": 0.1, "max_iter": 90}
+BETTER = {"random_state": 0, "learning_rate": 0.12, "max_iter": 90}
 
 
 class Ground(NamedTuple):
@@ -58,6 +60,27 @@ def research(ground):
     return Research(before, better, worse)
 
 
+@pytest.fixture
+def reviewed(ground, tmp_path, monkeypatch):
+    """Return what checks out a branch of the team's repository, as a reviewer does, and imports its model from there."""
+
+    def check_out(branch):
+        folder = tmp_path / "reviewed"
+        git(tmp_path, "clone", "--quiet", "--branch", branch, str(ground.clone), str(folder))
+        monkeypatch.syspath_prepend(str(folder))
+        forget()
+        return folder
+
+    yield check_out
+    forget()
+
+
+def artifact_text(home: Settings, run_id: str) -> str:
+    import mlflow
+
+    return mlflow.artifacts.load_text(f"{registry.open_client(home).get_run(run_id).info.artifact_uri}/estimator.py")
+
+
 def forget() -> None:
     """Forget the team's modules, so that another checkout of them is imported."""
     for name in [one for one in sys.modules if one.partition(".")[0] == "acme"]:
@@ -92,18 +115,14 @@ def test_experiments_are_judged_by_the_gates_beside_the_champion_and_register_no
     assert logged["error"] == better.error
 
 
-def test_the_better_one_is_adopted_on_a_branch_beside_uncommitted_work_and_trained(
-    ground, research, tmp_path, monkeypatch
-):
-    from flows.train import train
-
+def test_the_better_one_is_adopted_on_a_branch_beside_uncommitted_work(ground, research, reviewed):
     better, clone = research.better, ground.clone
     file = clone / "acme" / "taxi" / "estimator.py"
     kept = file.read_text()
     file.write_text(f"# half a thought\n{kept}")
     seen = git(clone, "status", "--porcelain"), git(clone, "rev-parse", "HEAD")
-    adopted = evergreen.adopt(better.run_id)
-    assert evergreen.adopt(better.run_id) == adopted
+    adopted = evergreen.adopt(better.run_id, branch="tried")
+    assert evergreen.adopt(better.run_id, branch="tried") == adopted
     assert adopted.files == ("acme/taxi/estimator.py", "acme/taxi/spec.py")
     assert (git(clone, "status", "--porcelain"), git(clone, "rev-parse", "HEAD")) == seen
     assert file.read_text().startswith("# half a thought")
@@ -111,16 +130,10 @@ def test_the_better_one_is_adopted_on_a_branch_beside_uncommitted_work_and_train
     assert better.verdict in git(clone, "show", "--no-patch", "--format=%B", adopted.commit)
     assert state(ground.home) == research.before
 
-    reviewed = tmp_path / "reviewed"
-    git(tmp_path, "clone", "--quiet", "--branch", adopted.branch, str(clone), str(reviewed))
-    monkeypatch.syspath_prepend(str(reviewed))
-    forget()
-    found = train(reason="adopted")
-    made = artifact(ground.home, found["run_id"], "lineage.json")
-    assert (made["estimator"], made["params"]) == ("acme.taxi.estimator:build", BETTER)
-    assert Path(sys.modules["acme.taxi.estimator"].__file__).is_relative_to(reviewed)
-    assert (found["promoted"], found["champion_version"], found["error"]) == (True, 1, better.error)
-    forget()
+    folder = reviewed(adopted.branch)
+    spec = load_model("taxi", ground.home)
+    assert repr(make_estimator(spec.estimator, spec.params)) == repr(HistGradientBoostingRegressor(**BETTER))
+    assert Path(sys.modules["acme.taxi.estimator"].__file__).is_relative_to(folder)
 
 
 def test_what_cannot_be_adopted_is_refused_in_one_line(ground, research):
@@ -139,9 +152,11 @@ def test_what_cannot_be_adopted_is_refused_in_one_line(ground, research):
     with pytest.raises(UsageError, match="no name of a branch"):
         evergreen.adopt(better, branch="a..b")
     client = registry.open_client(ground.home)
+    logged = artifact_text(ground.home, better)
     client.log_text(better, "import os\n\n\ndef build(params):\n    return os.system\n", "estimator.py")
     with pytest.raises(TamperedError, match="not what was logged"):
         evergreen.adopt(better)
+    client.log_text(better, logged, "estimator.py")
     assert git(ground.clone, "branch", "--list") == branches
 
 
@@ -171,6 +186,17 @@ def test_the_training_set_of_a_span_is_of_that_span(ground):
         evergreen.training_set("taxi", "2024-01-05", "2024-01-06", judge_days=3)
     with pytest.raises(UsageError, match="no time"):
         evergreen.training_set("taxi", "yesterday")
+
+
+@pytest.mark.long
+def test_a_training_with_the_adopted_code_makes_the_version_that_the_experiment_promised(ground, research, reviewed):
+    from flows.train import train
+
+    reviewed(evergreen.adopt(research.better.run_id).branch)
+    found = train(reason="adopted")
+    made = artifact(ground.home, found["run_id"], "lineage.json")
+    assert (made["estimator"], made["params"]) == ("acme.taxi.estimator:build", BETTER)
+    assert (found["promoted"], found["champion_version"], found["error"]) == (True, 1, research.better.error)
 
 
 @pytest.mark.long

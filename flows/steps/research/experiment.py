@@ -68,7 +68,11 @@ class Experiment(Frozen):
         lines = [
             f"{self.estimator}: {self.verdict}",
             f"  {self.judge_rows:,} newest rows judge, {self.train_rows:,} before them train; naive {self.baseline_error:.4g}",
-            *(f"  {'passed ' if one.passed else 'refused'}  {one.gate}: {one.reason}" for one in self.gates),
+            *(
+                f"  {'passed ' if one.passed else 'refused'}  {one.gate} {one.number:.4g}, {one.direction} "
+                f"{one.threshold:.4g}: {one.reason}"
+                for one in self.gates
+            ),
             f"  MLflow experiment {self.mlflow_experiment}, run {self.run_id}",
         ]
         return "\n".join(lines if self.adoptable else [*lines, f"  not to be adopted: {self.why_not}"])

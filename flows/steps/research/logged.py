@@ -5,9 +5,10 @@ from __future__ import annotations
 import getpass
 import json
 import tempfile
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from flows.database import now
 from flows.errors import RefusedError, TamperedError
@@ -16,6 +17,9 @@ from flows.spec import Frozen, ModelSpec
 from flows.steps import registry
 from flows.steps.research.source import Given, digest_of
 from flows.steps.training_set import TrainingSet
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
 
 CODE = "estimator.py"
 MODEL, CODE_DIGEST, NO_CODE, VERDICT = (
@@ -55,9 +59,9 @@ def log(
     pictures: Path,
 ) -> str:
     """Log an experiment whole, finished last: parameters, metrics, evidence, pictures, code; return the run's id."""
+    client = _client(settings)
     from mlflow.entities import Dataset, DatasetInput, Metric, Param
 
-    client = registry.open_client(settings)
     experiment = registry.experiment_of(client, settings, experiment_name(spec.name))
     moment = round(now().timestamp() * 1000)
     failed = ", ".join(evidence["failed"])
@@ -93,12 +97,12 @@ def read(settings: Settings, run_id: str, model: str | None) -> Adoptable:
     Raises RefusedError if there is no such experiment, it is another model's, or its source is not known; TamperedError
     if the code is not what was logged.
     """
-    from mlflow.exceptions import MlflowException
-
     missing = f"{run_id[:64]} is no run of an experiment; the experiment's own record names it"
     if not settings.mlflow_exists:
         raise RefusedError(missing)
-    client = registry.open_client(settings)
+    client = _client(settings)
+    from mlflow.exceptions import MlflowException
+
     try:
         run = client.get_run(run_id)
     except MlflowException as error:
@@ -124,6 +128,13 @@ def read(settings: Settings, run_id: str, model: str | None) -> Adoptable:
         model=of, name=run.data.params.get("estimator", ""), code=code.decode(), params=json.loads(params),
         verdict=tags.get(VERDICT, ""),
     )  # fmt: skip
+
+
+def _client(settings: Settings) -> MlflowClient:
+    """Open MLflow without the warnings of its own libraries, which say nothing to a researcher."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return registry.open_client(settings)
 
 
 def _user() -> str:
