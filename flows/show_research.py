@@ -7,37 +7,31 @@ from typing import Any
 from flows.show import GOOD, QUIET, console, line, table
 from flows.steps.pages import number
 
+FIGURES = ("count", "missing", "mean", "min", "q50", "max")
+
 
 def show_features(found: list[dict[str, Any]]) -> None:
     """Show features by their views, each with a few figures and who uses it."""
     if not found:
         line("no such feature is registered; `evergreen featurize` registers a model's")
         return
-    figures = ("count", "missing", "mean", "min", "q50", "max")
-    for view in dict.fromkeys(one["view"] for one in found):
-        rows = [one for one in found if one["view"] == view]
-        first = rows[0]
+    for view in dict.fromkeys((one["view"], one["models"]) for one in found):
+        rows = [one for one in found if (one["view"], one["models"]) == view]
         console.print()
-        line(
-            f"{view}, by {first['keys'] or 'no key'}; owner {first['owner'] or 'nobody'}; {first['tags'] or 'no tags'}",
-            "bold",
-        )
-        console.print(
-            table(
-                ["feature", "type", "used by", *figures, "what"],
-                [
-                    (
-                        one["feature"],
-                        one["type"],
-                        one["models"],
-                        *(number(one[name]) for name in figures),
-                        one["description"],
-                    )
-                    for one in rows
-                ],
-            )
-        )
-    line(f"{len(found)} features; figures of stored ones alone: at request a feature is computed, not stored", QUIET)
+        line(f"{view[0]}, by {rows[0]['keys'] or 'no key'}; used by {view[1] or 'no model'}", "bold")
+        line(f"owner {rows[0]['owner'] or 'nobody'}; {rows[0]['tags'] or 'no tags'}", QUIET)
+        texts = {one["description"] for one in rows}
+        if len(texts) == 1:
+            line(texts.pop(), QUIET)
+        lines = []
+        for one in rows:
+            lines.append((one["feature"], *(number(one[name]) for name in FIGURES)))
+            lines += [(f"  {one['description']}", *[""] * len(FIGURES))] if texts else []
+        drawn = table(["feature", *FIGURES], lines)
+        for column in drawn.columns[1:]:
+            column.no_wrap, column.justify = True, "right"
+        console.print(drawn)
+    line(f"{len(found)} features; what is computed at a request has no figures, --json has quantiles", QUIET)
 
 
 def show_adopted(found: dict[str, Any]) -> None:

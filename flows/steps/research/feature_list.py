@@ -104,10 +104,17 @@ def _described(view: Any, services: Sequence[Any], users: dict[str, list[str]]) 
         yield {
             "feature": field.name, "view": view.name, "type": str(field.dtype), "services": used,
             "description": field.description or view.description,
-            "keys": [column.name for column in getattr(view, "entity_columns", ())],
+            "keys": _keys(view),
             "models": [model for service in used for model in users.get(service, ())],
             "valid_for": getattr(view, "ttl", None) or None, "owner": view.owner, "tags": {**view.tags, **field.tags},
         }  # fmt: skip
+
+
+def _keys(view: Any) -> list[str]:
+    """Return the join keys of a view; Feast itself names one that is no column where there is none."""
+    from feast.feature_view import DUMMY_ENTITY_ID
+
+    return [column.name for column in getattr(view, "entity_columns", ()) if column.name != DUMMY_ENTITY_ID]
 
 
 def _wanted(one: dict[str, Any], search: str | None, tag: str | None, owner: str | None) -> bool:
@@ -136,8 +143,7 @@ def _measured(settings: Settings, store: FeatureStore, view: Any, rows: list[dic
         return rows
     with duckdb.connect() as connection:
         connection.execute("SET TimeZone = 'UTC'")
-        keys = [column.name for column in view.entity_columns]
-        _open(connection, files, keys, source)
+        _open(connection, files, _keys(view), source)
         kinds = {name: kind for name, kind, *_ in connection.execute("DESCRIBE held").fetchall()}
         time = identifier(source.timestamp_field)
         return [{**row, **_figures(connection, row["feature"], kinds, time)} for row in rows]
