@@ -10,8 +10,13 @@ from research_parts import git
 from training_parts import TESTS
 
 from flows.errors import RefusedError
+from flows.settings import Settings
+from flows.spec import load_model
 from flows.steps.research import change
+from flows.steps.research.adopting import adopt
+from flows.steps.research.logged import Adoptable
 from flows.steps.research.merging import merged, with_params
+from flows.steps.research.source import take
 
 TAXI = TESTS.parent / "flows" / "models" / "taxi"
 OLD = '''"""The researcher's training code."""
@@ -159,3 +164,46 @@ def test_where_git_has_not_committed_the_file_a_patch_is_written_that_applies(tr
         git(folder, "apply", str(patch))
     assert file.read_text() == "one = 1\ntwo = 3\n"
     assert Path(patch).read_text().startswith("--- a/acme/code.py")
+
+
+@pytest.fixture
+def unversioned(tmp_path, monkeypatch):
+    """Return the folder of a package with the taxi model that is in no repository, and the settings that name it."""
+    model = tmp_path / "src" / "plain" / "taxi"
+    model.mkdir(parents=True)
+    spec = (TAXI / "spec.py").read_text().replace("flows.models.taxi.estimator", "plain.taxi.estimator")
+    (model / "spec.py").write_text(spec)
+    (model / "estimator.py").write_text((TAXI / "estimator.py").read_text())
+    monkeypatch.syspath_prepend(str(tmp_path / "src"))
+    yield tmp_path / "src", Settings(home=tmp_path / "home", model_packages=("plain",))
+    for name in [one for one in sys.modules if one.partition(".")[0] == "plain"]:
+        del sys.modules[name]
+
+
+def test_adoption_outside_of_git_is_a_patch_of_code_and_parameters(unversioned):
+    root, settings = unversioned
+    spec = load_model("taxi", settings)
+    found = Adoptable(model="taxi", name="Ridge", code=NEW, params={"alpha": 2}, verdict="rmse 4")
+    made = adopt(settings, spec, "ab" * 16, found)
+    assert (made.branch, made.commit, made.repository) == (None, None, str(root))
+    assert made.files == ("plain/taxi/estimator.py", "plain/taxi/spec.py")
+    assert (root / "plain/taxi/estimator.py").read_text() == (TAXI / "estimator.py").read_text()
+    git(root, "apply", made.patch)
+    assert "return Ridge(random_state=SEED, **params)" in (root / "plain/taxi/estimator.py").read_text()
+    assert 'params={"alpha": 2},' in (root / "plain/taxi/spec.py").read_text()
+
+
+def test_adoption_refuses_what_is_the_models_already_a_librarys_or_in_two_places(unversioned, monkeypatch):
+    _, settings = unversioned
+    spec = load_model("taxi", settings)
+    same = take(spec, "plain.taxi.estimator:build", None)
+    found = Adoptable(model="taxi", name="build", code=same.code, params=same.params, verdict="rmse 4")
+    with pytest.raises(RefusedError, match="is the model's already"):
+        adopt(settings, spec, "ab" * 16, found)
+    other = spec.model_copy(update={"estimator": "sklearn.linear_model:Ridge"})
+    with pytest.raises(RefusedError, match=r"sklearn\.linear_model is no file of yours"):
+        adopt(settings, other, "ab" * 16, found)
+    apart = spec.model_copy(update={"estimator": "flows.models.taxi.estimator:build"})
+    monkeypatch.setattr(sys.modules["plain.taxi.spec"], "spec", apart)
+    with pytest.raises(RefusedError, match="the spec, lies outside of"):
+        adopt(settings, apart, "ab" * 16, found.model_copy(update={"params": {"alpha": 2}}))

@@ -43,17 +43,22 @@ def adopt(settings: Settings, spec: ModelSpec, run_id: str, found: Adoptable, br
     module, _, factory = spec.estimator.partition(":")
     estimator = _file(module)
     repository = change.repository(estimator)
+    root = repository.root if repository else estimator.parents[len(module.split(".")) - 1]
     before = {estimator: _text(repository, estimator)}
     after = {estimator: merging.merged(before[estimator], found.code, factory, {*OURS, module.split(".")[0]})}
     if found.params != spec.params:
         place = _file(_spec_module(settings, spec))
+        if not place.is_relative_to(root):
+            raise RefusedError(
+                f"{place}, the spec, lies outside of {root}, where {module} is, and the experiment used {found.params}; set "
+                "them in the spec, or give the model an estimator of its own"
+            )
         before[place] = _text(repository, place)
         after[place] = _with_params(spec, before[place], place, found)
     after = {path: text for path, text in after.items() if text != before[path]}
     if not after:
         raise RefusedError(f"{run_id}: its code is the model's already; there is nothing to adopt")
     if repository is None:
-        root = estimator.parents[len(module.split(".")) - 1]
         target = settings.home / "adopted" / f"{spec.name}-{run_id[:8]}.patch"
         patch = change.write_patch(before, after, root, target)
         hint = f"apply it: patch -p1 -d {root} < {patch}"
@@ -61,7 +66,7 @@ def adopt(settings: Settings, spec: ModelSpec, run_id: str, found: Adoptable, br
     name = branch or f"adopt-{spec.name}-{run_id[:8]}"
     commit = repository.commit(after, name, _message(spec, run_id, found))
     hint = f"look at it: git diff HEAD...{name}; then merge it, and run evergreen train --model {spec.name}"
-    return _adoption(spec, run_id, repository.root, after, hint, branch=name, commit=commit)
+    return _adoption(spec, run_id, root, after, hint, branch=name, commit=commit)
 
 
 def _adoption(
