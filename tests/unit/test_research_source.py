@@ -10,6 +10,7 @@ from sklearn.compose import TransformedTargetRegressor
 from sklearn.ensemble import HistGradientBoostingRegressor
 from sklearn.impute import SimpleImputer
 from sklearn.linear_model import Ridge
+from sklearn.neural_network import MLPRegressor
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer
 
@@ -111,6 +112,14 @@ def test_an_estimator_becomes_a_factory_of_its_plain_parameters_or_the_whole_cal
         ast.parse(given.code)
 
 
+def test_parameters_that_no_record_holds_as_they_are_stay_in_the_code():
+    given = take(spec, MLPRegressor(hidden_layer_sizes=(20, 10)), None)
+    assert given.params == {}
+    assert "return MLPRegressor(hidden_layer_sizes=(20, 10))" in given.code
+    odd = take(spec, Ridge(random_state=np.random.RandomState(0)), None)
+    assert "a RandomState cannot be written as source" in odd.why
+
+
 def test_a_function_of_a_notebook_brings_its_helpers_constants_and_imports(notebook):
     given = take(spec, notebook.shallow, {"fit_intercept": np.bool_(False)})
     assert given.params == {"fit_intercept": False}
@@ -152,6 +161,7 @@ def test_functions_within_functions_changed_sources_and_odd_parameters_have_none
 
     assert "within another function" in take(spec, notebook.nested({}), {}).why
     assert "parameters are not all" in take(spec, notebook.shallow, {"alpha": object()}).why
+    assert "parameters are not all" in take(spec, notebook.shallow, {"alpha": (1, 2)}).why
     assert "lambda" in take(spec, make_pipeline(FunctionTransformer(lambda x: x), Ridge()), None).why
     later = [line.replace("alpha=ALPHAS", "tol=ALPHAS") for line in NOTEBOOK.splitlines(keepends=True)]
     monkeypatch.setitem(linecache.cache, "<cell 1>", (len(NOTEBOOK), None, later, "<cell 1>"))

@@ -90,13 +90,18 @@ def _object(spec: ModelSpec, estimator: Any, params: dict[str, Any]) -> Given:
     except (TypeError, ValueError, RuntimeError) as error:
         raise UsageError(f"{name} cannot be copied with {params} ({error}); correct its parameters") from error
     changed = bare(changed_params(made))
-    simple = is_plain(changed)
+    simple = _lasting(changed)
 
     def build(given: dict[str, Any]) -> Any:
         return clone(made).set_params(**given)
 
     given = Given(name, build, changed if simple else {}, None)
     return _checked(spec, given, lambda factory: _object_code(made, simple, factory, _own(spec)))
+
+
+def _lasting(params: dict[str, Any]) -> bool:
+    """Say whether parameters are after JSON what they were: the records of experiments and versions hold them so."""
+    return is_plain(params) and json.loads(json.dumps(params)) == params
 
 
 def _object_code(made: Any, simple: bool, factory: str, own: set[str]) -> str:
@@ -120,8 +125,8 @@ def _function(spec: ModelSpec, name: str, function: Any, params: Mapping[str, An
 
 def _function_code(function: Any, factory: str, params: dict[str, Any], own: set[str]) -> str:
     """Return a module with a function, all that it names, and the factory's name for it."""
-    if not is_plain(params):
-        raise UnwritableError("its parameters are not all numbers and texts, so the spec cannot hold them")
+    if not _lasting(params):
+        raise UnwritableError("its parameters are not all numbers, texts and lists of them, so no record can hold them")
     found = _Collected(getattr(function, "__module__", None))
     found.add(function)
     _shipped(found.written.imports.values(), own)
