@@ -32,8 +32,7 @@ def merged(old: str, new: str, factory: str, own: set[str]) -> str:
     place = next((node.lineno for node in gone if factory in _bound(node)), len(old.splitlines()) + 1)
     imports = _joined(before, [*kept, *_body(after)], [*gone, *kept], after)
     lines = _without(old.splitlines(), [*gone, *filter(_is_import, before.body)], place)
-    title = ast.get_docstring(before, clean=False) is not None
-    first = (before.body[0].end_lineno or 0) if title else 0
+    first = 0 if ast.get_docstring(before) is None else before.body[0].end_lineno or 0
     fresh = new.splitlines()[_start(_body(after)[0]) - 1 :]
     parts = (lines[:first], lines[first : place - 1], fresh, lines[place - 1 :])
     title, above, middle, below = ("\n".join(part).strip("\n") for part in parts)

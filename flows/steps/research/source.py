@@ -194,19 +194,14 @@ def source_of(function: Any) -> str:
         text = inspect.getsource(function).rstrip()
         # All of the file or cell: how a call of a module's attribute is compiled depends on the imports around it.
         whole = compile("".join(inspect.findsource(function)[0]), "source", "exec", dont_inherit=True)
-        code = next(
-            (
-                one
-                for one in _codes(whole)
-                if one.co_name == function.__name__ and one.co_firstlineno == function.__code__.co_firstlineno
-            ),
-            None,
-        )
-    except (OSError, TypeError, SyntaxError, StopIteration) as error:
+    except (OSError, TypeError, SyntaxError) as error:
         raise UnwritableError(
             f"the source of {function.__name__} is not known; define it in a file or a cell"
         ) from error
-    if not _same(code, function.__code__):
+    runs = function.__code__
+    place = (runs.co_name, runs.co_firstlineno)
+    code = next((one for one in _codes(whole) if (one.co_name, one.co_firstlineno) == place), None)
+    if code is None or not _same(code, runs):
         raise UnwritableError(f"the source of {function.__name__} has changed since it was loaded; load it again")
     return text
 
