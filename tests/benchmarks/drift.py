@@ -41,7 +41,20 @@ def table(seed: int, shift: float) -> pa.Table:
 def evidently(then: Path, now: Path, folder: Path) -> list[float]:
     """Return the seconds of evidently's report by round, in a process of its own."""
     script = Path(__file__).with_name("evidently_drift.py")
-    command = ["uv", "run", "--quiet", "--no-project", "--with", EVIDENTLY, "--with", "pyarrow", "python", str(script)]
+    command = [
+        "uv",
+        "run",
+        "--quiet",
+        "--no-project",
+        "--with",
+        EVIDENTLY,
+        "--with",
+        "pyarrow",
+        "--with",
+        "pandas<3",
+        "python",
+        str(script),
+    ]
     report = folder / "evidently.json"
     done = subprocess.run(
         [*command, str(then), str(now), str(ROUNDS), str(report)], capture_output=True, text=True, timeout=1800, cwd=folder
