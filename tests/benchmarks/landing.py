@@ -156,8 +156,8 @@ def repeat(source: Path, times: int, target: Path) -> None:
     with duckdb.connect() as connection:
         connection.execute(
             f"""COPY (
-                SELECT * REPLACE (lpep_pickup_datetime + to_microseconds(n) AS lpep_pickup_datetime)
-                FROM read_parquet($source), range({times}) AS r(n)
+                SELECT trip.* REPLACE (lpep_pickup_datetime + to_microseconds(n) AS lpep_pickup_datetime)
+                FROM read_parquet($source) AS trip, range({times}) AS again(n)
             ) TO $target (FORMAT parquet)""",
             {"source": str(source), "target": str(target)},
         )
