@@ -27,8 +27,8 @@ def show_benchmarks(found: dict[str, Any]) -> None:
     """Show one table of all figures, the machine, what became worse, and where the page is."""
     results = [Result.model_validate(one) for one in found["results"]]
     drawn = table(bench_page.COLUMNS, bench_page.rows(results), title="ours beside the other, medians of one run")
-    for column in drawn.columns[3:7]:
-        column.justify = "right"
+    for column in drawn.columns[2:7]:
+        column.justify, column.no_wrap = "right", True
     console.print(drawn)
     for one in results:
         if one.failure:

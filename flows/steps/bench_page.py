@@ -12,16 +12,16 @@ from flows.steps.pages import three_digits
 from flows.steps.pictures import ACCENT, INK, QUIET, figure, png
 
 ALARM = "#b3402f"
-COLUMNS = ("benchmark", "figure", "beside", "ours", "other", "ratio", "from, to", "bound", "")
+COLUMNS = ("figure", "beside", "ours", "other", "ratio", "from", "to", "bound", "")
 
 
 def rows(results: Sequence[Result]) -> list[tuple[str, ...]]:
     """Return the table of all figures; the columns are ``COLUMNS``."""
     return [
         (
-            result.name, one.name, one.beside, f"{three_digits(one.ours)} {one.unit}", f"{three_digits(one.other)} {one.unit}",
-            three_digits(one.ratio), f"{three_digits(one.low)}, {three_digits(one.high)}", bound(one),
-            {None: "", True: "kept", False: "NOT kept"}[one.kept],
+            one.name, one.beside, f"{three_digits(one.ours)} {one.unit}", f"{three_digits(one.other)} {one.unit}",
+            three_digits(one.ratio), three_digits(one.low), three_digits(one.high), bound(one),
+            {None: "", True: "passed", False: "failed"}[one.kept],
         )
         for result in results
         for one in result.figures
