@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import ast
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
 from flows.errors import UsageError
 from flows.steps import bench, bench_page
@@ -95,3 +97,11 @@ def test_a_benchmark_that_ends_badly_is_a_failure_with_its_last_word(
     said: list[str] = []
     found = bench.run(bench.Listed(name="one", module="one", what="", minutes=1), said.append)
     assert (found.failure, said) == ("the disk is made of cheese", ["begins"])
+
+
+def test_the_command_lists_the_benchmarks_and_refuses_unknown_ones() -> None:
+    from flows.cli import app
+
+    found = CliRunner().invoke(app, ["bench", "--list", "--json"])
+    assert [one["name"] for one in json.loads(found.stdout)] == [one.name for one in bench.listed()]
+    assert isinstance(CliRunner().invoke(app, ["bench", "nothing"]).exception, UsageError)
