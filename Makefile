@@ -11,7 +11,7 @@ COMMIT ?= $(shell git rev-parse HEAD 2>/dev/null)
 IMAGES := train service
 export DOCKER_BUILDKIT = 1
 
-.PHONY: lint audit sbom images push up back faults
+.PHONY: lint audit sbom images push up back faults bench
 
 lint: ## everything that is no Python: workflows, compose file, Dockerfiles
 	uv run zizmor --offline --quiet .github/workflows
@@ -22,6 +22,9 @@ lint: ## everything that is no Python: workflows, compose file, Dockerfiles
 
 faults: ## every fault that must be survived, those that take minutes as well, and the table of what came of it
 	uv run pytest tests/faults -m ''
+
+bench: ## the short benchmarks, their ratios compared with the recorded ones; a page of them
+	uv run evergreen bench startup landing validation point_in_time drift online --check --html bench.html
 
 audit: ## known vulnerabilities of what the lock file holds
 	uv export --quiet --frozen --no-dev --all-extras --group service --no-emit-project --output-file .audit.txt

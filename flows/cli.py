@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from flows.cli_backtest import add as add_backtest
+from flows.cli_bench import add as add_bench
 from flows.cli_call import Approve, AsJson, Home, Model, open_home, report, run_flow
 from flows.cli_delivery import add as add_delivery
 from flows.cli_lineage import add as add_lineage
@@ -39,6 +40,7 @@ add_backtest(app)
 add_promote(app)
 add_lineage(app)
 add_research(app)
+add_bench(app)
 
 
 @app.command()

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Sequence
-from datetime import UTC, datetime, time
+from collections.abc import Mapping, Sequence
+from datetime import UTC, date, datetime, time
 from pathlib import Path
 from zoneinfo import ZoneInfo
 
@@ -103,19 +103,44 @@ def compute(settings: Settings, spec: ModelSpec, planned: FeaturePlan) -> dict[s
     connection = ibis.duckdb.connect()
     connection.raw_sql("SET TimeZone = 'UTC'")
     rows = connection.read_parquet(locals_of(settings, planned.uris), table_name="rows", union_by_name=True)
-    ticks = connection.create_table("ticks", ibis.memtable({"tick": list(planned.ticks)}, schema=TICKS))
-    for view, expression in resolve(spec.feature_tables).items():
-        # The name sorts by time of writing and is never used twice.
-        name = f"{created:%Y%m%dT%H%M%S%f}-{uuid.uuid4().hex[:8]}.parquet"
-        folder = settings.features(spec.name) / view
-        sql = ibis.to_sql(expression(rows, ticks), dialect="duckdb")
-        keys = spec.entities[view]
-        with writing(settings, folder / name) as path:
-            connection.raw_sql(_copy_statement(sql, keys, created, sorted(folder.glob("*.parquet")), path))
-        written[view] = int(connection.read_parquet(folder / name).count().execute())
+    by_day = rows.group_by(day=rows.event_timestamp.truncate("D")).agg(rows=rows.count()).to_pandas()
+    counts = {day.date(): int(count) for day, count in zip(by_day["day"], by_day["rows"], strict=True)}
+    for some in shares(spec, planned.ticks, counts):
+        connection.raw_sql("DROP TABLE IF EXISTS ticks")  # ibis 12 forgets the name
+        ticks = connection.create_table("ticks", ibis.memtable({"tick": some}, schema=TICKS))
+        for view, expression in resolve(spec.feature_tables).items():
+            # The name sorts by time of writing and is never used twice.
+            name = f"{created:%Y%m%dT%H%M%S%f}-{uuid.uuid4().hex[:8]}.parquet"
+            folder = settings.features(spec.name) / view
+            sql = ibis.to_sql(expression(rows, ticks), dialect="duckdb")
+            keys = spec.entities[view]
+            with writing(settings, folder / name) as path:
+                connection.raw_sql(_copy_statement(sql, keys, created, sorted(folder.glob("*.parquet")), path))
+            count = int(connection.read_parquet(folder / name).count().execute())
+            written[view] = written.get(view, 0) + count
     return written
 
 
+def shares(spec: ModelSpec, ticks: Sequence[datetime], counts: Mapping[date, int]) -> list[list[datetime]]:
+    """Return the ticks in shares that are computed at once, each of at most ``AT_ONCE`` rows or of a single tick.
+
+    A row counts for every tick that looks back on it: a median holds all its values, and twenty-eight ticks at once would
+    hold each row twenty-eight times. ``counts`` are the rows of each day, UTC.
+    """
+    found: list[list[datetime]] = []
+    room = 0
+    for tick in ticks:
+        first = (tick - spec.history).date()
+        seen = sum(rows for day, rows in counts.items() if first <= day <= tick.date())
+        if not found or seen > room:
+            found.append([])
+            room = AT_ONCE
+        found[-1].append(tick)
+        room -= seen
+    return found
+
+
+AT_ONCE = 8_000_000  # rows times ticks; some 100 bytes each
 TICKS = {"tick": "timestamp('UTC', 6)"}
 
 

@@ -67,10 +67,17 @@ class KeptTables:
 
     def save(self, result: dict[str, int], work: Work, arguments: Mapping[str, Any]) -> Saved:
         folder = work.settings.features(arguments["spec"].name)
-        return result, {max((folder / view).glob("*.parquet")): None for view in result}
+        return result, {file: None for view in result for file in _written_last(folder / view)}
 
     def load(self, saved: Any, work: Work, arguments: Mapping[str, Any]) -> dict[str, int]:
         return dict(saved)
+
+
+def _written_last(folder: Path) -> list[Path]:
+    """Return the files of the newest computation, whose names begin with its time; it may have made several."""
+    files = sorted(folder.glob("*.parquet"))
+    newest = files[-1].name.partition("-")[0]
+    return [file for file in files if file.name.partition("-")[0] == newest]
 
 
 class KeptFile:

@@ -17,6 +17,9 @@ from datetime import date, timedelta
 from pathlib import Path
 from typing import Any
 
+from flows.steps.bench import Figure, compared
+from tests.benchmarks import rounds as turns
+
 LIMIT = 6.0  # landing, in multiples of the bare copy
 BARE, MONTH, DAYS, FLOW = "bare copy", "landed as 1 month", "landed as 31 days", "1 month, through the flow"
 BARE_GROUPED, MONTH_GROUPED = "bare copy, small row groups", "landed, small row groups"
@@ -111,6 +114,53 @@ def measure(rows: int, rounds: int) -> dict[str, Any]:
         for copied, landed in ((BARE, MONTH), (BARE_GROUPED, MONTH_GROUPED))
     }
     return {"rows": rows, "seconds": seconds, "ratios": ratios, "limit": LIMIT, "cores": os.cpu_count()}
+
+
+def figures() -> list[Figure]:
+    """Return landing beside the bare copy at 1,000,000 rows in both layouts, and at 10,000,000."""
+    found = measure(1_000_000, 5)
+    seconds = found["seconds"]
+    print(f"as 31 days {seconds[DAYS][0]:.2f} s, through the flow {seconds[FLOW][0]:.2f} s", flush=True)
+    small = [
+        compared(
+            f"ingest of 1,000,000 rows, {layout}", "bare DuckDB copy", seconds[landed], seconds[copied], bound=LIMIT,
+            note="all of it: read, hash, write, validate, split off bad rows, statistics, page, ledger",
+        )
+        for layout, copied, landed in (("as published", BARE, MONTH), ("small row groups", BARE_GROUPED, MONTH_GROUPED))
+    ]  # fmt: skip
+    flow = compared(
+        "ingest of 1,000,000 rows by its flow", "the plain steps", seconds[FLOW], [statistics.median(seconds[MONTH])],
+        note="what the flow adds: its run, its tasks and their records on a Prefect server",
+    )  # fmt: skip
+    return [*small, flow, large(10_000_000, 3)]
+
+
+def large(rows: int, rounds: int) -> Figure:
+    """Return landing beside the bare copy of a large file; the file's layout is DuckDB's."""
+    with tempfile.TemporaryDirectory(prefix="landing-") as name:
+        folder = Path(name)
+        source, small, big = (folder / f"{name}.parquet" for name in ("some", "small", "big"))
+        write_rows(small, 28_000)
+        write_rows(source, 1_000_000)
+        repeat(source, rows // 1_000_000, big)
+        land(small, folder, "month")
+        ways = {"land": lambda: land(big, folder, "month"), "copy": lambda: bare(big, folder)}
+        taken = turns.seconds(ways, rounds)
+    return compared(f"ingest of {rows:,} rows", "bare DuckDB copy", taken["land"], taken["copy"], bound=4.0)
+
+
+def repeat(source: Path, times: int, target: Path) -> None:
+    """Write a file's rows several times over, each time some microseconds later, so that no row repeats a key."""
+    import duckdb
+
+    with duckdb.connect() as connection:
+        connection.execute(
+            f"""COPY (
+                SELECT trip.* REPLACE (lpep_pickup_datetime + to_microseconds(n) AS lpep_pickup_datetime)
+                FROM read_parquet($source) AS trip, range({times}) AS again(n)
+            ) TO $target (FORMAT parquet)""",
+            {"source": str(source), "target": str(target)},
+        )
 
 
 def main() -> None:

@@ -2,7 +2,7 @@
 
 Run: ``uv run python -m tests.benchmarks.point_in_time [--json FILE] [--rounds N]``. Time is taken in one process, the
 variants in turn, round by round. Memory is the peak that the join adds to a process that holds the imports and the
-entity rows, a process for each variant. All three must give the same rows.
+entity rows, a process for each variant. All must give the same rows.
 """
 
 from __future__ import annotations
@@ -19,13 +19,17 @@ import warnings
 from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from flows.steps.bench import Figure
 
 ROOT = Path(__file__).resolve().parents[2]
 ENTITY_ROWS, FEATURE_ROWS, KEYS = 1_000_000, 350_000, 5_000
 FEATURES = ("trips", "minutes_mean", "minutes_median", "mph_mean")
 TTL = timedelta(days=7)
-BARE, OURS, FEAST = "bare ASOF join", "our store", "Feast's duckdb store"
+BARE, OURS, FEAST, PANDAS = "bare ASOF join", "our store", "Feast's duckdb store", "pandas merge_asof"
+ALL = (BARE, OURS, FEAST, PANDAS)
 LIMITS = {"time": 1.2, "memory": 1.5}  # of our store, in multiples of the bare join
 
 # The quickest plain way to write it: `e.time - k.time <= INTERVAL ...` takes three times as long.
@@ -79,8 +83,9 @@ def write_data(folder: Path) -> None:
 
 def variant(name: str, folder: Path) -> Callable[[Any], Any]:
     """Return the function from entity rows (pandas) to the joined Arrow table."""
-    if name == BARE:
-        return lambda entities: _bare(entities, folder)
+    if name in (BARE, PANDAS):
+        join = _bare if name == BARE else _pandas
+        return lambda entities: join(entities, folder)
     store = _feast(name, folder)
     features = [f"zone_past:{feature}" for feature in FEATURES]
     return lambda entities: store.get_historical_features(entity_df=entities, features=features).to_arrow()
@@ -93,6 +98,16 @@ def _bare(entities: Any, folder: Path) -> Any:
         connection.execute("SET TimeZone = 'UTC'")
         connection.register("entities", entities)
         return connection.execute(BARE_SQL.format(features=folder / "features.parquet")).to_arrow_table()
+
+
+def _pandas(entities: Any, folder: Path) -> Any:
+    import pandas as pd
+    import pyarrow as pa
+
+    known = pd.read_parquet(folder / "features.parquet").sort_values(["event_timestamp", "created_timestamp"])
+    known = known.drop_duplicates(["zone", "event_timestamp"], keep="last").drop(columns="created_timestamp")
+    rows = entities.sort_values("event_timestamp")
+    return pa.Table.from_pandas(pd.merge_asof(rows, known, on="event_timestamp", by="zone", tolerance=TTL))
 
 
 def _feast(name: str, folder: Path) -> Any:
@@ -201,10 +216,26 @@ def measure(rounds: int, names: tuple[str, ...]) -> dict[str, Any]:
         }
         for name in names
     }
+    taken = {"rounds_seconds": seconds, "rounds_megabytes": memory}
     return {
-        "entity_rows": ENTITY_ROWS, "feature_rows": FEATURE_ROWS, "result_rows": rows, "rounds": rounds,
+        **taken, "entity_rows": ENTITY_ROWS, "feature_rows": FEATURE_ROWS, "result_rows": rows, "rounds": rounds,
         "variants": variants,
     }  # fmt: skip
+
+
+def figures() -> list[Figure]:
+    """Return time beside each other way, and memory beside the bare join."""
+    from flows.steps.bench import compared
+
+    found = measure(5, ALL)
+    seconds, memory = found["rounds_seconds"], found["rounds_megabytes"]
+    size = f"{ENTITY_ROWS:,} rows joined with {FEATURE_ROWS:,}"
+    limits = {BARE: LIMITS["time"], FEAST: None, PANDAS: None}
+    times = [
+        compared(size, name, seconds[OURS], seconds[name], bound=limit, note="all give the same rows")
+        for name, limit in limits.items()
+    ]
+    return [*times, compared(f"{size}, memory", BARE, memory[OURS], memory[BARE], "MB", bound=LIMITS["memory"])]
 
 
 def main() -> int:
@@ -220,7 +251,7 @@ def main() -> int:
     options = parser.parse_args()
     if options.part:
         return _report(options)
-    figures = measure(options.rounds, (BARE, OURS) if options.no_feast else (BARE, OURS, FEAST))
+    figures = measure(options.rounds, (BARE, OURS, PANDAS) if options.no_feast else ALL)
     print(f"{ENTITY_ROWS:,} entity rows against {FEATURE_ROWS:,} feature rows, {options.rounds} rounds")
     print(f"{'':22}{'seconds (min to max)':>26}{'x bare':>8}{'MB':>8}{'x bare':>8}")
     for name, v in figures["variants"].items():

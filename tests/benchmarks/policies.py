@@ -15,6 +15,7 @@ import numpy as np
 from sklearn.ensemble import RandomForestClassifier
 
 from flows.spec import Costs, PolicyName
+from flows.steps.bench import Figure, compared
 from flows.steps.detectors import first_alarm
 from flows.steps.policies import Known, Past, Served, weigh
 from flows.steps.schedule import exact_plan, step_costs
@@ -109,6 +110,24 @@ class Stream:
                 trained.append(step)
             in_force.append(model)
         return float(step_costs(self.errors, self.rows, in_force, trained, costs).sum()), len(trained)
+
+
+def figures() -> list[Figure]:
+    """Return the cost of `cost-aware` beside the exact plan's, and beside that of the best detector, all streams and costs."""
+    ours, best, rival = [], [], []
+    for name in STREAMS:
+        streams = [Stream(name, seed) for seed in range(3)]
+        for training in TRAININGS:
+            costs = Costs(training=training)
+            total = {p: [one.run(p, costs)[0] for one in streams] for p in ("cost-aware", *DETECTORS)}
+            ours.append(float(np.mean(total["cost-aware"])))
+            rival.append(min(float(np.mean(total[p])) for p in DETECTORS))
+            best.append(float(np.mean([exact_plan(one.errors, one.rows, costs)[0] for one in streams])))
+            print(f"{name} at {training:g}: {ours[-1]:,.0f}, best plan {best[-1]:,.0f}", flush=True)
+    return [
+        compared("cost-aware, 3 streams at 3 costs", beside, ours, other, "cost")
+        for beside, other in (("best plan in hindsight", best), ("best detector of river", rival))
+    ]
 
 
 def main() -> None:

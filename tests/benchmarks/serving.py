@@ -13,6 +13,7 @@ import argparse
 import json
 import os
 import re
+import shutil
 import statistics
 import subprocess
 import sys
@@ -28,6 +29,7 @@ import httpx
 from flows import database, ledger
 from flows.settings import Settings, load
 from flows.spec import ModelSpec, load_model
+from flows.steps.bench import Figure, compared
 from flows.steps.bundle import Manifest
 from flows.steps.processes import free_port, stop
 
@@ -128,8 +130,12 @@ def measure(home: Settings, spec: ModelSpec, rounds: int, seconds: float) -> dic
     with ExitStack() as stack, tempfile.TemporaryDirectory() as temporary:
         stack.enter_context(server(service, f"http://127.0.0.1:{ours}/readyz", 0))
         answer = httpx.post(f"http://127.0.0.1:{ours}/predict", content=sent["ready"]).raise_for_status().json()
-        code = ECHO.format(answer=answer, port=echo)
-        stack.enter_context(server([sys.executable, "-c", code], f"http://127.0.0.1:{echo}/echo", 0))
+        command = [sys.executable, "-c", ECHO.format(answer=answer, port=echo)]
+        echo_starts = []
+        for _ in starts:
+            with server(command, f"http://127.0.0.1:{echo}/echo", 0) as took:
+                echo_starts.append(took)
+        stack.enter_context(server(command, f"http://127.0.0.1:{echo}/echo", 0))
         stack.enter_context(
             server(
                 [sys.executable, "-m", "mlflow", "models", "serve", "-m", str(folder), "--env-manager", "local", "--port",
@@ -157,7 +163,8 @@ def measure(home: Settings, spec: ModelSpec, rounds: int, seconds: float) -> dic
         record = json.loads((home.home / f"service-{spec.name}.json").read_text(encoding="utf-8"))
         memory = int(re.search(r"VmRSS:\s+(\d+)", Path(f"/proc/{record['pid']}/status").read_text())[1]) / 1024  # type: ignore[index]
     return {
-        "start_seconds": starts, "memory_mib": round(memory), "load_average": load_average, "rounds": found,
+        "start_seconds": starts, "echo_start_seconds": echo_starts, "memory_mib": round(memory),
+        "load_average": load_average, "rounds": found,
         "medians": {name: [statistics.median(one) for one in zip(*values, strict=True)] for name, values in found.items()},
         "ratios": {**against_echo(found), **against_mlflow(found)},
     }  # fmt: skip
@@ -182,6 +189,36 @@ def against_mlflow(found: dict[str, list[tuple[float, float]]]) -> dict[str, flo
         )
         for name, other in (("ready, 1", "mlflow 1, 1"), ("ours 1, 1", "mlflow 1, 1"), ("ours 100, 1", "mlflow 100, 1"))
     }
+
+
+def figures() -> list[Figure]:
+    """Return the service's figures on a small taxi model that is trained for them."""
+    if not shutil.which("wrk"):
+        raise SystemExit("the program wrk is missing; install it, such as by `apt-get install wrk`")
+    from flows.steps.prefect_server import prefect_server
+    from tests.benchmarks import training
+
+    with tempfile.TemporaryDirectory() as folder:
+        home = Settings(home=Path(folder) / "home").activate()
+        with prefect_server(home):
+            training.prepare(home, 30_000)
+            training.flow_run()
+        found = measure(home, load_model("taxi", home), 3, 3)
+    rounds: dict[str, list[tuple[float, float]]] = found["rounds"]
+    rate = {name: [one[0] for one in values] for name, values in rounds.items()}
+    asked = (
+        ("one row, features in the request", "ready, 1", "echo, 1", "FastAPI echo"),
+        ("one row, features read online", "online, 1", "echo, 1", "FastAPI echo"),
+        ("the same, 8 connections", "online, 8", "echo, 8", "FastAPI echo"),
+        ("one row in MLflow's form", "ours 1, 1", "mlflow 1, 1", "mlflow models serve"),
+        ("100 rows in MLflow's form", "ours 100, 1", "mlflow 100, 1", "mlflow models serve"),
+    )
+    made = [
+        compared(name, beside, rate[ours], rate[other], "requests/s", better="higher")
+        for name, ours, other, beside in asked
+    ]
+    start = compared("service's start to ready", "FastAPI echo", found["start_seconds"], found["echo_start_seconds"])
+    return [*made, start]
 
 
 def main() -> None:

@@ -12,11 +12,12 @@ import statistics
 import sys
 import tempfile
 import time
-from datetime import date, timedelta
+from datetime import date, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 from flows.settings import Settings
+from flows.steps.bench import Figure, compared
 
 FIRST, DAYS, JUDGE = date(2024, 1, 1), 28, 2
 
@@ -86,6 +87,43 @@ def bare(home: Settings) -> dict[str, Any]:
     return {"error": figures["test"]["root_mean_squared_error"], "rows": len(rows)}
 
 
+def measure(rows: int, rounds: int) -> tuple[dict[str, list[float]], float]:
+    """Return the seconds of flow and script by round, and those of the flow's stages as plain steps, once."""
+    os.environ["PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL"] = "CRITICAL"
+    with tempfile.TemporaryDirectory() as folder:
+        home = Settings(home=Path(folder) / "home").activate()
+        from flows.steps.prefect_server import prefect_server
+
+        with prefect_server(home):
+            prepare(home, rows)
+            times: dict[str, list[float]] = {"flow": [], "bare": []}
+            for _ in range(rounds):
+                for name, call in (("bare", lambda: bare(home)), ("flow", flow_run)):
+                    start = time.perf_counter()
+                    found = call()
+                    times[name].append(time.perf_counter() - start)
+                    print(f"{name:<5} {times[name][-1]:7.2f} s  error {found['error']:.4f}", flush=True)
+            return times, show_stages(home)
+
+
+def figures() -> list[Figure]:
+    """Return the flow beside the script, and beside the work of its own stages: what orchestration adds."""
+    rows = 1_000_000
+    times, inside = measure(rows, 3)
+    beside = compared(
+        f"training flow on {rows:,} rows", "bare script", times["flow"], times["bare"], bound=1.25,
+        note="the script joins, fits and measures with the same libraries; the flow also judges, logs and registers",
+    )  # fmt: skip
+    added = compared(
+        "training flow on its server",
+        "its stages' own time",
+        times["flow"][-1:],
+        [inside],
+        note=f"what runs, records and a Prefect server add in all: {times['flow'][-1] - inside:.2f} s",
+    )
+    return [beside, added]
+
+
 def main() -> None:
     """Print both times and their ratio, interleaved rounds in one process."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -93,22 +131,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
-    os.environ["PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL"] = "CRITICAL"
-    with tempfile.TemporaryDirectory() as folder:
-        home = Settings(home=Path(folder) / "home").activate()
-        from flows.steps.prefect_server import prefect_server
-
-        with prefect_server(home):
-            prepare(home, options.rows)
-            times: dict[str, list[float]] = {"flow": [], "bare": []}
-            for _ in range(options.rounds):
-                for name, call in (("bare", lambda: bare(home)), ("flow", flow_run)):
-                    start = time.perf_counter()
-                    found = call()
-                    times[name].append(time.perf_counter() - start)
-                    print(f"{name:<5} {times[name][-1]:7.2f} s  error {found['error']:.4f}", flush=True)
-                if "stages" not in times and options.rounds:
-                    show_stages(home)
+    times, _ = measure(options.rows, options.rounds)
     ratio = statistics.median(times["flow"]) / statistics.median(times["bare"])
     spread = {
         name: f"{statistics.median(values):.2f} s ({min(values):.2f} to {max(values):.2f})"
@@ -116,23 +139,24 @@ def main() -> None:
     }
     print(
         f"{options.rows:,} rows, median of {options.rounds}: flow {spread['flow']}, bare {spread['bare']}; "
-        f"ratio {ratio:.2f} (goal 1.5)"
+        f"ratio {ratio:.2f} (goal 1.25)"
     )
     if options.json:
         options.json.write_text(json.dumps({"rows": options.rows, "seconds": times, "ratio": ratio}, indent=1))
     sys.stdout.flush()
 
 
-def show_stages(home: Settings) -> None:
-    """Print how long each stage of the newest training took."""
+def show_stages(home: Settings) -> float:
+    """Print how long each stage of the newest training took; return the seconds of all."""
+    total = 0.0
     from flows import database, ledger
 
     run = next(run for run in ledger.last_runs(database.connect(home), "taxi") if run.flow == "train")
     for stage in run.summary["stages"]:
-        from datetime import datetime
-
         seconds = (datetime.fromisoformat(stage["end"]) - datetime.fromisoformat(stage["start"])).total_seconds()
-        print(f"      {stage['name']:<22} {seconds:7.2f} s")
+        total += seconds
+        print(f"      {stage['name']:<22} {seconds:7.2f} s", flush=True)
+    return total
 
 
 if __name__ == "__main__":

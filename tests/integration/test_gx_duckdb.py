@@ -24,3 +24,21 @@ def test_great_expectations_reads_its_results_on_duckdb():
         assert [result["expectation_config"]["type"] for result in results] == [rule.expectation_type for rule in rules]
         connection.execute("CREATE OR REPLACE TABLE t AS SELECT range AS x, 7::BIGINT AS y FROM range(200)")
         assert [result["success"] for result in judge.validate(rules, "BOOLEAN_ONLY")] == [False] * 4
+
+
+def test_the_median_is_exact_on_many_rows_in_any_order_and_with_ties():
+    sizes, columns = (1, 2, 1000, 300_000, 300_001), ("x", "sorted_x", "tie")
+    with duckdb.connect() as connection:
+        for rows in sizes:
+            connection.execute(
+                f"""CREATE OR REPLACE TABLE t AS SELECT
+                    CASE WHEN i % 7 != 6 THEN hash(i) % 99991 END AS x, sqrt(i) AS sorted_x, CASE WHEN i % 3 THEN i END AS tie
+                FROM range({rows}) AS r(i)"""
+            )
+            rules = [gxe.ExpectColumnMedianToBeBetween(column=name, min_value=0) for name in columns]
+            found = [
+                result["result"].get("observed_value")
+                for result in TableJudge(connection, "t").validate(rules, "BASIC")
+            ]
+            medians = ", ".join(f"median({name})" for name in columns)
+            assert found == list(connection.execute(f"SELECT {medians} FROM t").fetchone()), rows

@@ -114,3 +114,32 @@ def test_what_was_corrected_away_does_not_live_on(home: Settings, tmp_path: Path
             "QUALIFY row_number() OVER (PARTITION BY DOLocationID ORDER BY created_timestamp DESC) = 1 ORDER BY ALL"
         ).fetchall()
     assert newest == [(8, None), (9, 12.0)]
+
+
+def test_ticks_are_computed_in_shares_whose_rows_fit_into_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(feature_tables, "AT_ONCE", 1000)
+    ticks = [NEW_YORK_MIDNIGHT + timedelta(days=number) for number in range(6)]
+    counts = {tick.date(): 200 for tick in ticks}
+    found = feature_tables.shares(spec, ticks, counts)  # they look back on 200, 400, ... rows
+    assert [tick for share in found for tick in share] == ticks
+    assert [len(share) for share in found] == [2, 1, 1, 1, 1]
+    assert len(feature_tables.shares(spec, ticks, dict.fromkeys(counts, 2))) == 1
+    assert feature_tables.shares(spec, [], counts) == []
+
+
+def test_features_are_the_same_in_shares_as_at_once(
+    home: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ticks = tuple(NEW_YORK_MIDNIGHT + timedelta(days=number) for number in range(1, 5))
+    rows = [(tick - 3 * HOUR, tick - 2 * HOUR, 8 + number, 10.0 + number) for number, tick in enumerate(ticks)]
+    path = rows_file(tmp_path / "rows.parquet", rows)
+    planned = feature_tables.FeaturePlan(ticks=ticks, uris=(str(path),), new=(1,))
+    written, found = [], []
+    for most in (feature_tables.AT_ONCE, 1):
+        monkeypatch.setattr(feature_tables, "AT_ONCE", most)
+        one = Settings(home=tmp_path / f"home-{most}")
+        written.append(feature_tables.compute(one, spec, planned))
+        found.append([[row[:-1] for row in values(one, view)] for view in spec.entities])
+    assert written[0] == written[1]
+    assert found[0] == found[1]
+    assert len(list((one.features("taxi") / "route").glob("*.parquet"))) == len(ticks)

@@ -1,0 +1,39 @@
+"""What the command line shows of benchmarks."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from typing import Any
+
+from flows.show import BAD, QUIET, console, line, table
+from flows.steps import bench_page
+from flows.steps.bench import Machine, Result
+
+
+def progress(name: str) -> Callable[[str], None]:
+    """Return what shows the lines that a benchmark prints, on stderr, so that JSON stays alone on stdout."""
+    print(f"{name} ...", file=sys.stderr, flush=True)  # noqa: T201
+    return lambda text: print(f"  {text}", file=sys.stderr, flush=True)  # noqa: T201
+
+
+def show_listed(found: list[dict[str, Any]]) -> None:
+    """Show which benchmarks there are."""
+    rows = [(one["name"], one["what"], f"{one['minutes']:g}", one["needs"]) for one in found]
+    console.print(table(("benchmark", "measures", "minutes", "needs"), rows))
+
+
+def show_benchmarks(found: dict[str, Any]) -> None:
+    """Show one table of all figures, the machine, what became worse, and where the page is."""
+    results = [Result.model_validate(one) for one in found["results"]]
+    drawn = table(bench_page.COLUMNS, bench_page.rows(results), title="ours beside the other, medians of one run")
+    for column in drawn.columns[2:7]:
+        column.justify, column.no_wrap = "right", True
+    console.print(drawn)
+    for one in results:
+        if one.failure:
+            line(f"{one.name} could not run: {one.failure}", BAD)
+    for text in found["worse"]:
+        line(f"worse: {text}", BAD)
+    line(bench_page.described(Machine.model_validate(found["machine"])), QUIET)
+    line(f"page: {found['page']}", QUIET)
