@@ -43,7 +43,7 @@ def backtest(
     model: str = "taxi",
     start: date | None = None,
     end: date | None = None,
-    every: Kind = "month",
+    every: Kind | None = None,
     policies: Sequence[PolicyName] = (),
     cost_train: float | None = None,
     cost_error: float | None = None,
@@ -67,21 +67,24 @@ def backtest(
         featurize(model=model)
     begun, at = time.perf_counter(), database.now()
     judge = timedelta(days=judge_days) if judge_days else spec.training.judge
-    with recorded(engine, model, "backtest", f"by {every}") as run, stages.one_at_a_time(home, f"{model}-backtest"):
+    with (
+        recorded(engine, model, "backtest", f"by {every}" if every else "by periods of the data") as run,
+        stages.one_at_a_time(home, f"{model}-backtest"),
+    ):
         accepted = ledger.list_partitions(engine, model, "accepted")
-        steps = plan_steps(spec, accepted, every, start, end)
+        kind, steps = plan_steps(spec, accepted, every, start, end)
         folder = home.backtests(model)
         store = feature_store.open_store(home)
-        replayed = join_features(home, store, spec, accepted, steps, judge, folder)
+        replayed = join_features(home, store, spec, accepted, steps, judge, folder, start is not None)
         models, found_before = train_all(home, replayed, judge)
         bench = Bench(replayed, models, Costs(training=0.0))
         bench.costs, costs_from = findings.costs_of(spec, cost_train, cost_error, bench.errors, bench.rows)
         found = replay(
-            bench, tuple(policies) or findings.POLICIES, every, judge, at, costs_from, found_before=found_before, seconds=0.0,
+            bench, tuple(policies) or findings.POLICIES, kind, judge, at, costs_from, found_before=found_before, seconds=0.0,
         ).model_copy(update={"seconds": time.perf_counter() - begun})  # fmt: skip
         prune(home, spec)
         stored = findings.keep(home, found)
-        past.write(home, model, bench.told(len(steps)), at)
+        past.write(home, model, bench.told(len(replayed.steps)), at)
         written = page.write(spec, found, html or stored.with_suffix(".html"))
         logged_as = log_backtest(home, spec, found, stored, written)
         files = {"json": str(stored), "html": str(written), "mlflow_run": logged_as}

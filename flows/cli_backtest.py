@@ -28,12 +28,21 @@ def backtest(
     model: Model = "taxi",
     home: Home = None,
     start: Annotated[
-        datetime | None, typer.Option(formats=[DAY, "%Y-%m"], help="A day in the first period; default: a quarter in.")
+        datetime | None,
+        typer.Option(
+            formats=[DAY, "%Y-%m"],
+            help="A day in the first period; default: a quarter in, or once there is enough to train on.",
+        ),
     ] = None,
     end: Annotated[
         datetime | None, typer.Option(formats=[DAY, "%Y-%m"], help="A day in the last period; default: the newest.")
     ] = None,
-    every: Annotated[str, typer.Option(help="day, week or month: how often the policies decide.")] = "month",
+    every: Annotated[
+        str | None,
+        typer.Option(
+            help="day, week or month: how often the policies decide; default: the longest that gives six periods."
+        ),
+    ] = None,
     policy: Annotated[list[str] | None, typer.Option(help="Only these policies; may be given several times.")] = None,
     cost_train: Annotated[float | None, typer.Option(min=0, help="What a training costs; default: the spec's.")] = None,
     cost_error: Annotated[
@@ -49,7 +58,7 @@ def backtest(
     from flows.steps.backtest.findings import parse_policies
     from flows.steps.periods import parse_kind
 
-    kind, policies = parse_kind(every), parse_policies(policy or [])
+    kind, policies = parse_kind(every) if every else None, parse_policies(policy or [])
 
     def call() -> Any:
         from flows.backtest import backtest as flow

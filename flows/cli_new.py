@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -86,6 +87,7 @@ def _absolute(data: str) -> str:
 def _show(chosen: Chosen, written: list[Path], package: str, into: Path | None) -> None:
     """Say what was inferred, what will hurt, what was written and what comes next."""
     from flows.show import line
+    from flows.steps.new import drafting
 
     for text in chosen.notes:
         line(f"  {text}", "dim")
@@ -95,8 +97,12 @@ def _show(chosen: Chosen, written: list[Path], package: str, into: Path | None) 
         line(f"+ {path}", "green")
     name = chosen.draft.name
     if into is not None:
+        root = drafting.root_to_name(into, package)
+        if root is not None:
+            line(f"export PYTHONPATH={shlex.quote(str(root))}${{PYTHONPATH:+:$PYTHONPATH}}")
         line(f'export EVERGREEN_MODEL_PACKAGES=\'["flows.models", "{package.rpartition(".")[0]}"]\'')
     line("Read and edit them, then:", "bold")
     for command in ("ingest " + chosen.draft.origin, "featurize", "train", "serve"):
         line(f"  uv run evergreen {command} --model {name}")
     line(f"or all at once: uv run evergreen demo --model {name}")
+    line(f"What retraining will bring: uv run evergreen backtest --model {name}")

@@ -72,7 +72,12 @@ def train_first(stage: Stage) -> tuple[bool, str]:
     found = train(model=stage.spec.name, reason="first training")
     name = stage.spec.metric.name
     text = f"{name} {found['error']:.4g} on the newest {found['judge_rows']} rows, naive {found['baseline_error']:.4g}"
-    refused = f"; refused by {', '.join(found['failed'])}" if found["failed"] else ""
+    refused = ""
+    if found["failed"]:
+        refused = (
+            f"; refused by {', '.join(found['failed'])}: see what `evergreen new` warned of, improve {stage.spec.estimator} "
+            "or the features, or loosen spec.gates"
+        )
     return found["version"] == 1 and found["promoted"], f"version {found['version']}: {text}{refused}"
 
 
@@ -115,7 +120,8 @@ def follow(stage: Stage) -> tuple[bool, str]:
     measured = monitor(model=name, retrain=False)["performance"]
     found = train(model=name, reason="the newest periods have landed")
     stage.known["second"] = found["promoted"]
-    text = f"{landed}; {measured['labelled']} labels arrived, error {measured['error']:.4g}; "
+    figure = stage.spec.metric.name if stage.spec.task == "regression" else "share of misses"
+    text = f"{landed}; {measured['labelled']} labels arrived, {figure} {measured['error']:.4g}; "
     if not found["promoted"]:  # a version that is no better is refused, and rightly
         return bool(found["failed"]), f"{text}version 2 refused by {', '.join(found['failed'])}: version 1 serves on"
     seen = serving.first_answer(stage.url, 2, 10.0)

@@ -286,8 +286,10 @@ def load_model(name: str, settings: Settings) -> ModelSpec:
             if not isinstance(spec, ModelSpec) or spec.name != name:
                 raise ContractError(f"{package}.{name}.spec:spec must be a ModelSpec named {name!r}")
             return spec
+    missing = [package for package in settings.model_packages if not importlib.util.find_spec(package)]
+    where = f"; {', '.join(missing)} cannot be imported: put its folder on PYTHONPATH" if missing else ""
     raise UsageError(
-        f"no model {name!r} in {', '.join(settings.model_packages)}; known are: {', '.join(known_models(settings))}"
+        f"no model {name!r} in {', '.join(settings.model_packages)}; known are: {', '.join(known_models(settings))}{where}"
     )
 
 
@@ -298,7 +300,7 @@ def known_models(settings: Settings) -> list[str]:
     names: set[str] = set()
     for package in settings.model_packages:
         found = importlib.util.find_spec(package)
-        for entry in pkgutil.iter_modules(found.submodule_search_locations if found else None):
+        for entry in pkgutil.iter_modules(found.submodule_search_locations if found else []):
             if entry.ispkg:
                 names.add(entry.name)
     return sorted(names)

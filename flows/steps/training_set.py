@@ -140,7 +140,7 @@ def parted(spec: ModelSpec, rows: pa.Table, window: Window) -> pa.Table:
     """Return the rows of a window with the part that each belongs to.
 
     A training row counts only if its label was known at the split: what trains must have been there when the judging
-    part began. Raises RefusedError for too few rows.
+    part began. Raises RefusedError for too few rows, or of one class alone.
     """
     times = rows["event_timestamp"]
     start, split, end = (pa.scalar(moment, times.type) for moment in (window.start, window.split, window.end))
@@ -155,6 +155,12 @@ def parted(spec: ModelSpec, rows: pa.Table, window: Window) -> pa.Table:
         raise RefusedError(
             f"{spec.name}: {parts['train']} rows to train on and {parts['judge']} to judge, "
             f"at least {spec.training.min_rows} and 1 are needed; ingest more, or change spec.training"
+        )
+    classes = pc.unique(rows.filter(pc.equal(rows[PART], "train"))["label"])
+    if spec.task != "regression" and len(classes) < 2:
+        raise RefusedError(
+            f"{spec.name}: all {parts['train']} rows to train on are of class {classes[0].as_py()!r}, and there is nothing "
+            "to learn from one; ingest more, and see that the rows come in the order of time"
         )
     return rows
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime, time, timedelta
 from functools import cached_property
 from pathlib import Path
@@ -19,7 +19,7 @@ from flows.steps import feature_store, storage
 from flows.steps.files import sha256_of, write_arrow
 from flows.steps.labels import microseconds
 from flows.steps.periods import Kind, Period, period_at, period_of, to_utc
-from flows.steps.training_set import Window, choose_window, matrix, read_rows
+from flows.steps.training_set import Window, choose_window, matrix, parted, read_rows
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 WARM_UP = 0.25  # share of the history before the first period, if nobody says when to start
+SEVERAL = 6  # periods that a comparison should have, if nobody says how long they are
 
 
 class Step(Frozen):
@@ -43,12 +44,13 @@ class Step(Frozen):
 
 
 def plan_steps(
-    spec: ModelSpec, accepted: list[Partition], every: Kind, start: date | None, end: date | None
-) -> list[Step]:
-    """Return the whole periods of a replay: from the one that holds ``start`` to the one that holds ``end``.
+    spec: ModelSpec, accepted: list[Partition], every: Kind | None, start: date | None, end: date | None
+) -> tuple[Kind, list[Step]]:
+    """Return the whole periods of a replay, and their kind: from the one that holds ``start`` to the one that holds ``end``.
 
-    By default the first has a quarter of the accepted history before it, the last is the newest one that is whole.
-    Raises RefusedError without accepted partitions, UsageError for fewer than two periods.
+    By default the first has a quarter of the accepted history before it, the last is the newest one that is whole; the
+    kind is the longest that gives ``SEVERAL`` periods. Raises RefusedError without accepted partitions, UsageError for
+    fewer than two periods.
     """
     known = [one for one in accepted if one.first_event and one.last_event]
     if not known:
@@ -65,6 +67,22 @@ def plan_steps(
             f"`evergreen featurize --model {spec.name}` first"
         )
     begins = start or (first + (last - first) * WARM_UP + timedelta(days=1)).date()
+    kinds: tuple[Kind, ...] = (every,) if every else ("month", "week", "day")
+    for kind in kinds:
+        steps = _steps(spec, kind, begins, start, end, last)
+        if len(steps) >= SEVERAL:
+            break
+    if len(steps) < 2 or steps[0].start <= first:
+        raise UsageError(
+            f"{spec.name}: from {begins} to {end or last.date()} there are {len(steps)} whole {kind}s with data before "
+            f"them; the accepted data spans {first:%Y-%m-%d} to {last:%Y-%m-%d}, so choose other --start, --end or --every"
+        )
+    return kind, steps
+
+
+def _steps(
+    spec: ModelSpec, every: Kind, begins: date, start: date | None, end: date | None, last: datetime
+) -> list[Step]:
     period = period_of(every, begins)
     if start is None and period.start < begins:
         period = period_at(every, period.end)
@@ -76,11 +94,6 @@ def plan_steps(
             break
         steps.append(step)
         period = period_at(every, period.end)
-    if len(steps) < 2 or steps[0].start <= first:
-        raise UsageError(
-            f"{spec.name}: from {begins} to {end or last.date()} there are {len(steps)} whole {every}s with data before "
-            f"them; the accepted data spans {first:%Y-%m-%d} to {last:%Y-%m-%d}, so choose other --start, --end or --every"
-        )
     return steps
 
 
@@ -151,6 +164,25 @@ class History:
         """Return the rows whose label was known when a period began."""
         return self.rows.filter(pa.array(self.known <= micros(self.steps[step].start)))
 
+    def from_first_model(self, judge: timedelta | None, settled: bool) -> History:
+        """Return the replay from its first period on before which a model can be trained.
+
+        Raises RefusedError if there is none with another one after it, or if the start is ``settled`` and is not it.
+        """
+        reason = ""
+        for step in range(len(self.steps) - 1):
+            try:
+                parted(self.spec, self.known_by(step), self.window(step, judge))
+            except RefusedError as error:
+                reason = reason or str(error)
+                continue
+            if step and settled:
+                raise RefusedError(
+                    f"{reason}; or begin with --start {self.steps[step].start:%Y-%m-%d}, where there is enough"
+                )
+            return replace(self, steps=self.steps[step:])
+        raise RefusedError(f"no two periods of the replay have enough before them, at the first: {reason}")
+
 
 def _newest_known(partitions: list[Partition], moment: datetime) -> datetime | None:
     """Return the time of the newest event whose label was known at a moment."""
@@ -178,8 +210,12 @@ def read_history(
     steps: list[Step],
     judge: timedelta | None,
     folder: Path,
+    settled: bool = False,
 ) -> History:
-    """Join the rows of a replay with their features as they were known at each row, once for all windows."""
+    """Join the rows of a replay with their features as they were known at each row, once for all windows.
+
+    The replay begins where there is enough to train on; if its start is ``settled``, RefusedError says where that is.
+    """
     partitions = storage.at_hand(
         settings, [one for one in accepted if one.first_event and one.first_event < steps[-1].end]
     )
@@ -196,4 +232,4 @@ def read_history(
         rows = feature_store.historical(store, spec, rows).combine_chunks()
     path = write_arrow(rows, folder / "rows.arrow")
     names = tuple(feature_store.feature_names(store, spec))
-    return History(spec, steps, partitions, rows, names, sha256_of(path))
+    return History(spec, steps, partitions, rows, names, sha256_of(path)).from_first_model(judge, settled)

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 from flows.errors import UsageError
 from flows.spec import Frozen
 from flows.steps.new import columns as sorting
+from flows.steps.new import judged, warn
 from flows.steps.new import moments as timing
-from flows.steps.new import warn
 from flows.steps.new.draft import Draft, Given, Share, View
 from flows.steps.new.moments import TIMED, Moments
 from flows.steps.new.table import Column, Looked, plain
@@ -20,10 +20,10 @@ from flows.steps.sql import identifier
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection
 
+LEAST_ROWS = 100
 MOST_CLASSES = 50
 SHARED_CLASSES = 10  # that have features of their own
 REPEATED = 0.02  # share of rows that may repeat a key
-SLICED = 12  # values of a column that the error is reported by
 
 
 class Chosen(Frozen):
@@ -39,12 +39,20 @@ def choose(
 ) -> Chosen:
     """Decide on a model of the table ``looked_at``; raises UsageError for what cannot be or nobody answers."""
     offset_of(wanted.zone)
+    if looked.rows < LEAST_ROWS:
+        raise UsageError(
+            f"{looked.origin} holds {looked.rows} rows, and a model needs {LEAST_ROWS} at least to learn from and to be "
+            "judged on; bring a longer table"
+        )
     moments = timing.find(connection, looked, wanted, ask)
     known = ", ".join(column.name for column in looked.columns)
     label = looked.column(wanted.label or ask(f"Which column is to be predicted ({known[:200]})?", "--label COLUMN"))
     if label.name in moments.columns:
         raise UsageError(f"{label.name} tells the time and cannot be the label; name another column with --label")
     task = _task(label, wanted, ask)
+    sorted_by = judged.check_order(connection, moments, label, task)
+    moments = judged.lengthen(connection, moments, label, task)
+    slice_rows = judged.slice_rows(looked.rows, judged.rarest(connection, label), task)
     rest, left, leaks = sorting.sort_out(connection, looked, moments, label.name, task == "regression", wanted)
     slot = moments.columns[1] if moments.form == "date and hour" else None
     flags = frozenset(column.name for column in looked.columns if column.form == "flag")
@@ -81,16 +89,17 @@ def choose(
         classes=_classes(label) if task != "regression" else (),
         all_classes=_values(label) if task != "regression" else (),
         delay=wanted.delay or moments.tick, example_time=moments.last.replace(microsecond=0), given=given,
-        calendar=_calendar(moments, span), key=key, views=views, slices=_slices(looked, given, moments),
-        slice_min_rows=100, tick=moments.tick, short=7 * moments.tick, long=28 * moments.tick,
+        calendar=_calendar(moments, span), key=key, views=views,
+        slices=judged.slices(connection, looked, given, moments, slice_rows), slice_min_rows=slice_rows,
+        tick=moments.tick, short=7 * moments.tick, long=28 * moments.tick,
         window=max(round(1.5 * span / days) * days, 2 * days) if span < 365 * days else 1095 * days,
-        judge=moments.judge, min_train_rows=max(10, min(1000, train_rows // 2)),
+        judge=moments.judge, min_train_rows=max(20, min(1000, train_rows // 4)),
         min_labels=max(20, min(500, moments.judge_rows // 2)), partition_by=moments.partition_by,
         min_rows=max(1, moments.partition_rows // 20), params=_params(train_rows, task),
     )  # fmt: skip
     _check_features(draft)
     notes, warnings = warn.collect(
-        connection, looked, moments, label, task, rest, left, leaks, draft, bool(wanted.delay)
+        connection, looked, moments, label, task, rest, left, leaks, draft, bool(wanted.delay), sorted_by
     )
     return Chosen(draft=draft, notes=notes, warnings=warnings)
 
@@ -235,15 +244,6 @@ def _calendar(moments: Moments, span: timedelta) -> tuple[str, ...]:
     found = ["time_hour"] if moments.within_days else []
     found += ["time_weekday"] if span >= timedelta(days=14) else []
     return (*found, "time_month") if span >= timedelta(days=300) else tuple(found)
-
-
-def _slices(looked: Looked, given: tuple[Given, ...], moments: Moments) -> tuple[str, ...]:
-    """Return features of few values, each frequent enough in the judging part to be judged by itself."""
-    if moments.judge_rows < 400:
-        return ()
-    few = [one for one in given if one.feature and 2 <= looked.column(one.raw).distinct <= SLICED]
-    few.sort(key=lambda one: looked.column(one.raw).distinct)
-    return tuple(one.feature for one in few[:2] if one.feature)
 
 
 def _params(rows: int, task: Task) -> dict[str, float | int]:

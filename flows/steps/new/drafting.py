@@ -72,6 +72,12 @@ def _package_of(folder: Path) -> str:
     raise UsageError(f"{folder} cannot be imported; name a folder below the current one or below one of PYTHONPATH")
 
 
+def root_to_name(into: Path, package: str) -> Path | None:
+    """Return the folder from which a team's package is imported, if it must be put on PYTHONPATH; None if Python knows it."""
+    root = into.expanduser().resolve().parents[package.count(".") - 1]
+    return None if root in {Path(entry).resolve() for entry in sys.path if entry} else root
+
+
 def render(draft: Draft) -> dict[str, str]:
     """Return the text of each file by its template's name."""
     import jinja2
@@ -82,7 +88,13 @@ def render(draft: Draft) -> dict[str, str]:
     )  # fmt: skip
     environment.filters.update(py=code, number=number, delta=delta)
     environment.globals.update(
-        sequence=sequence, mapping=mapping, describe=describe, presence=presence, variable=variable
+        sequence=sequence,
+        mapping=mapping,
+        describe=describe,
+        presence=presence,
+        variable=variable,
+        text_feature=text_feature,
+        in_scratch=in_scratch,
     )
     number_task = draft.task == "regression"
     keys = [one for one in draft.given if any(one.name in view.keys for view in draft.views)]
@@ -230,6 +242,21 @@ def mapping(items: Mapping[str, Any]) -> str:
 def variable(model: str, key: str) -> str:
     """Return how the entity of a key is called in the definitions."""
     return f"{model}_{plain(key)}_key"
+
+
+def text_feature(one: Given) -> str:
+    """Return the entry of a text among the features of a request, as the formatter breaks it."""
+    name, values = (
+        code(one.feature),
+        f'["" if pd.isna(text) else str(text) for text in inputs[{code(one.name)}]], dtype=object',
+    )
+    line = f"        {name}: np.array({values}),"
+    return line if len(line) <= LINE else f"        {name}: np.array(\n            {values}\n        ),"
+
+
+def in_scratch(origin: str) -> str:
+    """Return the comment that tells the linter that a table in a scratch folder is meant."""
+    return "  # noqa: S108" if origin.startswith(("/tmp/", "/var/tmp/", "/dev/shm/")) else ""  # noqa: S108
 
 
 def describe(one: Given) -> str:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from flows.errors import UsageError
 from flows.spec import Frozen
 from flows.steps.new.table import TABLE, Column, Looked
-from flows.steps.new.wanted import Ask, Wanted, parse_moment, parse_names, parse_span
+from flows.steps.new.wanted import Ask, Wanted, parse_moment, parse_names, parse_span, span_text
 from flows.steps.periods import Kind, period_of
 from flows.steps.sql import identifier
 
@@ -154,21 +154,31 @@ def _measure(
     tick = DAY if span >= 20 * DAY else HOUR
     if span < 20 * tick:
         raise UsageError(
-            f"{where}: the rows span {span}, and a model needs 20 hours at least to learn from and be judged on; "
+            f"{where}: the rows span {span_text(span)}, and a model needs 20 hours at least to learn from and be judged on; "
             + ("give a longer --every" if every else "name a table with a longer past")
         )
     kind, rows = _partitions(connection)
     judge = max(tick, min(28 * DAY, round(span / 10 / tick) * tick))
-    if _newest(connection, last, judge) < 200:
-        judge = max(tick, min(90 * DAY, round(span / 5 / tick) * tick))
+    if judged_rows(connection, last, judge) < 200:
+        judge = _longest(span, tick)
     return Moments(
         columns=names, form=form, sql=sql, start=start, every=every, first=first, last=last, missing=missing,
-        backwards=backwards, within_days=within, tick=tick, judge=judge, judge_rows=_newest(connection, last, judge),
+        backwards=backwards, within_days=within, tick=tick, judge=judge, judge_rows=judged_rows(connection, last, judge),
         partition_by=kind, partition_rows=rows,
     )  # fmt: skip
 
 
-def _newest(connection: DuckDBPyConnection, last: datetime, length: timedelta) -> int:
+def longest_judge(moments: Moments) -> timedelta:
+    """Return the longest part that should judge: the rest must be enough to learn from."""
+    return _longest(moments.last - moments.first, moments.tick)
+
+
+def _longest(span: timedelta, tick: timedelta) -> timedelta:
+    return max(tick, min(90 * DAY, round(span / 5 / tick) * tick))
+
+
+def judged_rows(connection: DuckDBPyConnection, last: datetime, length: timedelta) -> int:
+    """Return how many rows the newest part of a length has."""
     query = f"SELECT count(*) FROM {TIMED} WHERE moment > $since"
     return int((connection.execute(query, {"since": last - length}).fetchone() or (0,))[0])
 

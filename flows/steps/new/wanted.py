@@ -54,6 +54,14 @@ def parse_span(text: str) -> timedelta:
     return length
 
 
+def span_text(span: timedelta) -> str:
+    """Return a length of time in words, such as ``3 days 16 hours``."""
+    minutes = round(span.total_seconds() / 60)
+    parts = ((minutes // 1440, "day"), (minutes // 60 % 24, "hour"), (minutes % 60, "minute"))
+    words = [f"{number} {name}{'s' if number != 1 else ''}" for number, name in parts if number]
+    return " ".join(words) or f"{span.total_seconds():g} seconds"
+
+
 def parse_moment(text: str) -> datetime:
     """Return a local time such as ``2024-01-01`` or ``2024-01-01T08:30``; raises UsageError."""
     try:

@@ -6,35 +6,36 @@ from typing import TYPE_CHECKING
 
 from flows.steps.new.columns import Left
 from flows.steps.new.draft import Draft
+from flows.steps.new.judged import FEW
 from flows.steps.new.leaks import Leak
 from flows.steps.new.moments import TIMED, Moments
 from flows.steps.new.table import TABLE, Column, Looked
-from flows.steps.new.wanted import Task
+from flows.steps.new.wanted import Task, span_text
 from flows.steps.sql import identifier, identifiers
 
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection
 
 RARE = 0.05  # share of a class from which its errors hide behind the others
-FEW_ROWS = 30  # of a class in the judging part
 
 
 def collect(
     connection: DuckDBPyConnection, looked: Looked, moments: Moments, label: Column, task: Task, rest: list[Column],
-    left: list[Left], leaks: list[Leak], draft: Draft, told_delay: bool,
+    left: list[Left], leaks: list[Leak], draft: Draft, told_delay: bool, sorted_by: str | None,
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:  # fmt: skip
     """Return notes of what was inferred, and warnings of what will hurt, one line each."""
     notes = [
         f"{looked.rows:,} rows from {moments.first} to {moments.last}; time is {' and '.join(moments.columns) or 'their order'}",
-        f"task {task}, metric {draft.metric}; the newest {moments.judge} judge ({moments.judge_rows} rows)",
+        f"task {task}, metric {draft.metric}; the newest {span_text(moments.judge)} judge ({moments.judge_rows} rows)",
     ]
     if not told_delay:
-        notes.append(f"a label is taken to be known {draft.delay} after its row; say otherwise with --delay")
+        notes.append(f"a label is taken to be known {span_text(draft.delay)} after its row; say otherwise with --delay")
     if draft.numbered:
         notes.append("the order of the rows is their time: the file may only grow at its end")
     notes += [f"{one.name} is left out: {one.why}" for one in left if not one.warning]
     warnings = [f"{one.name} is left out: {one.why}" for one in left if one.warning]
     warnings += [leak.text for leak in leaks if not leak.certain]
+    warnings += [sorted_by] if sorted_by else []
     warnings += _label(connection, moments, label, task)
     warnings += _order(connection, looked, moments)
     warnings += [text for column in rest if (text := _unseen(connection, column, moments))]
@@ -58,9 +59,9 @@ def _label(connection: DuckDBPyConnection, moments: Moments, label: Column, task
         if count < RARE * rows:
             found.append(
                 f"class {_shown(value)} of {label.name} is {count / rows:.1%} of the rows ({judged} that judge): log_loss "
-                "and its gate work, accuracy says little; look at roc_auc and the slices"
+                "and its gate work, accuracy says little; look at roc_auc too"
             )
-        elif judged < FEW_ROWS:
+        elif judged < FEW:
             found.append(
                 f"class {_shown(value)} of {label.name} has {judged} rows that judge; verdicts on it are by chance"
             )
@@ -85,7 +86,8 @@ def _order(connection: DuckDBPyConnection, looked: Looked, moments: Moments) -> 
     names = identifiers(column.name for column in looked.columns)
     (again,) = connection.execute(f"SELECT count(*) - count(DISTINCT ({names})) FROM {TABLE}").fetchone() or (0,)
     if again:
-        found.append(f"{again} rows ({again / looked.rows:.1%}) repeat another row in every column")
+        many = f"{again} rows ({again / looked.rows:.1%}) repeat" if again > 1 else "1 row repeats"
+        found.append(f"{many} another row in every column")
     return found
 
 

@@ -1,0 +1,97 @@
+"""What the newest part of a table can judge: how long it must be, which slices it can tell of, and whether order is time."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from flows.errors import UsageError
+from flows.steps.new.draft import Given
+from flows.steps.new.moments import TIMED, Moments, judged_rows, longest_judge
+from flows.steps.new.table import Column, Looked
+from flows.steps.new.wanted import Task
+from flows.steps.sql import identifier
+
+if TYPE_CHECKING:
+    from duckdb import DuckDBPyConnection
+
+SLICED = 12  # values of a column that the error is reported by
+SLICE_ROWS = 100  # at least, of a slice that is judged by itself
+FEW = 30  # rows of a class below which verdicts on it are by chance
+OF_RAREST = 20  # rows of the rarest class that a slice should hold
+
+
+def lengthen(connection: DuckDBPyConnection, moments: Moments, label: Column, task: Task) -> Moments:
+    """Return the moments with a longer judging part where the usual one holds too few rows of the rarest class."""
+    longer = longest_judge(moments)
+    if task == "regression" or longer <= moments.judge or min(_of_classes(connection, moments, label)) >= FEW:
+        return moments
+    rows = judged_rows(connection, moments.last, longer)
+    return moments.model_copy(update={"judge": longer, "judge_rows": rows})
+
+
+def check_order(connection: DuckDBPyConnection, moments: Moments, label: Column, task: Task) -> str | None:
+    """Return a warning if the rows are sorted by their label.
+
+    Raises UsageError for classes one after the other where the order of the rows stands for their time: it is none then,
+    and the newest rows are of a class that training knows little of.
+    """
+    column = identifier(label.name)
+    changes, rises, falls = connection.execute(
+        f"SELECT count(*) FILTER (label <> before), count(*) FILTER (label > before), count(*) FILTER (label < before) FROM "
+        f"(SELECT label, lag(label) OVER (ORDER BY moment, number) AS before FROM (SELECT {column} AS label, moment, "
+        f"rowid AS number FROM {TIMED} WHERE {column} IS NOT NULL))"
+    ).fetchone() or (0, 0, 0)
+    if label.distinct > 2 and task == "regression" and not (rises and falls):
+        return f"the rows are sorted by {label.name}: is their order, or their time, that in which they happened?"
+    if task == "regression" or changes >= label.distinct:
+        return None
+    if moments.form in ("order", "ordinal"):
+        raise UsageError(
+            f"the rows are sorted by {label.name}, one class after the other, so their order is no time: shuffle them "
+            "once if they have none, or name the column that says when a row happened with --time"
+        )
+    return (
+        f"{label.name} has one class after the other in time: the newest part judges by one that training hardly knows"
+    )
+
+
+def slice_rows(rows: int, rarest: int, task: Task) -> int:
+    """Return how many rows a slice needs: enough to hold some of the rarest class, or its error is a matter of chance."""
+    return SLICE_ROWS if task == "regression" else max(SLICE_ROWS, round(OF_RAREST * rows / max(rarest, 1)))
+
+
+def rarest(connection: DuckDBPyConnection, label: Column) -> int:
+    """Return the number of rows of the rarest class."""
+    column = identifier(label.name)
+    query = f"SELECT min(n) FROM (SELECT count(*) AS n FROM {TIMED} WHERE {column} IS NOT NULL GROUP BY {column})"
+    return int((connection.execute(query).fetchone() or (0,))[0])
+
+
+def slices(
+    connection: DuckDBPyConnection, looked: Looked, given: tuple[Given, ...], moments: Moments, least: int
+) -> tuple[str, ...]:
+    """Return at most two features of few values, of which two at least have twice the rows that a judged slice needs."""
+    found = []
+    for one in given:
+        column = looked.column(one.raw)
+        if not one.feature or not 2 <= column.distinct <= SLICED:
+            continue
+        name = identifier(column.name)
+        (often,) = connection.execute(
+            f"SELECT count(*) FROM (SELECT 1 FROM {TIMED} WHERE moment > $since AND {name} IS NOT NULL GROUP BY {name} "
+            "HAVING count(*) >= $least)",
+            {"since": moments.last - moments.judge, "least": 2 * least},
+        ).fetchone() or (0,)
+        if often:
+            found.append((-min(often, 2), column.distinct, len(found), one.feature))
+    return tuple(feature for *_, feature in sorted(found)[:2])
+
+
+def _of_classes(connection: DuckDBPyConnection, moments: Moments, label: Column) -> list[int]:
+    """Return how many rows of each class judge."""
+    column = identifier(label.name)
+    counts = connection.execute(
+        f"SELECT count(*) FILTER (moment > $since) FROM {TIMED} WHERE {column} IS NOT NULL GROUP BY {column}",
+        {"since": moments.last - moments.judge},
+    ).fetchall()
+    return [count for (count,) in counts] or [0]
