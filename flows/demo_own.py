@@ -78,7 +78,8 @@ def train_first(stage: Stage) -> tuple[bool, str]:
             f"; refused by {', '.join(found['failed'])}: see what `evergreen new` warned of, improve {stage.spec.estimator} "
             "or the features, or loosen spec.gates"
         )
-    return found["version"] == 1 and found["promoted"], f"version {found['version']}: {text}{refused}"
+    made = f"version {found['version']}" if found["version"] else "no version"
+    return found["version"] == 1 and found["promoted"], f"{made}: {text}{refused}"
 
 
 def serve(stage: Stage) -> tuple[bool, str]:

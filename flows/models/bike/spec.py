@@ -144,7 +144,7 @@ spec = ModelSpec(
     history=timedelta(days=28),
     training=Training(
         window=timedelta(days=1095),
-        judge=timedelta(days=28),
+        judge=timedelta(days=7),
         min_rows=1000,
     ),
     gates=Gates(baseline_ratio=0.9, slice_min_rows=100),
