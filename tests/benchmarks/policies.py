@@ -1,17 +1,21 @@
-"""Streams as in CARA's paper: the total cost of each policy beside the best plan in hindsight, at three costs of a training.
+"""The total cost of each policy beside the best plan in hindsight, at three costs of a training, on streams and our models.
 
-Use: ``python -m tests.benchmarks.policies [--seeds 5]``. CovCon and Circle as Mallick et al. (Matchmaker, MLSys 2022) and
-Pesaranghader et al. (2016) define them, Gauss after Gama et al. (SBIA 2004). 100 steps; at each 1,000 labelled rows come,
-the policy decides, and 1,000 more are answered, each wrong answer costing 1. A new model learns the step's labelled rows.
+Use: ``python -m tests.benchmarks.policies [--seeds 5] [--bike FILE] [--work FOLDER]``. The streams are as in CARA's paper:
+CovCon and Circle as Mallick et al. (Matchmaker, MLSys 2022) and Pesaranghader et al. (2016) define them, Gauss after Gama
+et al. (SBIA 2004). 100 steps; at each 1,000 labelled rows come, the policy decides, and 1,000 more are answered, each wrong
+answer costing 1. A new model learns the step's labelled rows. For our models the policies decide by month or by day.
 """
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Iterator
 from functools import cache
+from pathlib import Path
 
 import numpy as np
+from scipy import stats
 from sklearn.ensemble import RandomForestClassifier
 
 from flows.spec import Costs, PolicyName
@@ -19,6 +23,7 @@ from flows.steps.bench import Figure, compared
 from flows.steps.detectors import first_alarm
 from flows.steps.policies import Known, Past, Served, weigh
 from flows.steps.schedule import exact_plan, step_costs
+from tests.benchmarks.policies_models import Row, gap_interval, model_rows
 
 STEPS, ROWS, CHANGE = 100, 1000, 25
 TRAININGS = (10.0, 50.0, 250.0)  # what a training costs, in wrong answers
@@ -130,33 +135,58 @@ def figures() -> list[Figure]:
     ]
 
 
-def main() -> None:
-    """Print the mean cost and trainings of each policy by stream and cost, and the ratios to the best plan."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--seeds", type=int, default=5)
-    seeds = parser.parse_args().seeds
-    ratios: dict[str, list[float]] = {policy: [] for policy in POLICIES}
-    print(f"{'stream':8}{'training':>9}{'exact':>14}" + "".join(f"{name:>20}" for name in POLICIES), flush=True)
-    verdicts = []
+def stream_rows(seeds: int) -> Iterator[Row]:
+    """Yield a row of the table for each stream and cost of a training."""
     for name in STREAMS:
         streams = [Stream(name, seed) for seed in range(seeds)]
         for training in TRAININGS:
             costs = Costs(training=training)
             plans = [exact_plan(one.errors, one.rows, costs) for one in streams]
             found = {policy: [one.run(policy, costs) for one in streams] for policy in POLICIES}
-            total = {policy: np.array([cost for cost, _ in runs]) for policy, runs in found.items()}
-            best = np.array([cost for cost, _ in plans])
+            yield Row(
+                name, f"{training:.0f}", np.array([cost for cost, _ in plans]),
+                float(np.mean([len(steps) for _, steps in plans])),
+                {policy: np.array([cost for cost, _ in runs]) for policy, runs in found.items()},
+                {policy: float(np.mean([trained for _, trained in runs])) for policy, runs in found.items()},
+            )  # fmt: skip
+
+
+def verdict(row: Row) -> str:
+    """Return how much more than the best detector cost-aware costs, with its 95 % interval."""
+    rival = min(DETECTORS, key=lambda one: row.totals[one].mean())
+    gap = row.totals["cost-aware"] / row.totals[rival] - 1.0
+    if row.periods:  # one past: its periods are drawn again
+        low, high = gap_interval(row.periods["cost-aware"], row.periods[rival])
+    else:
+        half = stats.t.ppf(0.975, len(gap) - 1) * gap.std(ddof=1) / len(gap) ** 0.5
+        low, high = gap.mean() - half, gap.mean() + half
+    said = "costs more" if low > 0 else "costs less" if high < 0 else "no difference beyond chance"
+    return f"{row.name} at {row.training}: {gap.mean():+.1%} ({low:+.1%} to {high:+.1%}) beside {rival}: {said}"
+
+
+def main() -> None:
+    """Print the mean cost and trainings of each policy by stream or model and cost, and the ratios to the best plan."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument(
+        "--bike", type=Path, help="the public bike file; without it the models of the repository are left out"
+    )
+    parser.add_argument("--work", type=Path, help="where homes are kept, to be gone on with; default: thrown away")
+    said = parser.parse_args()
+    ratios: dict[str, list[float]] = {policy: [] for policy in POLICIES}
+    print(f"{'':8}{'training':>9}{'exact':>14}" + "".join(f"{name:>20}" for name in POLICIES), flush=True)
+    verdicts = []
+    with tempfile.TemporaryDirectory() as scratch:
+        models = model_rows(said.bike, said.work or Path(scratch), POLICIES, said.seeds) if said.bike else iter(())
+        for row in (*stream_rows(said.seeds), *models):
             for policy in POLICIES:
-                ratios[policy] += (total[policy] / best).tolist()
-            cells = [f"{np.mean(total[p]):,.0f} ({np.mean([n for _, n in found[p]]):.0f})" for p in POLICIES]
-            plan = f"{best.mean():,.0f} ({np.mean([len(steps) for _, steps in plans]):.0f})"
-            print(f"{name:8}{training:9.0f}{plan:>14}" + "".join(f"{cell:>20}" for cell in cells), flush=True)
-            rival = min(DETECTORS, key=lambda one: total[one].mean())
-            gap = total["cost-aware"] / total[rival] - 1.0
-            half = 2.776 if seeds == 5 else 2.0  # Student's t, 95 %
-            error = half * gap.std(ddof=1) / seeds**0.5
-            verdicts.append(f"{name} at {training:.0f}: cost-aware {gap.mean():+.1%} (± {error:.1%}) beside {rival}")
+                ratios[policy].append(float((row.totals[policy] / row.best).mean()))
+            cells = [f"{row.totals[one].mean():,.0f} ({row.trained[one]:.0f})" for one in POLICIES]
+            plan = f"{row.best.mean():,.0f} ({row.best_trained:.0f})"
+            print(f"{row.name:8}{row.training:>9}{plan:>14}" + "".join(f"{cell:>20}" for cell in cells), flush=True)
+            verdicts.append(verdict(row))
     print("\nover the exact plan:", ", ".join(f"{policy} {np.mean(all_):.3f}" for policy, all_ in ratios.items()))
+    print("cost-aware and the best detector, 95 % interval over seeds, or over periods of one past:")
     print("\n".join(verdicts))
 
 

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from datetime import date, timedelta
 from pathlib import Path
 from typing import Any
@@ -30,17 +31,50 @@ def taxi_days(folder: Path, seed: int) -> Path:
     return folder
 
 
-def findings(
-    model: str, data: Path, home: Path, policies: Sequence[str], *more: str
-) -> Iterator[tuple[float, dict[str, Any]]]:
-    """Yield for each of ``SHARES`` the cost of a training and what the backtest finds; what was trained is used again."""
+@dataclass(frozen=True)
+class Row:
+    """A row of the table: total costs (seeds,) of the best plan and of each policy; ``periods`` has one past's, by period."""
+
+    name: str
+    training: str
+    best: Any
+    best_trained: float
+    totals: dict[str, Any]
+    trained: dict[str, float]
+    periods: dict[str, list[float]] = field(default_factory=dict)
+
+
+def model_rows(bike: Path, work: Path, policies: Sequence[str], seeds: int) -> Iterator[Row]:
+    """Yield a row for each model and cost: bike by month on the public file, taxi by day on simulated days of some seeds."""
+    past = findings("bike", bike, work / "bike", policies, "--start", "2011-07", "--every", "month")
+    yield from (_row("bike", share, [found]) for share, found in zip(SHARES, past, strict=True))
+    cities = [
+        findings("taxi", taxi_days(work / f"days-{seed}", seed), work / f"taxi-{seed}", policies, "--start", "2024-01-11",
+                 "--every", "day")
+        for seed in range(seeds)
+    ]  # fmt: skip
+    yield from (_row("taxi", share, found) for share, *found in zip(SHARES, *cities, strict=True))
+
+
+def _row(name: str, share: float, found: Sequence[dict[str, Any]]) -> Row:
+    outcomes = [{one["policy"]: one for one in each["outcomes"]} for each in found]
+    names = list(outcomes[0])
+    return Row(
+        name, f"{share:.0%}", np.array([one["best"]["total"] for one in found]),
+        float(np.mean([len(one["best"]["trained"]) for one in found])),
+        {policy: np.array([one[policy]["total"] for one in outcomes]) for policy in names},
+        {policy: float(np.mean([len(one[policy]["trained"]) for one in outcomes])) for policy in names},
+        {policy: outcomes[0][policy]["costs"] for policy in names} if len(found) == 1 else {},
+    )  # fmt: skip
+
+
+def findings(model: str, data: Path, home: Path, policies: Sequence[str], *more: str) -> list[dict[str, Any]]:
+    """Return what the backtest finds at each of ``SHARES``; what was trained before in the home is used again."""
     words = ["backtest", "--model", model, "--home", str(home), "--json", *more]
     words += [word for policy in policies for word in ("--policy", policy)]
     first = _run([*words, *(() if (home / "ledger.db").exists() else ("--data", str(data)))])
-    fresh = float(np.sum([first["errors"][step][step] * rows for step, rows in enumerate(first["rows"])]))
-    for share in SHARES:
-        cost = share * fresh / len(first["rows"])
-        yield cost, _run([*words, "--cost-train", str(cost)])
+    fresh = sum(first["errors"][step][step] * rows for step, rows in enumerate(first["rows"])) / len(first["rows"])
+    return [_run([*words, "--cost-train", str(share * fresh)]) for share in SHARES]
 
 
 def _run(words: Sequence[str]) -> dict[str, Any]:
