@@ -246,12 +246,12 @@ def variable(model: str, key: str) -> str:
 
 def text_feature(one: Given) -> str:
     """Return the entry of a text among the features of a request, as the formatter breaks it."""
-    name, values = (
-        code(one.feature),
-        f'["" if pd.isna(text) else str(text) for text in inputs[{code(one.name)}]], dtype=object',
-    )
-    line = f"        {name}: np.array({values}),"
-    return line if len(line) <= LINE else f"        {name}: np.array(\n            {values}\n        ),"
+    name, texts = code(one.feature), f'["" if pd.isna(text) else str(text) for text in inputs[{code(one.name)}]]'
+    line, inner = f"        {name}: np.array({texts}, dtype=object),", f"            {texts}, dtype=object"
+    if len(line) <= LINE:
+        return line
+    inner = inner if len(inner) <= LINE else f"            {texts},\n            dtype=object,"
+    return f"        {name}: np.array(\n{inner}\n        ),"
 
 
 def in_scratch(origin: str) -> str:

@@ -1,0 +1,108 @@
+"""What a table's newest part can judge is seen before a model is written; what cannot be is one line that says what to do."""
+
+import ast
+from datetime import timedelta
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from flows.errors import UsageError
+from flows.settings import Settings
+from flows.spec import known_models, load_model
+from flows.steps.new import choose, drafting, table
+from flows.steps.new.draft import Given
+from flows.steps.new.wanted import Wanted, refuse, span_text
+from flows.steps.reading import connect
+
+rng = np.random.default_rng(0)
+DAYS = {"start": "2024-01-01", "every": timedelta(days=1)}
+
+
+def chosen(tmp_path, frame, **options):
+    """Return what is chosen for a table whose label is ``y``."""
+    path = tmp_path / "some.csv"
+    frame.to_csv(path, index=False)
+    wanted = Wanted(name="some", data=str(path), label="y", **options)
+    with connect(tmp_path) as connection:
+        looked = table.load(connection, str(path), Settings(home=tmp_path))
+        return choose.choose(connection, looked, wanted, refuse, "own.some", "own.some.definitions")
+
+
+def test_classes_one_after_the_other_are_refused_where_their_order_is_the_time(tmp_path):
+    frame = pd.DataFrame({"x": rng.normal(size=150), "y": np.repeat(["a", "b", "c"], 50)})
+    with pytest.raises(UsageError, match=r"sorted by y.*shuffle them once.*--time"):
+        chosen(tmp_path, frame, **DAYS)
+    assert chosen(tmp_path, frame.sample(frac=1, random_state=0), **DAYS).draft.task == "multiclass"
+    dated = frame.assign(when=pd.date_range("2024-01-01", periods=150))
+    assert any("one class after the other" in text for text in chosen(tmp_path, dated).warnings)
+
+
+def test_amounts_that_only_rise_are_told(tmp_path):
+    frame = pd.DataFrame({"x": rng.normal(size=150), "y": np.arange(150) * 1.5})
+    assert any("sorted by y" in text for text in chosen(tmp_path, frame, **DAYS).warnings)
+
+
+def test_a_table_of_twenty_rows_is_too_short(tmp_path):
+    with pytest.raises(UsageError, match=r"holds 20 rows, and a model needs 100.*bring a longer table"):
+        chosen(tmp_path, pd.DataFrame({"x": range(20), "y": rng.normal(size=20)}), **DAYS)
+
+
+def test_a_short_table_asks_for_fewer_rows_than_it_has(tmp_path):
+    draft = chosen(tmp_path, pd.DataFrame({"x": rng.normal(size=150), "y": rng.normal(size=150)}), **DAYS).draft
+    assert 20 <= draft.min_train_rows <= 40
+    assert draft.slices == ()
+
+
+def test_a_rare_class_is_judged_longer_and_by_slices_that_hold_some_of_it(tmp_path):
+    rows = 6000
+    frame = pd.DataFrame(
+        {
+            "when": pd.date_range("2024-01-01", periods=rows, freq="15min"),
+            "kind": rng.choice(["a", "b"], rows),
+            "y": (rng.random(rows) < 0.02).astype(int),
+        }
+    )
+    rare = chosen(tmp_path, frame).draft
+    common = chosen(tmp_path, frame.assign(y=rng.integers(0, 2, rows))).draft
+    assert rare.judge == 2 * common.judge
+    assert rare.slice_min_rows > 500
+    assert common.slice_min_rows == 100
+    assert (rare.slices, common.slices) == ((), ("given_kind",))
+
+
+def test_a_column_whose_values_are_all_too_rare_is_no_slice(tmp_path):
+    rows = 6000
+    when = pd.date_range("2024-01-01", periods=rows, freq="15min")
+    frame = pd.DataFrame({"when": when, "shop": rng.integers(0, 12, rows), "y": rng.normal(size=rows)})
+    assert chosen(tmp_path, frame).draft.slices == ()
+
+
+def test_a_text_feature_is_broken_over_lines_as_the_formatter_does():
+    one = Given(name="kind", raw="kind", type="string", flag=False, required=True, example="a", feature="given_kind")
+    texts = [
+        drafting.text_feature(one.model_copy(update={"name": "k" * length, "feature": "given_" + "k" * length}))
+        for length in (4, 30, 40)
+    ]
+    assert [text.count("\n") for text in texts] == [0, 2, 3]
+    for text in texts:
+        assert all(len(line) <= 120 for line in text.splitlines())
+        ast.parse("{\n" + text + "\n}")
+
+
+def test_lengths_of_time_are_words():
+    assert span_text(timedelta(days=3, hours=16)) == "3 days 16 hours"
+    assert span_text(timedelta(hours=1)) == "1 hour"
+    assert span_text(timedelta(seconds=5)) == "5 seconds"
+
+
+def test_a_package_that_cannot_be_imported_is_named_and_hides_no_model(tmp_path, monkeypatch):
+    settings = Settings(home=tmp_path, model_packages=["flows.models", "nowhere_at_all"])
+    assert known_models(settings) == ["bike", "taxi"]
+    with pytest.raises(UsageError, match="nowhere_at_all cannot be imported: put its folder on PYTHONPATH"):
+        load_model("rent", settings)
+    folder = tmp_path / "root" / "own"
+    folder.mkdir(parents=True)
+    assert drafting.root_to_name(folder, "own.rent") == tmp_path / "root"
+    monkeypatch.syspath_prepend(str(tmp_path / "root"))
+    assert drafting.root_to_name(folder, "own.rent") is None
