@@ -7,6 +7,7 @@ import importlib.util
 import re
 from collections.abc import Callable
 from datetime import timedelta
+from importlib.machinery import ModuleSpec
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
@@ -281,16 +282,24 @@ def load_model(name: str, settings: Settings) -> ModelSpec:
     if not NAME.fullmatch(name):
         raise UsageError(f"model name {name!r} is not allowed; use lower-case letters, digits and underscores")
     for package in settings.model_packages:
-        if importlib.util.find_spec(package) and importlib.util.find_spec(f"{package}.{name}"):
+        if _found(package) and _found(f"{package}.{name}"):
             spec = resolve(f"{package}.{name}.spec:spec")
             if not isinstance(spec, ModelSpec) or spec.name != name:
                 raise ContractError(f"{package}.{name}.spec:spec must be a ModelSpec named {name!r}")
             return spec
-    missing = [package for package in settings.model_packages if not importlib.util.find_spec(package)]
+    missing = [package for package in settings.model_packages if not _found(package)]
     where = f"; {', '.join(missing)} cannot be imported: put its folder on PYTHONPATH" if missing else ""
     raise UsageError(
         f"no model {name!r} in {', '.join(settings.model_packages)}; known are: {', '.join(known_models(settings))}{where}"
     )
+
+
+def _found(module: str) -> ModuleSpec | None:
+    """Return where a module is, None if it, or a package that it is in, cannot be imported."""
+    try:
+        return importlib.util.find_spec(module)
+    except ModuleNotFoundError:
+        return None
 
 
 def known_models(settings: Settings) -> list[str]:
@@ -299,7 +308,7 @@ def known_models(settings: Settings) -> list[str]:
 
     names: set[str] = set()
     for package in settings.model_packages:
-        found = importlib.util.find_spec(package)
+        found = _found(package)
         for entry in pkgutil.iter_modules(found.submodule_search_locations if found else []):
             if entry.ispkg:
                 names.add(entry.name)

@@ -6,6 +6,7 @@ constructors, a type checker sees in the definitions.
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import typeguard
@@ -18,6 +19,7 @@ def _as_it_is(target: Any = None, **_: Any) -> Any:
 _rewriting = typeguard.typechecked
 typeguard.typechecked = _as_it_is
 try:
-    import feast as feast
+    with warnings.catch_warnings():  # Feast's modules have filters of their own, which would undo ours
+        import feast as feast
 finally:
     typeguard.typechecked = _rewriting

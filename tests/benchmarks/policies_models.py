@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 import sys
@@ -14,10 +13,20 @@ from typing import Any
 
 import numpy as np
 
+from flows import database, ledger
 from flows.models.taxi.simulator import simulate_day
+from flows.settings import Settings
+from flows.spec import Costs, PolicyName, load_model
+from flows.steps.backtest.findings import compare
+from flows.steps.backtest.models import train_window
+from flows.steps.backtest.replay import Bench, Outcome
+from flows.steps.backtest.timeline import plan_steps, read_history
+from flows.steps.feature_store import open_store
+from flows.steps.periods import Kind
 
 SHARES = (0.02, 0.1, 0.5)  # of what a new model's errors cost in a period, that a training costs
 DAYS, TRIPS, FIRST = 32, 800, date(2024, 1, 1)
+BEGIN = date(2024, 1, 11)
 CHANGED = range(18, 26)  # days on which the roads are others
 
 
@@ -29,6 +38,9 @@ def taxi_days(folder: Path, seed: int) -> Path:
         table = simulate_day(day, seed=seed, trips=TRIPS, roads_changed=number in CHANGED)
         table.to_parquet(folder / f"{day}.parquet")
     return folder
+
+
+Replayed = tuple[tuple[Outcome, ...], Outcome]
 
 
 @dataclass(frozen=True)
@@ -44,47 +56,57 @@ class Row:
     periods: dict[str, list[float]] = field(default_factory=dict)
 
 
-def model_rows(bike: Path, work: Path, policies: Sequence[str], seeds: int) -> Iterator[Row]:
+def model_rows(bike: Path, work: Path, policies: Sequence[PolicyName], seeds: int) -> Iterator[Row]:
     """Yield a row for each model and cost: bike by month on the public file, taxi by day on simulated days of some seeds."""
-    past = findings("bike", bike, work / "bike", policies, "--start", "2011-07", "--every", "month")
-    yield from (_row("bike", share, [found]) for share, found in zip(SHARES, past, strict=True))
+    found = replays("bike", bike, work / "bike", policies, "month", date(2011, 7, 1))
+    yield from (_row("bike", share, [one]) for share, one in zip(SHARES, found, strict=True))
     cities = [
-        findings("taxi", taxi_days(work / f"days-{seed}", seed), work / f"taxi-{seed}", policies, "--start", "2024-01-11",
-                 "--every", "day")
+        replays("taxi", taxi_days(work / f"days-{seed}", seed), work / f"taxi-{seed}", policies, "day", BEGIN)
         for seed in range(seeds)
-    ]  # fmt: skip
-    yield from (_row("taxi", share, found) for share, *found in zip(SHARES, *cities, strict=True))
+    ]
+    yield from (_row("taxi", share, several) for share, *several in zip(SHARES, *cities, strict=True))
 
 
-def _row(name: str, share: float, found: Sequence[dict[str, Any]]) -> Row:
-    outcomes = [{one["policy"]: one for one in each["outcomes"]} for each in found]
-    names = list(outcomes[0])
+def _row(name: str, share: float, found: Sequence[Replayed]) -> Row:
+    outcomes = [{one.policy: one for one in policies} for policies, _ in found]
     return Row(
-        name, f"{share:.0%}", np.array([one["best"]["total"] for one in found]),
-        float(np.mean([len(one["best"]["trained"]) for one in found])),
-        {policy: np.array([one[policy]["total"] for one in outcomes]) for policy in names},
-        {policy: float(np.mean([len(one[policy]["trained"]) for one in outcomes])) for policy in names},
-        {policy: outcomes[0][policy]["costs"] for policy in names} if len(found) == 1 else {},
+        name, f"{share:.0%}", np.array([best.total for _, best in found]),
+        float(np.mean([len(best.trained) for _, best in found])),
+        {policy: np.array([one[policy].total for one in outcomes]) for policy in outcomes[0]},
+        {policy: float(np.mean([len(one[policy].trained) for one in outcomes])) for policy in outcomes[0]},
+        {policy: list(one.costs) for policy, one in outcomes[0].items()} if len(found) == 1 else {},
     )  # fmt: skip
 
 
-def findings(model: str, data: Path, home: Path, policies: Sequence[str], *more: str) -> list[dict[str, Any]]:
-    """Return what the backtest finds at each of ``SHARES``; what was trained before in the home is used again."""
-    words = ["backtest", "--model", model, "--home", str(home), "--json", *more]
-    words += [word for policy in policies for word in ("--policy", policy)]
-    first = _run([*words, *(() if (home / "ledger.db").exists() else ("--data", str(data)))])
-    fresh = sum(first["errors"][step][step] * rows for step, rows in enumerate(first["rows"])) / len(first["rows"])
-    return [_run([*words, "--cost-train", str(share * fresh)]) for share in SHARES]
+def replays(
+    model: str, data: Path, home: Path, policies: Sequence[PolicyName], every: Kind, start: date
+) -> list[Replayed]:
+    """Return what comes of the policies, and of the best plan, at each of ``SHARES``; the command lands and trains first."""
+    if not (home / "backtests" / model / "past.json").exists():
+        words = ["backtest", "--model", model, "--home", str(home), "--json", "--data", str(data), "--policy", "never"]
+        _run([*words, "--start", f"{start}", "--every", every])
+    settings = Settings(home=home)
+    settings.activate()
+    spec = load_model(model, settings)
+    accepted = ledger.list_partitions(database.connect(settings), model, "accepted")
+    _, steps = plan_steps(spec, accepted, every, start, None)
+    judge = spec.training.judge
+    replayed = read_history(settings, open_store(settings), spec, accepted, steps, judge, home / "replayed", True)
+    models = [train_window(settings, replayed, step, judge) for step in range(len(steps))]  # found on disk
+    bench = Bench(replayed, models, Costs(training=0.0))
+    found = []
+    for share in SHARES:
+        bench.costs = Costs(training=share * float(np.mean(np.diag(bench.errors) * bench.rows)))
+        found.append(compare(bench, tuple(policies), spec.triggers))
+    return found
 
 
-def _run(words: Sequence[str]) -> dict[str, Any]:
+def _run(words: Sequence[str]) -> None:
     environment = {name: value for name, value in os.environ.items() if name != "PREFECT_API_URL"}
     start = [sys.executable, "-c", "from flows.cli import main; main()"]
     done = subprocess.run([*start, *words], env=environment, capture_output=True, text=True, timeout=1800, check=False)
     if done.returncode:
         raise SystemExit(done.stderr or done.stdout)
-    found: dict[str, Any] = json.loads(done.stdout)
-    return found
 
 
 def gap_interval(ours: Sequence[float], theirs: Sequence[float], seed: int = 0) -> tuple[float, float]:

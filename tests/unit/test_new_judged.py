@@ -97,9 +97,11 @@ def test_lengths_of_time_are_words():
 
 
 def test_a_package_that_cannot_be_imported_is_named_and_hides_no_model(tmp_path, monkeypatch):
-    settings = Settings(home=tmp_path, model_packages=["flows.models", "nowhere_at_all"])
+    settings = Settings(home=tmp_path, model_packages=["flows.models", "nowhere_at_all", "nowhere.either"])
     assert known_models(settings) == ["bike", "taxi"]
-    with pytest.raises(UsageError, match="nowhere_at_all cannot be imported: put its folder on PYTHONPATH"):
+    with pytest.raises(
+        UsageError, match=r"nowhere_at_all, nowhere.either cannot be imported: put its folder on PYTHONPATH"
+    ):
         load_model("rent", settings)
     folder = tmp_path / "root" / "own"
     folder.mkdir(parents=True)
