@@ -71,7 +71,7 @@ def slices(
     connection: DuckDBPyConnection, looked: Looked, given: tuple[Given, ...], moments: Moments, least: int
 ) -> tuple[str, ...]:
     """Return at most two features of few values, of which two at least have twice the rows that a judged slice needs."""
-    found = []
+    found: list[tuple[int, int, int, str]] = []
     for one in given:
         column = looked.column(one.raw)
         if not one.feature or not 2 <= column.distinct <= SLICED:
