@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from functools import cached_property
 from pathlib import Path
 from typing import Literal
@@ -76,6 +77,11 @@ class Settings(BaseSettings):
         description="s3://BUCKET[/FOLDER] of partitions, feature tables, model files, pages and prediction log; "
         "default: the home",
     )
+    compute_url: str = Field(
+        default="",
+        description="spark://HOST:PORT of a cluster for features, joins, checks and batch scoring (extra `spark`); "
+        "default: DuckDB in the process",
+    )
     landing_folder: str = Field(
         default="", description="where files of raw rows arrive, in a folder by model; default: landing in the home"
     )
@@ -125,6 +131,13 @@ class Settings(BaseSettings):
         # Said without the value, which holds a password.
         if url and (urlsplit(url).scheme not in SERVERS["online_store_url"] or not urlsplit(url).hostname):
             raise ValueError("it is not of the form redis://[:PASSWORD@]HOST[:PORT][/DATABASE]")
+        return url
+
+    @field_validator("compute_url")
+    @classmethod
+    def _spark(cls, url: str) -> str:
+        if url and not re.fullmatch(r"spark://[\w.-]+:\d+(,[\w.-]+:\d+)*", url):
+            raise ValueError("it is not of the form spark://HOST:PORT")
         return url
 
     @model_validator(mode="after")
@@ -244,7 +257,7 @@ class Settings(BaseSettings):
         """Return the settings of another home that holds all it needs: what is made there reaches no server."""
         return Settings(
             home=home, profile="local", ledger_url="", mlflow_tracking_uri="", feature_registry_url="", online_store_url="",
-            storage_url="",
+            storage_url="", compute_url="",
         )  # fmt: skip
 
     def activate(self) -> Settings:

@@ -116,6 +116,15 @@ def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         yield url
 
 
+@pytest.fixture(scope="session")
+def spark_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """Run one Spark cluster of two workers for the tests of this session."""
+    from spark_parts import cluster
+
+    with cluster(tmp_path_factory.mktemp("spark")) as found:
+        yield found
+
+
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
     """End a run of the whole folder of faults with their table."""
     import faults_table

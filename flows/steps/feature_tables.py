@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import UTC, date, datetime, time
 from pathlib import Path
+from typing import TYPE_CHECKING
 from zoneinfo import ZoneInfo
 
 from flows.ledger import Partition
 from flows.settings import Settings
 from flows.spec import Frozen, ModelSpec, resolve
+from flows.steps.spark_features import Computed, computing
 from flows.steps.sql import identifier, identifiers, literal
 from flows.steps.storage import locals_of, pull, writing
+
+if TYPE_CHECKING:
+    import ibis.expr.types as ir
 
 
 class FeaturePlan(Frozen):
@@ -102,22 +108,27 @@ def compute(settings: Settings, spec: ModelSpec, planned: FeaturePlan) -> dict[s
     created = datetime.now(UTC)
     connection = ibis.duckdb.connect()
     connection.raw_sql("SET TimeZone = 'UTC'")
-    rows = connection.read_parquet(locals_of(settings, planned.uris), table_name="rows", union_by_name=True)
-    by_day = rows.group_by(day=rows.event_timestamp.truncate("D")).agg(rows=rows.count()).to_pandas()
-    counts = {day.date(): int(count) for day, count in zip(by_day["day"], by_day["rows"], strict=True)}
-    for some in shares(spec, planned.ticks, counts):
+    files = locals_of(settings, planned.uris)
+    rows = connection.read_parquet(files, table_name="rows", union_by_name=True)
+    parts = [list(planned.ticks)]  # a cluster shares the work out by itself
+    if not settings.compute_url:
+        by_day = rows.group_by(day=rows.event_timestamp.truncate("D")).agg(rows=rows.count()).to_pandas()
+        counts = {day.date(): int(count) for day, count in zip(by_day["day"], by_day["rows"], strict=True)}
+        parts = shares(spec, planned.ticks, counts)
+    for some in parts:
         connection.raw_sql("DROP TABLE IF EXISTS ticks")  # ibis 12 forgets the name
         ticks = connection.create_table("ticks", ibis.memtable({"tick": some}, schema=TICKS))
-        for view, expression in resolve(spec.feature_tables).items():
-            # The name sorts by time of writing and is never used twice.
-            name = f"{created:%Y%m%dT%H%M%S%f}-{uuid.uuid4().hex[:8]}.parquet"
-            folder = settings.features(spec.name) / view
-            sql = ibis.to_sql(expression(rows, ticks), dialect="duckdb")
-            keys = spec.entities[view]
-            with writing(settings, folder / name) as path:
-                connection.raw_sql(_copy_statement(sql, keys, created, sorted(folder.glob("*.parquet")), path))
-            count = int(connection.read_parquet(folder / name).count().execute())
-            written[view] = written.get(view, 0) + count
+        with computing(settings, files, some) if settings.compute_url else _here(rows, ticks) as computed:
+            for view, expression in resolve(spec.feature_tables).items():
+                # The name sorts by time of writing and is never used twice.
+                name = f"{created:%Y%m%dT%H%M%S%f}-{uuid.uuid4().hex[:8]}.parquet"
+                folder = settings.features(spec.name) / view
+                sql = computed(view, expression)
+                keys = spec.entities[view]
+                with writing(settings, folder / name) as path:
+                    connection.raw_sql(_copy_statement(sql, keys, created, sorted(folder.glob("*.parquet")), path))
+                count = int(connection.read_parquet(folder / name).count().execute())
+                written[view] = written.get(view, 0) + count
     return written
 
 
@@ -142,6 +153,14 @@ def shares(spec: ModelSpec, ticks: Sequence[datetime], counts: Mapping[date, int
 
 AT_ONCE = 8_000_000  # rows times ticks; some 100 bytes each
 TICKS = {"tick": "timestamp('UTC', 6)"}
+
+
+@contextmanager
+def _here(rows: ir.Table, ticks: ir.Table) -> Iterator[Computed]:
+    """Yield a function that returns the SQL of a view over rows and ticks, for the DuckDB that has them."""
+    import ibis
+
+    yield lambda _, expression: str(ibis.to_sql(expression(rows, ticks), dialect="duckdb"))
 
 
 def _copy_statement(sql: str, keys: Sequence[str], created: datetime, earlier: list[Path], target: Path) -> str:

@@ -1,0 +1,150 @@
+"""The Spark cluster of ``EVERGREEN_COMPUTE_URL``: one session a process, and files that pass between it and DuckDB.
+
+Workers and driver must see the home under one path, and have this environment's Python and packages under one path.
+Spark's own options, such as the memory of executors, are read from ``$SPARK_CONF_DIR/spark-defaults.conf``.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from flows.errors import ContractError, UnavailableError
+from flows.settings import NO_TELEMETRY, POLITE, Settings
+from flows.steps.sql import literal
+
+if TYPE_CHECKING:
+    from pyspark.sql import DataFrame, SparkSession
+
+CONNECT_SECONDS = 5.0
+ARROW_ROWS = 100_000  # that a worker's Python takes at once
+OPTIONS = {
+    "spark.app.name": "evergreen",
+    "spark.sql.session.timeZone": "UTC",
+    "spark.sql.parquet.outputTimestampType": "TIMESTAMP_MICROS",  # not Spark's INT96, which nobody else writes
+    "spark.sql.execution.arrow.maxRecordsPerBatch": str(ARROW_ROWS),
+    "spark.ui.enabled": "false",
+    "spark.ui.showConsoleProgress": "false",
+    "spark.log.level": "ERROR",
+}
+# What Python on the workers needs of this process's environment; nothing of it is secret.
+PASSED_ON = ("PYTHONPATH", *NO_TELEMETRY, *POLITE)
+
+
+def session(settings: Settings) -> SparkSession:
+    """Return this process's session on the cluster, made at the first call; what Spark says goes to ``tmp/spark.log``.
+
+    Raises UnavailableError if pyspark or Java is missing, or no master answers.
+    """
+    if find_spec("pyspark") is None:
+        raise UnavailableError(
+            "EVERGREEN_COMPUTE_URL needs pyspark; install the extra with `uv sync --extra spark`, or take the setting away"
+        )
+    from pyspark import SparkContext
+    from pyspark.sql import SparkSession
+
+    found = SparkSession.getActiveSession()
+    if found is not None and found.sparkContext._jsc is not None and not found.sparkContext._jsc.sc().isStopped():
+        return found
+    java = Path(os.environ["JAVA_HOME"]) / "bin" / "java" if "JAVA_HOME" in os.environ else shutil.which("java")
+    if java is None or not Path(java).exists():
+        raise UnavailableError(
+            "EVERGREEN_COMPUTE_URL needs Java 17 or 21; install it or set JAVA_HOME, or take the setting away"
+        )
+    host = _answering(settings)
+    from pyspark import SparkConf
+    from pyspark.errors import PySparkException
+    from pyspark.java_gateway import launch_gateway
+
+    conf = SparkConf().setMaster(settings.compute_url).setAll(list(_options(host).items()))
+    log = settings.home / "tmp" / "spark.log"
+    log.parent.mkdir(parents=True, exist_ok=True)
+    os.environ["PYSPARK_PYTHON"] = sys.executable
+    try:
+        if SparkContext._gateway is None:
+            with log.open("ab") as output:
+                gateway: Any = launch_gateway(conf, {"stderr": output, "stdout": output})
+            SparkContext(conf=conf, gateway=gateway)
+        else:
+            SparkContext(conf=conf)
+        return SparkSession.builder.getOrCreate()
+    except (PySparkException, OSError, RuntimeError) as error:
+        raise UnavailableError(f"no session on {settings.compute_url} ({_first(error)}); {log} says more") from error
+    except Exception as error:
+        if type(error).__module__.startswith("py4j"):
+            raise UnavailableError(f"no session on {settings.compute_url} ({_first(error)}); {log} says more") from error
+        raise
+
+
+def _options(host: str) -> dict[str, str]:
+    loopback = {"spark.driver.host": host, "spark.driver.bindAddress": host} if host == "127.0.0.1" else {}
+    passed = {f"spark.executorEnv.{name}": os.environ[name] for name in PASSED_ON if os.environ.get(name)}
+    return OPTIONS | loopback | passed
+
+
+def _answering(settings: Settings) -> str:
+    """Return the host of the first master that takes a connection; Spark itself would try for a minute."""
+    said = ""
+    for place in settings.compute_url.removeprefix("spark://").split(","):
+        host, _, port = place.rpartition(":")
+        try:
+            with closing(socket.create_connection((host, int(port)), CONNECT_SECONDS)) as connection:
+                return str(connection.getpeername()[0])
+        except OSError as error:
+            said = str(error)
+    raise UnavailableError(
+        f"no Spark master answers at {settings.compute_url} ({said}); start it, or take EVERGREEN_COMPUTE_URL away"
+    )
+
+
+@contextmanager
+def staging(settings: Settings) -> Iterator[Path]:
+    """Yield a new folder in the home for files between DuckDB and the cluster; it is gone at the end."""
+    scratch = settings.home / "tmp"
+    scratch.mkdir(parents=True, exist_ok=True)
+    folder = Path(tempfile.mkdtemp(prefix="spark-", dir=scratch))
+    folder.chmod(0o777)  # the workers may be another user
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def told(settings: Settings, what: str) -> Iterator[None]:
+    """Turn what the cluster raises into one line about ``what``: a query that it cannot run, or work that it did not end."""
+    from py4j.protocol import Py4JError
+    from pyspark.errors import AnalysisException, ParseException, PySparkException
+
+    try:
+        yield
+    except (AnalysisException, ParseException) as error:
+        raise ContractError(f"{what} cannot be computed on Spark ({_first(error)}); correct it") from error
+    except (PySparkException, Py4JError) as error:
+        raise UnavailableError(
+            f"{what} broke off on {settings.compute_url} ({_first(error)}); look at the workers, and whether they see "
+            f"{settings.home}, then run again"
+        ) from error
+
+
+def written(frame: DataFrame, folder: Path) -> str:
+    """Have the workers write a frame into a folder, which must not exist, and return SQL of its rows for DuckDB."""
+    schema = ", ".join(f"{field.name} {field.dataType.simpleString()}" for field in frame.schema)
+    frame.write.parquet(folder.as_uri())
+    if not any(folder.glob("*.parquet")):
+        raise UnavailableError(f"Spark wrote {schema} not into {folder}; the workers must see it, then run again")
+    return f"SELECT * FROM read_parquet({literal(folder / '*.parquet')})"
+
+
+def _first(error: BaseException) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    cause = next((line for line in lines if line.startswith("Caused by:")), "")
+    return " ".join([lines[0] if lines else type(error).__name__, cause])[:300].strip()
