@@ -15,7 +15,8 @@ ENTITIES = "entities"  # the name under which the entity rows are registered
 EVENT_TIMESTAMP = "event_timestamp"
 NOTHING = 2**32 - 1  # numbers of rows are of 32 bits
 NO_KEY = "__dummy_id"  # the key, always empty, that Feast wants of a table without keys
-LAST_WRITTEN_FIRST = "file_index DESC, file_row_number DESC"
+FILE_ORDER, ROW_ORDER = "file_index", "file_row_number"  # DuckDB's own columns of a row's file and its place there
+LAST_WRITTEN_FIRST = f"{FILE_ORDER} DESC, {ROW_ORDER} DESC"
 
 
 Span = tuple[datetime, datetime]  # from and to, both included

@@ -139,6 +139,7 @@ class AsofRetrievalJob(DuckDBRetrievalJob):
         span = metadata.min_event_timestamp, metadata.max_event_timestamp
         bounds = None if span[0] is None or span[1] is None else (span[0], span[1])
         self._entities = entities
+        self._views = tuple(views)
         self._lookup = pa.table(
             {"moment": entities[moment].cast(pa.int64())}
             | {f"entity_{number}": entities[key] for number, key in enumerate(keys)}

@@ -14,6 +14,7 @@ from flows.steps import scoring
 from flows.steps.bundle import load_bundle
 from flows.steps.champion import reigning
 from flows.steps.feature_store import open_store
+from flows.steps.spark_scoring import asked
 from flows.steps.storage import folder
 
 score_file = stage(scoring.score_file)
@@ -32,7 +33,8 @@ def score(source: str, target: str, model: str = "taxi") -> dict[str, Any]:
         champion = reigning(engine, spec, "score with")
         with folder(settings, champion.model_uri) as files:
             bundle = load_bundle(files, champion.digest, settings.trusted_types)
-        store = open_store(settings)
-        scored = score_file(settings, spec, store, bundle, champion.version, source, target)
+            question = asked(settings, spec, files, champion.digest, champion.version) if settings.compute_url else None
+            store = open_store(settings)
+            scored = score_file(settings, spec, store, bundle, champion.version, source, target, question)
         run.summary = {"model": model, **scored.model_dump()}
     return run.summary

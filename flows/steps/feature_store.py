@@ -35,7 +35,7 @@ class OnlineRows(NamedTuple):
 
 
 def open_store(settings: Settings) -> FeatureStore:
-    """Open the feature store of a home: SQL registry, our DuckDB offline store, our online store on SQLite or Redis."""
+    """Open the feature store of a home: SQL registry, our offline store (DuckDB or Spark), our online one (SQLite or Redis)."""
     from flows.steps.lean_feast import feast
 
     folder = settings.home / "feast"
@@ -45,6 +45,9 @@ def open_store(settings: Settings) -> FeatureStore:
         online = {
             "type": "feature_repo.online_store.NewestRedisOnlineStore", "connection_string": settings.online_store_url
         }  # fmt: skip
+    offline = {"type": "feature_repo.offline_store.DuckDBAsofOfflineStore", "root": str(settings.home)}
+    if settings.compute_url:
+        offline |= {"type": "feature_repo.spark_store.SparkAsofOfflineStore", "compute_url": settings.compute_url}
     config = feast.RepoConfig(
         project=PROJECT,
         provider="local",
@@ -53,9 +56,7 @@ def open_store(settings: Settings) -> FeatureStore:
             "registry_type": "sql", "path": settings.feature_registry, "cache_ttl_seconds": 60,
             **_registry_options(settings),
         },
-        offline_store={
-            "type": "feature_repo.offline_store.DuckDBAsofOfflineStore", "root": str(settings.home)
-        },
+        offline_store=offline,
         online_store=online,
         materialization={"pull_latest_features": True},
         entity_key_serialization_version=3,

@@ -12,18 +12,14 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import sqlalchemy as sa
 from duckdb_engine import ConnectionWrapper
-from great_expectations import ExpectationSuite, get_context
 from great_expectations.core.metric_domain_types import MetricDomainTypes
-from great_expectations.data_context.types.base import (
-    DataContextConfig,
-    InMemoryStoreBackendDefaults,
-    ProgressBarsConfig,
-)
 from great_expectations.datasource.fluent import SQLDatasource
 from great_expectations.execution_engine import SqlAlchemyExecutionEngine
 from great_expectations.expectations.metrics.column_aggregate_metric_provider import ColumnAggregateMetricProvider
 from great_expectations.expectations.metrics.metric_provider import metric_value
 from great_expectations.validator.v1_validator import Validator
+
+from flows.steps.gx_context import in_order, quiet_context
 
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection
@@ -112,13 +108,7 @@ class TableJudge:
             own.execute("SET TimeZone = 'UTC'")  # a cursor starts with the settings of the database, not of its parent
             return ConnectionWrapper(own)
 
-        # No site of its own: that would leave a temporary folder behind.
-        stores = InMemoryStoreBackendDefaults(init_temp_docs_sites=False)
-        quiet = DataContextConfig(
-            store_backend_defaults=stores, analytics_enabled=False, progress_bars=ProgressBarsConfig(globally=False)
-        )
-        context = get_context(mode="ephemeral", project_config=quiet)
-        source = context.data_sources.add_evergreen_duckdb(
+        source = quiet_context().data_sources.add_evergreen_duckdb(
             "duckdb",
             connection_string="duckdb:///:memory:",
             create_temp_table=False,
@@ -127,12 +117,5 @@ class TableJudge:
         self._batch = source.add_table_asset(table, table_name=table).add_batch_definition_whole_table("all")
 
     def validate(self, expectations: list[Any], result_format: str | dict[str, Any]) -> list[dict[str, Any]]:
-        """Return Great Expectations' results as plain data, in the order of the expectations.
-
-        Nothing that it may do to an expectation reaches the ones that were given.
-        """
-        numbered = [item.copy(update={"meta": {"number": number}}) for number, item in enumerate(expectations)]
-        suite = ExpectationSuite(name="suite", expectations=numbered)
-        result = Validator(self._batch, result_format=result_format).validate_expectation_suite(suite)
-        by_number = {item["expectation_config"]["meta"]["number"]: item for item in result.to_json_dict()["results"]}
-        return [by_number[number] for number in sorted(by_number)]
+        """Return Great Expectations' results as plain data, in the order of the expectations."""
+        return in_order(expectations, Validator(self._batch, result_format=result_format).validate_expectation_suite)

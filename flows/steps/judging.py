@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from datetime import datetime
 from hashlib import sha256
 from pathlib import Path
@@ -27,7 +28,7 @@ from flows.steps.presence import check_rows
 from flows.steps.reading import describe
 from flows.steps.sql import identifiers
 from flows.steps.statistics import describe_rows
-from flows.steps.validation import REJECTS, Check, Judgement, load_suite, run_suite
+from flows.steps.validation import REJECTS, Check, Judge, Judgement, load_suite, run_suite
 
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection
@@ -68,14 +69,20 @@ class Bench:
         self.usual = usual_rows(ledger.list_partitions(engine, spec.name, "accepted"), landed.partitions)
         self._judge: TableJudge | None = None
 
-    @property
-    def judge(self) -> TableJudge:
-        """Great Expectations on the table ``events``, which must be there."""
+    @contextmanager
+    def judge(self) -> Iterator[Judge]:
+        """Yield Great Expectations on the table ``events`` as it is: in DuckDB, or on the cluster if one is set."""
+        if self.settings.compute_url:
+            from flows.steps.gx_spark import judging
+
+            with judging(self.settings, self.connection, EVENTS) as judge:
+                yield judge
+            return
         if self._judge is None:
             from flows.steps.gx_duckdb import TableJudge
 
             self._judge = TableJudge(self.connection, EVENTS)
-        return self._judge
+        yield self._judge
 
 
 def rules_digest(spec: ModelSpec, expectations: list[Any]) -> str:
@@ -183,7 +190,8 @@ def _judge_rows(bench: Bench, partition: Partition, file: str) -> Decision:
     as_columns = Check(source="contract", rule="columns as in the contract", observed="all are", verdict="passed")
     judgement = Judgement(checks=(as_columns, *found.checks), reasons=found.reasons)
     if not judgement.reasons:
-        suite = run_suite(connection, bench.judge, bench.expectations)
+        with bench.judge() as judge:
+            suite = run_suite(connection, judge, bench.expectations)
         judgement = Judgement(checks=judgement.checks + suite.checks, reasons=suite.reasons, results=suite.results)
     _collect_refused(connection, numbered)
     if not judgement.reasons:

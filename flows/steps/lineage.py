@@ -40,6 +40,7 @@ LIBRARIES = (
 # The modules whose work makes a version what it is; what comes before them is in the hashes of the partitions.
 MAKERS = (
     "feature_repo.offline_store",
+    "feature_repo.spark_store",
     "flows.steps.bundle",
     "flows.steps.evaluation",
     "flows.steps.fitting",

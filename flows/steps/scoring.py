@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import glob
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Generator, Iterator
+from contextlib import closing, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
     from flows.settings import Settings
     from flows.steps.bundle import Bundle
+    from flows.steps.spark_scoring import Asked
 
 BATCH = 500_000  # rows that are joined and predicted at once
 SUFFIXES = (".parquet", ".csv")
@@ -40,13 +42,22 @@ class Scored(Frozen):
 
 
 def score_file(
-    settings: Settings, spec: ModelSpec, store: FeatureStore, bundle: Bundle, version: int, source: str, target: str
+    settings: Settings,
+    spec: ModelSpec,
+    store: FeatureStore,
+    bundle: Bundle,
+    version: int,
+    source: str,
+    target: str,
+    question: Asked | None = None,
 ) -> Scored:
     """Predict every row of a parquet or CSV file and write all of it with the predictions to another, atomically.
 
     The source needs the request fields, and the event time if that is not one of them; other columns are kept. Added
     are ``prediction``, ``probability_<class>`` for classes, and ``model_version``. Rows keep their order. Raises
     UsageError for input that does not fit, by column and row, and for a target that cannot be; nothing is written then.
+
+    With ``question``, what workers have to know of this very bundle, the Spark cluster of the settings answers.
     """
     origin, goal = _checked_paths(source, target)
     pull(settings, settings.features(spec.name))
@@ -54,10 +65,14 @@ def score_file(
     rows = 0
     with connect(settings.home) as connection:
         columns = _prepare(connection, spec, origin, added)
+        batches, requests = partial(_batches, connection, origin), partial(_requests, spec)
+        if question is None:
+            answered = ((table, predict(spec, store, bundle, version, requests(table))) for table in batches())
+        else:
+            answered = _on_spark(settings, question, bundle, batches, requests)
         try:
-            with replacing(goal) as temporary, _Writer(temporary, goal) as writer:
-                for table in _batches(connection, origin):
-                    predictions = predict(spec, store, bundle, version, _requests(spec, table))
+            with replacing(goal) as temporary, _Writer(temporary, goal) as writer, closing(answered):
+                for table, predictions in answered:
                     kept = table.select(list(columns))
                     for name in added:
                         kept = kept.append_column(name, predictions[name])
@@ -66,6 +81,24 @@ def score_file(
         except OSError as error:
             raise UnavailableError(f"{goal} cannot be written ({error}); free some space or write elsewhere") from error
     return Scored(target=str(goal), rows=rows, version=version)
+
+
+def _on_spark(
+    settings: Settings,
+    question: Asked,
+    bundle: Bundle,
+    batches: Callable[[], Iterator[pa.Table]],
+    requests: Callable[[pa.Table], pa.Table],
+) -> Generator[tuple[pa.Table, pa.Table]]:
+    """Yield the rows of a file with their predictions, made by the cluster: the file is read twice."""
+    from flows.steps.spark_scoring import answering
+
+    classes = bundle.manifest.classes
+    kind = pa.float64() if classes is None else pa.array(list(classes)).type
+    shares = [pa.field(f"probability_{name}", pa.float64()) for name in classes or ()]
+    schema = pa.schema([pa.field("prediction", kind), *shares, pa.field("model_version", pa.int64())])
+    with answering(settings, question, map(requests, batches()), schema) as answers:
+        yield from zip(batches(), answers, strict=True)
 
 
 def predict(spec: ModelSpec, store: FeatureStore, bundle: Bundle, version: int, requests: pa.Table) -> pa.Table:

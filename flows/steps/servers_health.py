@@ -1,4 +1,4 @@
-"""The servers of an installation as the doctor sees them: bucket, Redis, Prefect, and how far their clocks are off."""
+"""The servers of an installation as the doctor sees them: bucket, Redis, Spark, Prefect, and how far their clocks are off."""
 
 from __future__ import annotations
 
@@ -12,9 +12,10 @@ from typing import Any
 from sqlalchemy.engine import Engine
 
 from flows import ledger
+from flows.errors import EvergreenError
 from flows.settings import Settings, shown
 from flows.spec import ModelSpec
-from flows.steps import prefect_server, storage
+from flows.steps import prefect_server, spark, storage
 from flows.steps.champion_health import Line
 from flows.steps.trusted import one_line
 
@@ -42,6 +43,19 @@ def bucket(settings: Settings) -> Iterator[Line]:
         yield "storage", "bad", f"{settings.storage_url} cannot be used: {one_line(error)}", mend
     else:
         yield "storage", "good", f"{settings.storage_url} can be written and read", ""
+
+
+def cluster(settings: Settings) -> Iterator[Line]:
+    """Yield whether the Spark cluster of the settings, if there is one, works: its workers write into the home."""
+    if not settings.compute_url:
+        return
+    try:
+        found = spark.look(settings)
+    except EvergreenError as error:
+        mend = "start master and workers; each must see the home, and this environment's Python, under the same path"
+        yield "Spark", "bad", one_line(error), mend
+    else:
+        yield "Spark", "good", found, ""
 
 
 def online_store(settings: Settings, spec: ModelSpec, engine: Engine) -> Iterator[Line]:

@@ -7,6 +7,7 @@ Spark's own options, such as the memory of executors, are read from ``$SPARK_CON
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import socket
 import sys
@@ -17,6 +18,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from flows import errors
 from flows.errors import ContractError, UnavailableError
 from flows.settings import NO_TELEMETRY, POLITE, Settings
 from flows.steps.sql import literal
@@ -59,7 +61,7 @@ def session(settings: Settings) -> SparkSession:
         raise UnavailableError(
             "EVERGREEN_COMPUTE_URL needs Java 17 or 21; install it or set JAVA_HOME, or take the setting away"
         )
-    host = _answering(settings)
+    host = answering(settings)
     from pyspark import SparkConf
     from pyspark.errors import PySparkException
     from pyspark.java_gateway import launch_gateway
@@ -80,7 +82,9 @@ def session(settings: Settings) -> SparkSession:
         raise UnavailableError(f"no session on {settings.compute_url} ({_first(error)}); {log} says more") from error
     except Exception as error:
         if type(error).__module__.startswith("py4j"):
-            raise UnavailableError(f"no session on {settings.compute_url} ({_first(error)}); {log} says more") from error
+            raise UnavailableError(
+                f"no session on {settings.compute_url} ({_first(error)}); {log} says more"
+            ) from error
         raise
 
 
@@ -90,7 +94,7 @@ def _options(host: str) -> dict[str, str]:
     return OPTIONS | loopback | passed
 
 
-def _answering(settings: Settings) -> str:
+def answering(settings: Settings) -> str:
     """Return the host of the first master that takes a connection; Spark itself would try for a minute."""
     said = ""
     for place in settings.compute_url.removeprefix("spark://").split(","):
@@ -103,6 +107,15 @@ def _answering(settings: Settings) -> str:
     raise UnavailableError(
         f"no Spark master answers at {settings.compute_url} ({said}); start it, or take EVERGREEN_COMPUTE_URL away"
     )
+
+
+def look(settings: Settings) -> str:
+    """Have the workers write into the home, and return what is to be said of the cluster; raises as ``session``."""
+    own = session(settings)
+    cores = own.sparkContext.defaultParallelism
+    with staging(settings) as folder, told(settings, "a look at the cluster"):
+        written(own.range(0, 4 * cores, numPartitions=4 * cores), folder / "probe")
+    return f"{cores} cores at {settings.compute_url} see the home"
 
 
 @contextmanager
@@ -120,7 +133,10 @@ def staging(settings: Settings) -> Iterator[Path]:
 
 @contextmanager
 def told(settings: Settings, what: str) -> Iterator[None]:
-    """Turn what the cluster raises into one line about ``what``: a query that it cannot run, or work that it did not end."""
+    """Turn what the cluster raises into one line about ``what``: a query that it cannot run, or work that it did not end.
+
+    An error of ours that a worker raised is raised here as it was there.
+    """
     from py4j.protocol import Py4JError
     from pyspark.errors import AnalysisException, ParseException, PySparkException
 
@@ -129,6 +145,9 @@ def told(settings: Settings, what: str) -> Iterator[None]:
     except (AnalysisException, ParseException) as error:
         raise ContractError(f"{what} cannot be computed on Spark ({_first(error)}); correct it") from error
     except (PySparkException, Py4JError) as error:
+        ours = re.search(r"^flows\.errors\.(\w+): (.+)$", str(error), re.MULTILINE)
+        if ours and issubclass(getattr(errors, ours[1], object), errors.EvergreenError):  # a worker's own refusal
+            raise getattr(errors, ours[1])(ours[2]) from error
         raise UnavailableError(
             f"{what} broke off on {settings.compute_url} ({_first(error)}); look at the workers, and whether they see "
             f"{settings.home}, then run again"

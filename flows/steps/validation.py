@@ -6,7 +6,7 @@ breaks it asked again as it stands, for its number and for the query of those ro
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from flows.errors import BrokenCheckError, ContractError
 from flows.spec import Frozen, ModelSpec, resolve_callable
@@ -15,8 +15,6 @@ from flows.steps.sql import identifier, literal
 
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection
-
-    from flows.steps.gx_duckdb import TableJudge
 
 REJECTS = "rejects"  # table (row, reason): which rows may not be used, and why; a row may have several reasons
 LISTED = 100_000  # rows that are worth a list, where Great Expectations has no query of them
@@ -36,6 +34,13 @@ class Check(Frozen):
     tolerated: float | None = None
     observed: str
     verdict: Verdict
+
+
+class Judge(Protocol):
+    """Great Expectations on the event rows, wherever it works."""
+
+    def validate(self, expectations: list[Any], result_format: str | dict[str, Any]) -> list[dict[str, Any]]:
+        """Return its results as plain data, in the order of the expectations."""
 
 
 class Judgement(Frozen):
@@ -66,7 +71,7 @@ def load_suite(spec: ModelSpec) -> list[Any]:
     return list(suite.expectations)
 
 
-def run_suite(connection: DuckDBPyConnection, judge: TableJudge, expectations: list[Any]) -> Judgement:
+def run_suite(connection: DuckDBPyConnection, judge: Judge, expectations: list[Any]) -> Judgement:
     """Judge the table of ``judge`` by a suite and add the rows that break a rule to ``rejects``.
 
     Raises BrokenCheckError if a check could not be evaluated, or nothing was: that says nothing about the data.
@@ -95,7 +100,7 @@ def run_suite(connection: DuckDBPyConnection, judge: TableJudge, expectations: l
     return Judgement(checks=tuple(checks), reasons=tuple(reasons), results=tuple(results))
 
 
-def _evaluate(judge: TableJudge, expectations: list[Any], result_format: str | dict[str, Any]) -> list[dict[str, Any]]:
+def _evaluate(judge: Judge, expectations: list[Any], result_format: str | dict[str, Any]) -> list[dict[str, Any]]:
     """Return one result for each expectation; raises BrokenCheckError if one is missing or ended in an exception."""
     if not expectations:
         return []
@@ -123,7 +128,7 @@ def _exception_of(result: dict[str, Any]) -> str | None:
     return None
 
 
-def _reject(connection: DuckDBPyConnection, judge: TableJudge, item: Any, rule: str, result: dict[str, Any]) -> None:
+def _reject(connection: DuckDBPyConnection, judge: Judge, item: Any, rule: str, result: dict[str, Any]) -> None:
     """Add the rows that broke a rule to ``rejects``; they must be as many as Great Expectations counted."""
     import duckdb
 
