@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any, Literal
 
@@ -10,6 +11,7 @@ from flows.spec import Frozen
 
 PREFECT_YAML = Path(__file__).with_name("prefect.yaml")
 POOL = "evergreen"
+POOLS = Path(__file__).with_name("pools")  # base job templates, by type of the pool
 
 
 class Trigger(Frozen):
@@ -35,6 +37,13 @@ class Deployment(Frozen):
     entrypoint: str
     model: str
     triggers: tuple[Trigger, ...]
+
+
+def pool_template(kind: str) -> dict[str, Any]:
+    """Return our base job template of a type of work pool; empty, so Prefect's own counts, where we have none."""
+    path = POOLS / f"{kind}.json"
+    found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    return found
 
 
 def read(path: Path = PREFECT_YAML) -> list[Deployment]:

@@ -56,7 +56,9 @@ def deploy(settings: Settings, file: Path = declared.PREFECT_YAML) -> dict[str, 
 
     with get_client(sync_client=True) as client:
         try:
-            client.create_work_pool(WorkPoolCreate(name=declared.POOL, type=settings.work_pool_type))
+            kind = settings.work_pool_type
+            pool = WorkPoolCreate(name=declared.POOL, type=kind, base_job_template=declared.pool_template(kind))
+            client.create_work_pool(pool)
             made = True
         except ObjectAlreadyExists:
             made = False

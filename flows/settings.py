@@ -89,7 +89,10 @@ class Settings(BaseSettings):
     mlflow_port: int = Field(default=5000, ge=1, le=65535, description="MLflow's UI")
     feast_port: int = Field(default=8888, ge=1, le=65535, description="Feast's UI")
     docs_port: int = Field(default=8500, ge=1, le=65535, description="Data Docs and reports")
-    work_pool_type: str = Field(default="process", description="type of the work pool that `evergreen deploy` makes")
+    work_pool_type: str = Field(
+        default="process",
+        description="type of the work pool that `evergreen deploy` makes: process, docker or kubernetes",
+    )
     worker_limit: int = Field(default=4, ge=1, description="flow runs that the worker has under way at once")
     service_host: str = "127.0.0.1"
     service_port: int = Field(default=8300, ge=0, le=65535)
