@@ -57,7 +57,6 @@ def joined(
 def _write(lookup: pa.Table, folder: Path) -> None:
     """Write the entity rows with their numbers, in files that several workers can read at once."""
     folder.mkdir()
-    folder.chmod(0o777)
     numbered = lookup.append_column(NUMBER, pa.array(range(lookup.num_rows), pa.int64()))
     for start in range(0, numbered.num_rows, ROWS_OF_A_FILE):
         pq.write_table(numbered.slice(start, ROWS_OF_A_FILE), folder / f"{start:012d}.parquet", compression="zstd")

@@ -12,6 +12,8 @@ import shutil
 import socket
 import sys
 import tempfile
+import threading
+import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from importlib.util import find_spec
@@ -27,6 +29,8 @@ if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
 
 CONNECT_SECONDS = 5.0
+WORKERS_SECONDS = 120.0  # for a cluster that has no worker to give
+LOOK_SECONDS = 2.0
 ARROW_ROWS = 100_000  # that a worker's Python takes at once
 OPTIONS = {
     "spark.app.name": "evergreen",
@@ -41,10 +45,13 @@ OPTIONS = {
 PASSED_ON = ("PYTHONPATH", *NO_TELEMETRY, *POLITE)
 
 
+_ONE = threading.Lock()
+
+
 def session(settings: Settings) -> SparkSession:
     """Return this process's session on the cluster, made at the first call; what Spark says goes to ``tmp/spark.log``.
 
-    Raises UnavailableError if pyspark or Java is missing, or no master answers.
+    Raises UnavailableError if pyspark or Java is missing, no master answers, or no worker takes work.
     """
     if find_spec("pyspark") is None:
         raise UnavailableError(
@@ -53,39 +60,48 @@ def session(settings: Settings) -> SparkSession:
     from pyspark import SparkContext
     from pyspark.sql import SparkSession
 
-    found = SparkSession.getActiveSession()
-    if found is not None and found.sparkContext._jsc is not None and not found.sparkContext._jsc.sc().isStopped():
-        return found
+    with _ONE:
+        context = SparkContext._active_spark_context
+        if context is not None and (context.master != settings.compute_url or context._jsc.sc().isStopped()):
+            context.stop()
+            context = None
+        if context is None:
+            _connect(settings)
+        return SparkSession.builder.getOrCreate()
+
+
+def _connect(settings: Settings) -> None:
+    from pyspark import SparkConf, SparkContext
+    from pyspark.java_gateway import launch_gateway
+
     java = Path(os.environ["JAVA_HOME"]) / "bin" / "java" if "JAVA_HOME" in os.environ else shutil.which("java")
     if java is None or not Path(java).exists():
         raise UnavailableError(
             "EVERGREEN_COMPUTE_URL needs Java 17 or 21; install it or set JAVA_HOME, or take the setting away"
         )
-    host = answering(settings)
-    from pyspark import SparkConf
-    from pyspark.errors import PySparkException
-    from pyspark.java_gateway import launch_gateway
-
-    conf = SparkConf().setMaster(settings.compute_url).setAll(list(_options(host).items()))
+    conf = SparkConf().setMaster(settings.compute_url).setAll(list(_options(answering(settings)).items()))
     log = settings.home / "tmp" / "spark.log"
     log.parent.mkdir(parents=True, exist_ok=True)
     os.environ["PYSPARK_PYTHON"] = sys.executable
     try:
-        if SparkContext._gateway is None:
-            with log.open("ab") as output:
-                gateway: Any = launch_gateway(conf, {"stderr": output, "stdout": output})
-            SparkContext(conf=conf, gateway=gateway)
-        else:
-            SparkContext(conf=conf)
-        return SparkSession.builder.getOrCreate()
-    except (PySparkException, OSError, RuntimeError) as error:
+        with log.open("ab") as output:
+            gateway: Any = SparkContext._gateway or launch_gateway(conf, {"stderr": output, "stdout": output})
+        context = SparkContext(conf=conf, gateway=gateway)
+    except Exception as error:  # of Java, Py4J or pyspark: whatever it is, there is no session
         raise UnavailableError(f"no session on {settings.compute_url} ({_first(error)}); {log} says more") from error
-    except Exception as error:
-        if type(error).__module__.startswith("py4j"):
+    deadline = time.monotonic() + WORKERS_SECONDS
+    while not _workers(context):
+        if time.monotonic() > deadline:
+            context.stop()
             raise UnavailableError(
-                f"no session on {settings.compute_url} ({_first(error)}); {log} says more"
-            ) from error
-        raise
+                f"no worker of {settings.compute_url} takes work; start some, with cores and memory free for an executor"
+            )
+        time.sleep(0.2)
+
+
+def _workers(context: Any) -> int:
+    """Return how many executors the cluster gives to a context."""
+    return int(context._jsc.sc().getExecutorMemoryStatus().size()) - 1  # the driver counts as one
 
 
 def _options(host: str) -> dict[str, str]:
@@ -124,7 +140,6 @@ def staging(settings: Settings) -> Iterator[Path]:
     scratch = settings.home / "tmp"
     scratch.mkdir(parents=True, exist_ok=True)
     folder = Path(tempfile.mkdtemp(prefix="spark-", dir=scratch))
-    folder.chmod(0o777)  # the workers may be another user
     try:
         yield folder
     finally:
@@ -138,8 +153,14 @@ def told(settings: Settings, what: str) -> Iterator[None]:
     An error of ours that a worker raised is raised here as it was there.
     """
     from py4j.protocol import Py4JError
+    from pyspark import SparkContext
     from pyspark.errors import AnalysisException, ParseException, PySparkException
 
+    done = threading.Event()
+    watch = threading.Thread(
+        target=_cancel_without_workers, args=(SparkContext._active_spark_context, done), daemon=True
+    )
+    watch.start()
     try:
         yield
     except (AnalysisException, ParseException) as error:
@@ -152,18 +173,41 @@ def told(settings: Settings, what: str) -> Iterator[None]:
             f"{what} broke off on {settings.compute_url} ({_first(error)}); look at the workers, and whether they see "
             f"{settings.home}, then run again"
         ) from error
+    finally:
+        done.set()
+
+
+def _cancel_without_workers(context: Any, done: threading.Event) -> None:
+    """End the jobs of a context that has had no worker for long; Spark would wait for good."""
+    alone = 0.0
+    while not done.wait(LOOK_SECONDS):
+        alone = 0.0 if _workers(context) else alone + LOOK_SECONDS
+        if alone >= WORKERS_SECONDS:
+            context.cancelAllJobs()
+            return
 
 
 def written(frame: DataFrame, folder: Path) -> str:
-    """Have the workers write a frame into a folder, which must not exist, and return SQL of its rows for DuckDB."""
-    schema = ", ".join(f"{field.name} {field.dataType.simpleString()}" for field in frame.schema)
-    frame.write.parquet(folder.as_uri())
-    if not any(folder.glob("*.parquet")):
-        raise UnavailableError(f"Spark wrote {schema} not into {folder}; the workers must see it, then run again")
+    """Have the workers write a frame into a folder, which must not exist, and return SQL of its rows for DuckDB.
+
+    Raises UnavailableError if not all rows that they wrote are there: they do not see the home that this process sees.
+    """
+    import pyarrow.parquet as pq
+    from pyspark.sql import Observation
+    from pyspark.sql import functions as F  # noqa: N812 (as everybody calls it)
+
+    seen = Observation()
+    frame.observe(seen, F.count(F.lit(1)).alias("rows")).write.parquet(folder.as_uri())
+    wrote, found = seen.get["rows"], sum(pq.read_metadata(file).num_rows for file in folder.glob("*.parquet"))
+    if wrote != found:
+        raise UnavailableError(
+            f"of {wrote} rows that the workers wrote, {found} are in {folder}; each must see this very folder, then run again"
+        )
     return f"SELECT * FROM read_parquet({literal(folder / '*.parquet')})"
 
 
 def _first(error: BaseException) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    cause = next((line for line in lines if line.startswith("Caused by:")), "")
-    return " ".join([lines[0] if lines else type(error).__name__, cause])[:300].strip()
+    """Return the first line of an error, and of what lies below it the first that names one: Java's and Python's are long."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+    cause = next((line for line in lines[1:] if re.match(r"(Caused by: )?[\w.]+(Error|Exception): ", line)), "")
+    return f"{lines[0]} {cause}"[:300].strip()

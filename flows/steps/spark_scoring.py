@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from functools import cache, partial
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -76,7 +75,6 @@ def _spark_schema(schema: pa.Schema) -> str:
 def _write(requests: Iterable[pa.Table], folder: Path) -> list[int]:
     """Write tables of requests with the numbers of their rows, in files that several workers can take; return their sizes."""
     folder.mkdir()
-    folder.chmod(0o777)
     sizes: list[int] = []
     for table in requests:
         start = sum(sizes)
@@ -104,7 +102,7 @@ def _cut(found: pa.RecordBatchReader, sizes: list[int]) -> Iterator[pa.Table]:
 
 def _answered(question: Asked, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
     """Answer requests on a worker."""
-    answer = _opened(question, os.getpid())
+    answer = _opened(question)
     for batch in batches:
         if not batch.num_rows:
             continue
@@ -115,8 +113,8 @@ def _answered(question: Asked, batches: Iterator[pa.RecordBatch]) -> Iterator[pa
         yield from found.add_column(0, ROW, table[ROW]).combine_chunks().to_batches()
 
 
-@cache
-def _opened(question: Asked, _process: int) -> Callable[[pa.Table], pa.Table]:
+@lru_cache(maxsize=1)
+def _opened(question: Asked) -> Callable[[pa.Table], pa.Table]:
     """Return what answers requests in this process: the bundle, hashed and checked, and the feature store of the home."""
     from flows.steps.bundle import load_bundle
     from flows.steps.feature_store import open_store

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from serving_parts import eventually
+from spark_parts import Cluster
 from training_parts import copy_home, opened, trained
 
 from flows import database, ledger
@@ -19,7 +21,7 @@ from flows.errors import UnavailableError
 from flows.settings import Settings
 from flows.spec import load_model
 from flows.steps import doctor, registry, spark
-from flows.steps.processes import free_port
+from flows.steps.processes import free_port, stop
 
 pytestmark = pytest.mark.long
 
@@ -144,3 +146,34 @@ def test_a_master_that_does_not_answer_is_told_at_once_and_by_name(tmp_path: Pat
     away = Settings(home=tmp_path, compute_url=f"spark://127.0.0.1:{free_port()}")
     with pytest.raises(UnavailableError, match="no Spark master answers at spark://127"):
         spark.answering(away)
+
+
+def test_a_cluster_without_workers_is_not_waited_for_for_good(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, spark_cluster: Any
+) -> None:
+    monkeypatch.setattr(spark, "WORKERS_SECONDS", 3.0)
+    empty = Cluster(tmp_path)
+    try:
+        empty.start(workers=0)
+        with pytest.raises(UnavailableError, match="no worker of spark://127"):
+            spark.session(empty.settings(tmp_path / "home"))
+        monkeypatch.setattr(spark, "WORKERS_SECONDS", 120.0)
+        empty.add_worker()
+        settings = empty.settings(tmp_path / "home")
+
+        def sleeping(batches: Any) -> Any:
+            time.sleep(600)
+            yield from batches
+
+        frame = spark.session(settings).range(10).mapInArrow(sleeping, "id bigint")
+        monkeypatch.setattr(spark, "WORKERS_SECONDS", 4.0)
+        last = threading.Timer(5, stop, args=(empty.workers[0],))
+        last.start()
+        with (
+            pytest.raises(UnavailableError, match="a long job broke off on spark://127"),
+            spark.told(settings, "a long job"),
+        ):
+            frame.count()
+        last.join()
+    finally:
+        empty.stop()
