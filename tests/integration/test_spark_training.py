@@ -148,6 +148,13 @@ def test_a_master_that_does_not_answer_is_told_at_once_and_by_name(tmp_path: Pat
         spark.answering(away)
 
 
+def test_without_java_the_mend_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, spark_cluster: Any) -> None:
+    monkeypatch.setenv("JAVA_HOME", str(tmp_path))
+    away = Settings(home=tmp_path, compute_url=f"spark://127.0.0.1:{free_port()}")
+    with pytest.raises(UnavailableError, match="needs Java 17"):
+        spark.session(away)
+
+
 def test_a_cluster_without_workers_is_not_waited_for_for_good(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, spark_cluster: Any
 ) -> None:
