@@ -56,7 +56,7 @@ def as_on_duckdb(expression: ir.Table) -> ir.Table:
     import ibis
     from ibis.expr import operations as ops
 
-    @ibis.udf.scalar.builtin(name="rint")
+    @ibis.udf.scalar.builtin(name="rint")  # type: ignore[untyped-decorator]
     def rint(value: float) -> float: ...  # type: ignore[empty-body]
 
     def rounded(node: Any, kwargs: dict[str, Any] | None) -> Any:

@@ -54,6 +54,8 @@ def answering(
     import duckdb
 
     session = spark.session(settings).newSession()
+    # Opening counts as a whole split: a file is a task, so that no core waits long for another, and little is done again.
+    session.conf.set("spark.sql.files.openCostInBytes", session.conf.get("spark.sql.files.maxPartitionBytes"))
     with spark.staging(settings) as folder:
         sizes = _write(requests, folder / "requests")
         with spark.told(settings, f"scoring with {question.model}"):
