@@ -45,7 +45,7 @@ def joined(
     with spark.staging(settings) as folder:
         _write(lookup, folder / "entities")
         with spark.told(settings, "the point-in-time join"):
-            frame = session.read.parquet((folder / "entities").as_uri())
+            frame = session.read.parquet(spark.place(folder / "entities"))
             for place, (view, query) in enumerate(zip(views, seen, strict=True)):
                 rows = session.sql(_on_spark(session, view, query, f"source_{place}"))
                 frame = _last_before(frame, rows, view, [keys.index(entity) for _, entity in view.keys], place)
@@ -66,7 +66,7 @@ def _on_spark(session: SparkSession, view: asof.View, query: str, name: str) -> 
     """Return a query of ``asof.seen`` in Spark's SQL, over a temporary view of the same files and row numbers."""
     from pyspark.sql import functions as F  # noqa: N812 (as everybody calls it)
 
-    files = session.read.option("mergeSchema", "true").parquet(*[Path(file).as_uri() for file in view.source.files])
+    files = session.read.option("mergeSchema", "true").parquet(*[spark.place(file) for file in view.source.files])
     order = {asof.FILE_ORDER: F.col("_metadata.file_path"), asof.ROW_ORDER: F.col("_metadata.row_index")}
     files.select("*", *(column.alias(alias) for alias, column in order.items())).createOrReplaceTempView(name)
 

@@ -43,7 +43,7 @@ def judging(settings: Settings, connection: DuckDBPyConnection, table: str) -> I
     with spark.staging(settings) as folder, spark.told(settings, f"the checks of {table}"):
         path = folder / f"{table}.parquet"
         connection.execute(f"COPY {table} TO $path (FORMAT parquet, COMPRESSION zstd)", {"path": str(path)})
-        frame = session.read.parquet(path.as_uri()).cache()
+        frame = session.read.parquet(spark.place(path)).cache()
         try:
             yield FrameJudge(frame)
         finally:

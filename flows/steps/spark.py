@@ -6,6 +6,7 @@ Spark's own options, such as the memory of executors, are read from ``$SPARK_CON
 
 from __future__ import annotations
 
+import glob
 import os
 import re
 import shutil
@@ -187,6 +188,11 @@ def _cancel_without_workers(context: Any, done: threading.Event) -> None:
             return
 
 
+def place(path: Path | str) -> str:
+    """Return how Spark is to call a file or folder that it reads: it takes a path for a pattern."""
+    return "file://" + re.sub(r"([\[\]{}*?\\])", r"\\\1", str(path))
+
+
 def written(frame: DataFrame, folder: Path) -> str:
     """Have the workers write a frame into a folder, which must not exist, and return SQL of its rows for DuckDB.
 
@@ -197,13 +203,13 @@ def written(frame: DataFrame, folder: Path) -> str:
     from pyspark.sql import functions as F  # noqa: N812 (as everybody calls it)
 
     seen = Observation()
-    frame.observe(seen, F.count(F.lit(1)).alias("rows")).write.parquet(folder.as_uri())
+    frame.observe(seen, F.count(F.lit(1)).alias("rows")).write.parquet(f"file://{folder}")
     wrote, found = seen.get["rows"], sum(pq.read_metadata(file).num_rows for file in folder.glob("*.parquet"))
     if wrote != found:
         raise UnavailableError(
             f"of {wrote} rows that the workers wrote, {found} are in {folder}; each must see this very folder, then run again"
         )
-    return f"SELECT * FROM read_parquet({literal(folder / '*.parquet')})"
+    return f"SELECT * FROM read_parquet({literal(f'{glob.escape(str(folder))}/*.parquet')})"
 
 
 def _first(error: BaseException) -> str:

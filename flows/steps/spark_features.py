@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from flows.settings import Settings
@@ -32,7 +31,7 @@ def computing(settings: Settings, files: Sequence[str], ticks: Sequence[datetime
     # Views of a session have one namespace; a session of our own keeps names apart.
     own = session.newSession()
     with spark.told(settings, "the rows"):
-        rows = own.read.option("mergeSchema", "true").parquet(*[Path(file).as_uri() for file in files])
+        rows = own.read.option("mergeSchema", "true").parquet(*[spark.place(file) for file in files])
         rows.createOrReplaceTempView("rows")
         table = pa.table({"tick": pa.array(list(ticks), pa.timestamp("us", "UTC"))})
         broadcast(own.createDataFrame(table)).createOrReplaceTempView("ticks")

@@ -59,7 +59,7 @@ def answering(
     with spark.staging(settings) as folder:
         sizes = _write(requests, folder / "requests")
         with spark.told(settings, f"scoring with {question.model}"):
-            frame = session.read.parquet((folder / "requests").as_uri())
+            frame = session.read.parquet(spark.place(folder / "requests"))
             kinds = pa.schema([pa.field(ROW, pa.int64()), *answer])
             scored = frame.mapInArrow(partial(_answered, question), _spark_schema(kinds))
             sql = spark.written(scored, folder / "answers")
