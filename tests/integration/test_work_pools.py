@@ -33,7 +33,7 @@ def prepared(configuration: Any, kind: str, values: dict[str, Any]) -> Any:
     return made
 
 
-def test_kubernetes_takes_the_job_of_a_flow_run() -> None:
+def test_kubernetes_takes_the_job_of_a_flow_run(prefect_api: str) -> None:
     import kubernetes_validate
     from prefect_kubernetes.worker import KubernetesWorkerJobConfiguration
 
@@ -51,7 +51,7 @@ def test_kubernetes_takes_the_job_of_a_flow_run() -> None:
         kubernetes_validate.validate(broken, NEWEST, strict=True)
 
 
-def test_docker_takes_the_container_of_a_flow_run() -> None:
+def test_docker_takes_the_container_of_a_flow_run(prefect_api: str) -> None:
     from prefect_docker.worker import DockerWorkerJobConfiguration
 
     made = prepared(DockerWorkerJobConfiguration, "docker", {"networks": ["inside"]})
