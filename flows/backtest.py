@@ -32,7 +32,16 @@ from flows.steps.periods import Kind
 AT_ONCE = 2  # windows: one's fit, which takes all threads, beside another's probe, a process of its own
 
 join_features = stage(read_history, name="join-features")
-make_task: Any = task(name="train-window", cache_policy=NO_CACHE)
+
+
+def _parser_failed(_task: Any, _run: Any, state: Any) -> bool:
+    """Say whether it was Python's parser, which may count wrongly while another thread parses (CPython issue 106905)."""
+    return isinstance(state.result(raise_on_failure=False), SystemError)
+
+
+make_task: Any = task(
+    name="train-window", cache_policy=NO_CACHE, retries=4, retry_delay_seconds=0.1, retry_condition_fn=_parser_failed
+)
 train = make_task(train_window)
 replay = stage(findings.conclude, name="replay-policies")
 log_backtest = stage(logged.log, name="log-backtest", retries=2, retry_delay_seconds=2)

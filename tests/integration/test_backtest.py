@@ -74,3 +74,14 @@ def test_what_cannot_be_replayed_is_refused_with_the_mend(days_home):
         parse_policies(["never", "sometimes"])
     with pytest.raises(RefusedError, match="not more than the 1 day, 0:00:00 that judge the model; ingest more"):
         backtest(start=date(2024, 1, 2), every="day", judge_days=1)
+
+
+def test_a_window_is_trained_again_where_pythons_parser_failed_beside_another_thread_and_not_for_a_fault_of_ours():
+    from prefect.states import Failed
+
+    from flows.backtest import train
+
+    again = train.retry_condition_fn
+    assert train.retries
+    assert again(train, None, Failed(data=SystemError("AST constructor recursion depth mismatch")))
+    assert not again(train, None, Failed(data=ValueError("wrong")))
