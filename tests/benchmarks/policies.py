@@ -9,6 +9,7 @@ answer costing 1. A new model learns the step's labelled rows. For our models th
 from __future__ import annotations
 
 import argparse
+import itertools
 import tempfile
 from collections.abc import Callable, Iterator
 from functools import cache
@@ -178,7 +179,7 @@ def main() -> None:
     verdicts = []
     with tempfile.TemporaryDirectory() as scratch:
         models = model_rows(said.bike, said.work or Path(scratch), POLICIES, said.seeds) if said.bike else iter(())
-        for row in (*stream_rows(said.seeds), *models):
+        for row in itertools.chain(stream_rows(said.seeds), models):
             for policy in POLICIES:
                 ratios[policy].append(float((row.totals[policy] / row.best).mean()))
             cells = [f"{row.totals[one].mean():,.0f} ({row.trained[one]:.0f})" for one in POLICIES]
