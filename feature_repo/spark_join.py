@@ -19,6 +19,7 @@ from sqlglot import exp
 from feature_repo import asof
 from flows.settings import Settings
 from flows.steps import spark
+from flows.steps.files import scratch
 
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection
@@ -42,7 +43,7 @@ def joined(
     """
     session = spark.session(settings).newSession()
     keys = list(dict.fromkeys(entity for view in views for _, entity in view.keys))
-    with spark.staging(settings) as folder:
+    with scratch(settings.home, "spark") as folder:
         _write(lookup, folder / "entities")
         with spark.told(settings, "the point-in-time join"):
             frame = session.read.parquet(spark.place(folder / "entities"))

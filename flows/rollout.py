@@ -11,10 +11,11 @@ from sqlalchemy.engine import Engine
 from flows import database, events, ledger, trials
 from flows.errors import ConflictError, RefusedError
 from flows.promote import announce, check, choose, record
-from flows.runs import person, recorded, stage
+from flows.runs import recorded, stage
 from flows.settings import Settings, load
 from flows.spec import ModelSpec, load_model
 from flows.steps import promotion, rollout, storage
+from flows.steps.processes import person
 from flows.steps.status import on_trial
 from flows.trials import Kind, Trial
 

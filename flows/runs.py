@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import getpass
 import inspect
 import os
 import platform
@@ -23,6 +22,7 @@ from flows import database, ledger
 from flows.errors import EvergreenError
 from flows.steps import left_over
 from flows.steps.lineage import Stage
+from flows.steps.processes import person
 from flows.steps.stages import Keep, Work
 
 
@@ -170,11 +170,3 @@ def root_run(record: Record) -> str:
 def executor() -> str:
     """Return who runs this: user, host and process."""
     return f"{person()}@{platform.node()} pid {os.getpid()}"
-
-
-def person() -> str:
-    """Return the name of the user, or ``unknown`` where the system knows none."""
-    try:
-        return getpass.getuser()
-    except (KeyError, OSError):
-        return "unknown"

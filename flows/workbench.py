@@ -15,6 +15,7 @@ from flows import database
 from flows.errors import UsageError
 from flows.settings import Settings
 from flows.spec import load_model
+from flows.steps.files import scratch
 from flows.steps.research import adopting, feature_list, logged, rows
 from flows.steps.research import experiment as experiments
 from flows.steps.research.adopting import Adoption
@@ -70,7 +71,7 @@ def training_set(
     settings = _home(home)
     spec, engine = load_model(model, settings), database.connect(settings)
     since, until = rows.moment(spec, start), rows.moment(spec, end)
-    with rows.scratch(settings, "training-set") as folder:
+    with scratch(settings.home, "training-set") as folder:
         data = rows.build(settings, spec, engine, folder, _days(judge_days), since, until)
         found = rows.read(data)
     return found if kind == "arrow" else rows.frame(found, data)

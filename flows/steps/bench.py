@@ -188,10 +188,15 @@ def machine() -> Machine:
 
 
 class Record(Frozen):
-    """Figures to measure later ones by, as kept in the source tree: by benchmark and figure, with their machine."""
+    """Figures to measure later ones by, as kept in the source tree: by benchmark, with their machine."""
 
     machine: Machine
-    figures: dict[str, dict[str, Figure]]
+    figures: dict[str, tuple[Figure, ...]]
+
+    def then(self, benchmark: str, now: Figure) -> Figure | None:
+        """Return what was recorded of a figure: of the same work beside the same other; None if nothing was."""
+        known = self.figures.get(benchmark, ())
+        return next((one for one in known if (one.name, one.beside) == (now.name, now.beside)), None)
 
 
 def recorded() -> Record | None:
@@ -206,7 +211,7 @@ def record(here: Machine, results: Iterable[Result]) -> Path:
 
     before = recorded()
     figures = dict(before.figures) if before else {}
-    figures |= {one.name: {figure.name: figure for figure in one.figures} for one in results if one.figures}
+    figures |= {one.name: one.figures for one in results if one.figures}
     text = Record(machine=here, figures=figures).model_dump_json(indent=1, exclude_defaults=True)
     return write_text(folder() / RECORDED, f"{text}\n")
 
@@ -218,7 +223,7 @@ def worse(results: Iterable[Result], before: Record) -> list[str]:
         if result.failure:
             found.append(f"{result.name} could not run: {result.failure}")
         for now in result.figures:
-            then = before.figures.get(result.name, {}).get(now.name)
+            then = before.then(result.name, now)
             if then is None:
                 continue
             limit = then.high * (1 + SLACK) if now.better == "lower" else then.low / (1 + SLACK)

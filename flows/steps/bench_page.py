@@ -64,7 +64,7 @@ def _draw(results: Sequence[Result], before: Record | None) -> Any:
         axis.plot(one.ratio, place, "o", color=colour, markersize=5)
         if one.bound is not None:
             axis.plot(one.bound, place, "|", color=INK, markersize=11, markeredgewidth=1.6)
-        then = before.figures.get(name, {}).get(one.name) if before else None
+        then = before.then(name, one) if before else None
         if then is not None:
             axis.plot(then.ratio, place, "d", color=QUIET, markersize=5, zorder=0)
     axis.axvline(1.0, color=QUIET, linewidth=0.8)

@@ -23,6 +23,15 @@ def sha256_of(path: Path) -> str:
 
 
 @contextmanager
+def scratch(home: Path, prefix: str) -> Iterator[Path]:
+    """Yield a new folder in a home, which is gone at the end with all that is in it."""
+    place = home / "tmp"
+    place.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f"{prefix}-", dir=place, ignore_cleanup_errors=True) as name:
+        yield Path(name)
+
+
+@contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside ``path``; at the end it is synced and becomes ``path``, on an error it is gone."""
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -10,6 +10,7 @@ from great_expectations.validator.v1_validator import Validator
 
 from flows.settings import Settings
 from flows.steps import spark
+from flows.steps.files import scratch
 from flows.steps.gx_context import in_order, quiet_context
 
 if TYPE_CHECKING:
@@ -40,7 +41,7 @@ class FrameJudge:
 def judging(settings: Settings, connection: DuckDBPyConnection, table: str) -> Iterator[FrameJudge]:
     """Yield a judge of a table of DuckDB as it is now."""
     session = spark.session(settings).newSession()
-    with spark.staging(settings) as folder, spark.told(settings, f"the checks of {table}"):
+    with scratch(settings.home, "spark") as folder, spark.told(settings, f"the checks of {table}"):
         path = folder / f"{table}.parquet"
         connection.execute(f"COPY {table} TO $path (FORMAT parquet, COMPRESSION zstd)", {"path": str(path)})
         frame = session.read.parquet(spark.place(path)).cache()

@@ -6,7 +6,6 @@ import hashlib
 import importlib.util
 import os
 import platform
-import subprocess
 from collections.abc import Sequence
 from datetime import datetime, timedelta
 from functools import cache
@@ -16,11 +15,12 @@ from typing import Any
 
 from pydantic import Field
 
-from flows.errors import ContractError
+from flows.errors import ContractError, UnavailableError
 from flows.ledger import Partition
 from flows.spec import Frozen, ModelSpec
 from flows.steps.feature_record import FeatureFile, ViewRecord
 from flows.steps.files import sha256_of
+from flows.steps.git import git
 from flows.steps.own_code import code_hash, own_files
 from flows.steps.training_set import TrainingSet, Window
 
@@ -255,10 +255,7 @@ def _machine() -> Machine:
 @cache
 def _git(*arguments: str) -> str | None:
     try:
-        done = subprocess.run(
-            ["git", "-C", str(ROOT), *arguments],  # noqa: S607
-            capture_output=True, text=True, timeout=10, check=False,
-        )  # fmt: skip
-    except (OSError, subprocess.TimeoutExpired):
+        done = git(ROOT, *arguments)
+    except (OSError, UnavailableError):
         return None
     return done.stdout.strip() or None if done.returncode == 0 else None

@@ -1,8 +1,9 @@
-"""Processes of our own: a free port for them, and their end, children included."""
+"""Processes of our own: a free port for them, their end, children included, and whose they are."""
 
 from __future__ import annotations
 
 import contextlib
+import getpass
 import socket
 import subprocess
 
@@ -30,3 +31,11 @@ def stop(process: subprocess.Popen[bytes], patience: float = 8.0) -> None:
         with contextlib.suppress(psutil.NoSuchProcess):
             member.kill()
     process.wait()
+
+
+def person() -> str:
+    """Return the name of the user whose process this is, or ``unknown`` where the system knows none."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # a container's user has no name
+        return "unknown"

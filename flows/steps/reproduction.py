@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import tempfile
 from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
@@ -26,7 +25,7 @@ from flows.steps import feature_record, feature_store, fitting, metrics, storage
 from flows.steps import reproduction_causes as causes
 from flows.steps.bundle import MODEL, PACKAGES, Bundle, open_bundle
 from flows.steps.evaluation import PARTS
-from flows.steps.files import sha256_of
+from flows.steps.files import scratch, sha256_of
 from flows.steps.lineage import Lineage, code
 from flows.steps.model_file import write_estimator
 from flows.steps.reproduction_causes import Cause
@@ -110,11 +109,9 @@ def remake(settings: Settings, record: VersionRecord, examined: Examined) -> Rep
     found = list(examined.causes)
     checks: list[Check] = []
     if not any(cause.fatal for cause in found):
-        scratch = settings.home / "tmp"
-        scratch.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix="reproduce-", dir=scratch) as folder:
+        with scratch(settings.home, "reproduce") as folder:
             try:
-                checks, more = _remake(settings, record, examined, Path(folder))
+                checks, more = _remake(settings, record, examined, folder)
                 found += more
             except EvergreenError as error:
                 found.append(Cause(kind="code", what=f"it could not be made: {error}", fatal=True))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import glob
 import shutil
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
@@ -13,6 +12,7 @@ from urllib.parse import unquote, urlsplit
 from flows.errors import EvergreenError, UnavailableError, UsageError
 from flows.settings import Settings, shown
 from flows.spec import Frozen
+from flows.steps.files import scratch
 
 SUFFIXES = (".parquet", ".csv", ".csv.gz")
 CHUNK = 1 << 20
@@ -35,10 +35,7 @@ def opened(source: str, settings: Settings) -> Iterator[list[SourceFile]]:
     ``source`` is a parquet or CSV file (also ``.csv.gz``), a folder of them, a glob, or an http(s) or s3 URL. Raises
     UsageError if there is nothing to read, UnavailableError if a server does not answer or the disk is full.
     """
-    scratch = settings.home / "tmp"
-    scratch.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix="source-", dir=scratch) as name:
-        folder = Path(name)
+    with scratch(settings.home, "source") as folder:
         scheme, path = _parsed(source)
         if scheme in {"http", "https"}:
             yield [_download_http(source, folder, settings.http_timeout_seconds)]

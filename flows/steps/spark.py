@@ -12,7 +12,6 @@ import re
 import shutil
 import socket
 import sys
-import tempfile
 import threading
 import time
 from collections.abc import Iterator
@@ -24,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 from flows import errors
 from flows.errors import ContractError, UnavailableError
 from flows.settings import NO_TELEMETRY, POLITE, Settings
+from flows.steps.files import scratch
 from flows.steps.sql import literal
 
 if TYPE_CHECKING:
@@ -130,21 +130,9 @@ def look(settings: Settings) -> str:
     """Have the workers write into the home, and return what is to be said of the cluster; raises as ``session``."""
     own = session(settings)
     cores = own.sparkContext.defaultParallelism
-    with staging(settings) as folder, told(settings, "a look at the cluster"):
+    with scratch(settings.home, "spark") as folder, told(settings, "a look at the cluster"):
         written(own.range(0, 4 * cores, numPartitions=4 * cores), folder / "probe")
     return f"{cores} cores at {settings.compute_url} see the home"
-
-
-@contextmanager
-def staging(settings: Settings) -> Iterator[Path]:
-    """Yield a new folder in the home for files between DuckDB and the cluster; it is gone at the end."""
-    scratch = settings.home / "tmp"
-    scratch.mkdir(parents=True, exist_ok=True)
-    folder = Path(tempfile.mkdtemp(prefix="spark-", dir=scratch))
-    try:
-        yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 @contextmanager

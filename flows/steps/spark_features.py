@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from flows.settings import Settings
 from flows.steps import spark
+from flows.steps.files import scratch
 
 if TYPE_CHECKING:
     import ibis.expr.types as ir
@@ -37,7 +38,7 @@ def computing(settings: Settings, files: Sequence[str], ticks: Sequence[datetime
         broadcast(own.createDataFrame(table)).createOrReplaceTempView("ticks")
     connection = ibis.pyspark.connect(own)
 
-    with spark.staging(settings) as folder:
+    with scratch(settings.home, "spark") as folder:
 
         def compute(view: str, expression: Expression) -> str:
             with spark.told(settings, f"feature view {view}"):

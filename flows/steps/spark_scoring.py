@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 from flows.settings import Settings
 from flows.spec import ModelSpec, load_model
 from flows.steps import spark
+from flows.steps.files import scratch
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -56,7 +57,7 @@ def answering(
     session = spark.session(settings).newSession()
     # Opening counts as a whole split: a file is a task, so that no core waits long for another, and little is done again.
     session.conf.set("spark.sql.files.openCostInBytes", session.conf.get("spark.sql.files.maxPartitionBytes"))
-    with spark.staging(settings) as folder:
+    with scratch(settings.home, "spark") as folder:
         sizes = _write(requests, folder / "requests")
         with spark.told(settings, f"scoring with {question.model}"):
             frame = session.read.parquet(spark.place(folder / "requests"))

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import tempfile
 import uuid
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -20,7 +19,7 @@ from typing import TYPE_CHECKING, TypeVar
 from flows.errors import EvergreenError, UnavailableError
 from flows.ledger import Partition
 from flows.settings import Settings
-from flows.steps.files import replacing
+from flows.steps.files import replacing, scratch
 
 if TYPE_CHECKING:
     from pyarrow.fs import FileInfo, S3FileSystem
@@ -136,17 +135,13 @@ def folder(settings: Settings, uri: str) -> Iterator[Path]:
     if not uri.startswith("s3://"):
         yield Path(uri)
         return
-    scratch = settings.home / "tmp"
-    scratch.mkdir(parents=True, exist_ok=True)
-    copy = Path(tempfile.mkdtemp(prefix="model-", dir=scratch))
-    try:
-        for found in _listed(uri, recursive=False):
-            _get(f"s3://{found.path}", copy / found.base_name)
-        yield copy
-    except EvergreenError as error:
-        raise type(error)(str(error).replace(str(copy), uri)) from error
-    finally:
-        shutil.rmtree(copy, ignore_errors=True)
+    with scratch(settings.home, "model") as copy:
+        try:
+            for found in _listed(uri, recursive=False):
+                _get(f"s3://{found.path}", copy / found.base_name)
+            yield copy
+        except EvergreenError as error:
+            raise type(error)(str(error).replace(str(copy), uri)) from error
 
 
 def read(uri: str, patience: float | None = None) -> bytes:

@@ -49,11 +49,20 @@ def test_a_bound_is_kept_by_its_direction(values: dict[str, Any], kept: bool | N
 def test_only_what_is_beyond_the_worst_recorded_round_and_the_slack_is_worse(
     better: Any, ratio: float, is_worse: bool
 ) -> None:
-    before = bench.Record(machine=HERE, figures={"one": {"work": figure(2.0, better=better)}})  # 2.0 to 2.2
+    before = bench.Record(machine=HERE, figures={"one": (figure(2.0, better=better),)})  # 2.0 to 2.2
     found = bench.worse([bench.Result(name="one", figures=(figure(ratio, better=better),))], before)
     assert bool(found) is is_worse
     assert not bench.worse([bench.Result(name="new", figures=(figure(99.0),))], before)
     assert bench.worse([bench.Result(name="one", failure="no wrk")], before) == ["one could not run: no wrk"]
+
+
+def test_the_same_work_beside_two_others_is_compared_with_what_was_recorded_beside_each() -> None:
+    bare, feast = figure(2.0), figure(0.1).model_copy(update={"beside": "Feast"})
+    before = bench.Record(machine=HERE, figures={"one": (bare, feast)})
+    assert not bench.worse([bench.Result(name="one", figures=(bare, feast))], before)
+    slower = feast.model_copy(update={"ratio": 1.0})
+    (told,) = bench.worse([bench.Result(name="one", figures=(bare, slower))], before)
+    assert "times Feast" in told
 
 
 def test_the_index_names_modules_that_have_figures_and_no_other_name_is_taken() -> None:
@@ -68,6 +77,8 @@ def test_what_is_recorded_are_benchmarks_of_the_index() -> None:
     before = bench.recorded()
     assert before is not None
     assert set(before.figures) <= {one.name for one in bench.listed()}
+    for name, figures in before.figures.items():
+        assert len({(one.name, one.beside) for one in figures}) == len(figures), name
 
 
 def test_without_a_source_tree_it_says_so_in_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -81,7 +92,7 @@ def test_the_page_holds_every_figure_and_what_could_not_run(tmp_path: Path) -> N
         bench.Result(name="one", figures=(figure(2.0, bound=1.0, note="a note"),), seconds=1.0),
         bench.Result(name="two", failure="wrk is <missing>"),
     ]
-    before = bench.Record(machine=HERE, figures={"one": {"work": figure(1.9)}})
+    before = bench.Record(machine=HERE, figures={"one": (figure(1.9),)})
     page = bench_page.write(HERE, results, before, tmp_path / "bench.html").read_text(encoding="utf-8")
     for text in ("work", "≤ 1", "failed", "a note", "wrk is &lt;missing&gt;", "data:image/png"):
         assert text in page

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import tempfile
 from collections.abc import Mapping
@@ -11,8 +10,7 @@ from pathlib import Path
 
 from flows.errors import RefusedError, UnavailableError, UsageError
 from flows.steps.files import write_text
-
-TIMEOUT_SECONDS = 60
+from flows.steps.git import git
 
 
 class Repository:
@@ -79,25 +77,6 @@ def repository(path: Path) -> Repository | None:
         return None
     found = Repository(Path(done.stdout.strip()).resolve())
     return None if found.text(path) is None else found
-
-
-def git(folder: Path, *arguments: str, text: str = "", **environment: str) -> subprocess.CompletedProcess[str]:
-    """Run git in a folder, whatever repository a hook that calls us has named; raises UnavailableError if it hangs."""
-    inherited = {
-        name: value
-        for name, value in os.environ.items()
-        if not name.startswith("GIT_") or "_NAME" in name or "_EMAIL" in name
-    }
-    try:
-        return subprocess.run(
-            ["git", "-C", str(folder), *arguments],  # noqa: S607
-            input=text, capture_output=True, text=True, timeout=TIMEOUT_SECONDS, check=False, encoding="utf-8",
-            env=inherited | {"GIT_TERMINAL_PROMPT": "0"} | environment,
-        )  # fmt: skip
-    except subprocess.TimeoutExpired as error:
-        raise UnavailableError(
-            f"git {arguments[0]} in {folder} took over {TIMEOUT_SECONDS} s; look what holds it"
-        ) from error
 
 
 def write_patch(before: Mapping[Path, str], after: Mapping[Path, str], root: Path, target: Path) -> Path:

@@ -9,19 +9,19 @@ from typing import Any
 from sqlalchemy.engine import Engine
 
 from flows.settings import Settings
-from flows.spec import Frozen, ModelSpec
+from flows.spec import ModelSpec
 from flows.steps import bundle, champion, evaluation, fitting, gates, probe
-from flows.steps.evaluation import Slice
+from flows.steps.evaluation import Evaluation
+from flows.steps.files import scratch
 from flows.steps.gates import Verdict
 from flows.steps.model_file import write_estimator
 from flows.steps.research import logged, rows
 from flows.steps.research.source import take
 
 
-class Experiment(Frozen):
-    """What an estimator came to: errors and further figures on the judging rows, and the verdict of every gate.
+class Experiment(Evaluation):
+    """What an estimator came to: its evaluation, as a training's, and the verdict of every gate.
 
-    ``error`` is smaller-is-better, in the unit of the metric, as are the champion's and the naive one on the same rows.
     ``adoptable`` says that its code was kept; ``why_not``, if it was not.
     """
 
@@ -31,17 +31,6 @@ class Experiment(Frozen):
     estimator: str
     params: dict[str, Any]
     metric: str
-    error: float
-    train_error: float
-    baseline_error: float
-    champion_version: int | None
-    champion_error: float | None
-    against_champion: tuple[float, float] | None
-    judge_rows: int
-    train_rows: int
-    metrics: dict[str, float]
-    importance: dict[str, float]
-    slices: tuple[Slice, ...]
     gates: tuple[Verdict, ...]
     adoptable: bool
     why_not: str
@@ -101,7 +90,7 @@ def run(
     """
     given = take(spec, estimator, params)
     reigning = champion.load(settings, spec, engine)
-    with rows.scratch(settings, "experiment") as folder:
+    with scratch(settings.home, "experiment") as folder:
         data = rows.build(settings, spec, engine, folder, judge)
         fitted = fitting.fit(spec, data, given.params, given.name, given.build)
         trained, judged = evaluation.predict(spec, fitted, data)
@@ -115,7 +104,7 @@ def run(
         experiment = Experiment(
             model=spec.name, run_id="", mlflow_experiment=logged.experiment_name(spec.name), estimator=given.name,
             params=given.params, metric=spec.metric.name, gates=tuple(verdicts), adoptable=given.code is not None,
-            why_not=given.why, **found.model_dump(include=set(Experiment.model_fields)),
+            why_not=given.why, **found.model_dump(),
         )  # fmt: skip
         run_id = logged.log(
             settings, spec, given, data, note=note, evidence=gates.evidence(found, verdicts, reigning.version),

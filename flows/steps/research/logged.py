@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import getpass
 import json
 import tempfile
 import warnings
@@ -15,6 +14,7 @@ from flows.errors import RefusedError, TamperedError
 from flows.settings import Settings
 from flows.spec import Frozen, ModelSpec
 from flows.steps import registry
+from flows.steps.processes import person
 from flows.steps.research.source import Given, digest_of
 from flows.steps.training_set import TrainingSet
 
@@ -68,7 +68,7 @@ def log(
     run = client.create_run(
         experiment, start_time=moment, run_name=f"{given.name} {now():%Y-%m-%d %H:%M:%S}",
         tags={
-            "mlflow.user": _user(), "mlflow.note.content": note,
+            "mlflow.user": person(), "mlflow.note.content": note,
             MODEL: spec.name, CODE_DIGEST: given.digest, NO_CODE: given.why[:500], VERDICT: verdict,
             "evergreen.gates": "refused" if failed else "passed", "evergreen.failed_gates": failed,
         },
@@ -135,10 +135,3 @@ def _client(settings: Settings) -> MlflowClient:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         return registry.open_client(settings)
-
-
-def _user() -> str:
-    try:
-        return getpass.getuser()
-    except (KeyError, OSError):  # a container's user has no name
-        return "unknown"

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from datetime import UTC, date, datetime, time, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -71,12 +68,3 @@ def moment(spec: ModelSpec, value: str | date | datetime | None) -> datetime | N
         return None
     full = value if isinstance(value, datetime) else datetime.combine(value, time())
     return full.replace(tzinfo=full.tzinfo or ZoneInfo(spec.source.time_zone)).astimezone(UTC)
-
-
-@contextmanager
-def scratch(settings: Settings, name: str) -> Iterator[Path]:
-    """Yield a folder in the home that is thrown away."""
-    place = settings.home / "tmp"
-    place.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f"{name}-", dir=place) as folder:
-        yield Path(folder)
