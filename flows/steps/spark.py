@@ -44,8 +44,7 @@ OPTIONS = {
 }
 # What Python on the workers needs of this process's environment; nothing of it is secret.
 PASSED_ON = ("PYTHONPATH", *NO_TELEMETRY, *POLITE)
-
-
+ENVIRONMENT = "spark.executorEnv."
 _ONE = threading.Lock()
 
 
@@ -63,12 +62,19 @@ def session(settings: Settings) -> SparkSession:
 
     with _ONE:
         context = SparkContext._active_spark_context
-        if context is not None and (context.master != settings.compute_url or context._jsc.sc().isStopped()):
+        if context is not None and not _serves(context, settings):
             context.stop()
             context = None
         if context is None:
             _connect(settings)
         return SparkSession.builder.getOrCreate()
+
+
+def _serves(context: Any, settings: Settings) -> bool:
+    """Say whether a context is of these settings, and its workers have this process's environment of now."""
+    made = {name: value for name, value in context.getConf().getAll() if name.startswith(ENVIRONMENT)}
+    ours = {name: value for name, value in made.items() if name.removeprefix(ENVIRONMENT) in PASSED_ON}
+    return context.master == settings.compute_url and not context._jsc.sc().isStopped() and ours == _passed()
 
 
 def _connect(settings: Settings) -> None:
@@ -107,8 +113,12 @@ def _workers(context: Any) -> int:
 
 def _options(host: str) -> dict[str, str]:
     loopback = {"spark.driver.host": host, "spark.driver.bindAddress": host} if host == "127.0.0.1" else {}
-    passed = {f"spark.executorEnv.{name}": os.environ[name] for name in PASSED_ON if os.environ.get(name)}
-    return OPTIONS | loopback | passed
+    return OPTIONS | loopback | _passed()
+
+
+def _passed() -> dict[str, str]:
+    """Return the options that give the workers what they need of this process's environment."""
+    return {f"{ENVIRONMENT}{name}": os.environ[name] for name in PASSED_ON if os.environ.get(name)}
 
 
 def answering(settings: Settings) -> str:
@@ -171,9 +181,8 @@ def _cancel_without_workers(context: Any, done: threading.Event) -> None:
     alone = 0.0
     while not done.wait(LOOK_SECONDS):
         alone = 0.0 if _workers(context) else alone + LOOK_SECONDS
-        if alone >= WORKERS_SECONDS:
+        if alone >= WORKERS_SECONDS:  # again at each look: a job may begin after the first
             context.cancelAllJobs()
-            return
 
 
 def place(path: Path | str) -> str:
