@@ -6,7 +6,8 @@ import os
 import subprocess
 import sys
 import threading
-from datetime import UTC, datetime
+from collections import Counter
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pyarrow as pa
@@ -88,6 +89,7 @@ def test_classes_come_back_with_their_probabilities(settings, log):
 @pytest.mark.parametrize("cut", [2, 30, 200])
 def test_a_torn_last_line_is_left_out_and_the_rest_is_there(cut, settings, log):
     log.append("r1", AT, 1, [ROW] * 3, [answer(hour=8.5)] * 3)
+    log.close()
     path = next(settings.predictions("taxi").glob("*/*.jsonl"))
     os.truncate(path, path.stat().st_size - cut)
     assert read_predictions(settings, spec)["row"].to_pylist() == [0, 1]
@@ -148,7 +150,7 @@ def test_each_request_is_one_write_of_whole_lines_whatever_the_threads_do(settin
     for thread in threads:
         thread.join()
     (path,) = settings.predictions("taxi").glob("*/*.jsonl")
-    ids = [(line["request_id"], line["row"]) for line in map(json.loads, path.read_text().splitlines())]
+    ids = [(line["request_id"], line["row"]) for line in map(json.loads, lines_of(path))]
     assert len(ids) == len(set(ids)) == 800
     assert all(ids[start : start + 4] == [(ids[start][0], row) for row in range(4)] for start in range(0, 800, 4))
 
@@ -156,29 +158,77 @@ def test_each_request_is_one_write_of_whole_lines_whatever_the_threads_do(settin
 def test_a_request_that_cannot_be_written_whole_leaves_nothing_and_is_told(settings, log, monkeypatch):
     log.append("r1", AT, 1, [ROW], [answer()])
     path = next(settings.predictions("taxi").glob("*/*.jsonl"))
-    before, write = path.read_bytes(), os.write
-    monkeypatch.setattr(os, "write", lambda file, data: write(file, data[:40]))  # what a full disk does
+    before, write = path.read_bytes(), os.pwrite
+    monkeypatch.setattr(os, "pwrite", lambda file, data, place: write(file, data[:40], place))  # what a full disk does
     with pytest.raises(UnavailableError, match="only 40 of"):
-        log.append("r2", AT, 1, [ROW], [answer()])
+        log.append("r2", AT, 1, [ROW] * 1000, [answer()] * 1000)
     assert path.read_bytes() == before
+    log.append("fits", AT, 1, [ROW], [answer()])
     monkeypatch.undo()
-    log.append("r3", AT, 1, [ROW], [answer()])
-    assert read_predictions(settings, spec)["request_id"].to_pylist() == ["r1", "r3"]
+    log.append("r3", AT, 1, [ROW] * 1000, [answer()] * 1000)
+    assert Counter(read_predictions(settings, spec)["request_id"].to_pylist()) == {"r1": 1, "fits": 1, "r3": 1000}
 
 
-def test_a_log_folder_that_was_taken_away_is_made_again(settings, log):
+def test_on_a_full_disk_nothing_is_answered_and_the_process_lives(tmp_path):
+    program = f"""
+import resource
+from collections import Counter
+from datetime import UTC, datetime, timedelta
+from flows.errors import UnavailableError
+from flows.models.taxi.spec import spec
+from flows.settings import Settings
+from flows.steps.prediction_log import Answer, PredictionLog, read_predictions
+settings = Settings(home={str(tmp_path)!r})
+log = PredictionLog(settings, spec)
+resource.setrlimit(resource.RLIMIT_FSIZE, (300_000, 300_000))
+written = 0
+try:
+    while True:
+        log.append(str(written), datetime(2022, 1, 26, 12, tzinfo=UTC), 1, [None], [Answer(1.0, None, {{"hour": 1.0}}, [])])
+        written += 1
+except UnavailableError as error:
+    print(error)
+assert written > 500, written
+assert read_predictions(settings, spec).num_rows == written
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, check=False, timeout=60, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert "cannot be written" in done.stdout
+
+
+def test_a_log_folder_that_was_taken_away_is_made_again_within_a_second(settings, log):
     log.append("r1", AT, 1, [ROW], [answer()])
     path = next(settings.predictions("taxi").glob("*/*.jsonl"))
     path.unlink()
     path.parent.rmdir()
-    log.append("r2", AT, 1, [ROW], [answer()])
+    log.append("r2", AT + timedelta(seconds=1), 1, [ROW], [answer()])
     assert read_predictions(settings, spec)["request_id"].to_pylist() == ["r2"]
+
+
+def test_lines_pass_from_one_window_of_the_journal_to_the_next_whole(settings, log, monkeypatch):
+    monkeypatch.setattr(prediction_log, "WINDOW_BYTES", 10_000)  # no multiple of a page
+    for number in range(200):
+        log.append(f"r{number:03}", AT, 1, [ROW] * (number % 7 + 1), [answer(hour=1.0)] * (number % 7 + 1))
+    open_still = read_predictions(settings, spec)
+    log.close()
+    (path,) = journals(settings)
+    assert b"\0" not in path.read_bytes()
+    closed = read_predictions(settings, spec)
+    assert closed.equals(open_still)
+    assert Counter(closed["request_id"].to_pylist()) == {f"r{number:03}": number % 7 + 1 for number in range(200)}
 
 
 def test_a_folder_that_cannot_be_written_is_told(settings, log):
     settings.predictions("taxi").parent.write_text("a file where the folder should be")
     with pytest.raises(UnavailableError, match="cannot be written"):
         log.append("r1", AT, 1, [ROW], [answer()])
+
+
+def lines_of(path):
+    """Return the lines of a journal that is open, whose end is reserved space."""
+    return path.read_text().rstrip("\0").splitlines()
 
 
 def parquet(settings):
@@ -227,7 +277,8 @@ def test_a_journal_that_has_grown_long_is_followed_by_another(settings, log, mon
 def test_the_journal_of_a_killed_process_is_folded_and_that_of_a_living_one_is_not(settings, log):
     program = f"""
 import os, sys
-from datetime import UTC, datetime
+from collections import Counter
+from datetime import UTC, datetime, timedelta
 from flows.models.taxi.spec import spec
 from flows.settings import Settings
 from flows.steps import prediction_log
@@ -235,13 +286,13 @@ from flows.steps.prediction_hours import fold, foldable
 from flows.steps.prediction_log import Answer, PredictionLog
 log = PredictionLog(Settings(home={str(settings.home)!r}), spec)
 log.append("killed", datetime(2022, 1, 26, 12, tzinfo=UTC), 1, [None], [Answer(1.0, None, {{"hour": 1.0}}, [])])
-os.write(log._file, b'{{"request_id": "torn')
+log.write(b'{{"request_id": "torn', datetime(2022, 1, 26, 12, tzinfo=UTC).timestamp())
 os.kill(os.getpid(), 9)
 """
     assert subprocess.run([sys.executable, "-c", program], cwd=ROOT, check=False, timeout=60).returncode == -9
     log.append("alive", AT, 1, [ROW], [answer(hour=1.0)])
     assert fold(settings, spec) == 1
-    assert [json.loads(line)["request_id"] for line in journals(settings)[0].read_text().splitlines()] == ["alive"]
+    assert [json.loads(line)["request_id"] for line in lines_of(journals(settings)[0])] == ["alive"]
     assert sorted(read_predictions(settings, spec)["request_id"].to_pylist()) == ["alive", "killed"]
 
 
