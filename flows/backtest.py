@@ -5,12 +5,12 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from datetime import date, timedelta
 from pathlib import Path
 from typing import Any
 
-from prefect import flow, task
+from prefect import flow, get_run_logger, task
 from prefect.artifacts import create_markdown_artifact
 from prefect.cache_policies import NO_CACHE
 from prefect.futures import as_completed
@@ -22,9 +22,9 @@ from flows.ingest import ingest
 from flows.runs import recorded, stage
 from flows.settings import Settings, load
 from flows.spec import Costs, ModelSpec, PolicyName, load_model
-from flows.steps import feature_store, history, past, stages
-from flows.steps.backtest import findings, logged, page
-from flows.steps.backtest.models import Model, kept, prune, train_window
+from flows.steps import feature_store, history, machines, past, stages
+from flows.steps.backtest import findings, kept, logged, page
+from flows.steps.backtest.models import Made, code_of, open_window, prune, train_window
 from flows.steps.backtest.replay import Bench
 from flows.steps.backtest.timeline import History, plan_steps, read_history
 from flows.steps.periods import Kind
@@ -47,8 +47,7 @@ replay = stage(findings.conclude, name="replay-policies")
 log_backtest = stage(logged.log, name="log-backtest", retries=2, retry_delay_seconds=2)
 
 
-@flow(name="backtest", task_runner=ThreadPoolTaskRunner(max_workers=AT_ONCE))  # type: ignore[arg-type]
-def backtest(
+def replay_history(
     model: str = "taxi",
     start: date | None = None,
     end: date | None = None,
@@ -82,10 +81,14 @@ def backtest(
     ):
         accepted = ledger.list_partitions(engine, model, "accepted")
         kind, steps = plan_steps(spec, accepted, every, start, end)
-        folder = home.backtests(model)
+        if home.dask_url:
+            get_run_logger().info(machines.look(home, model, code_of(spec)))
         store = feature_store.open_store(home)
-        replayed = join_features(home, store, spec, accepted, steps, judge, folder, start is not None)
-        models, found_before = train_all(home, replayed, judge)
+        place = kept.keep(home, join_features(home, store, spec, accepted, steps, judge, start is not None))
+        replayed = kept.opened(home, place)
+        made = train_all(home, replayed, place, judge)
+        models = [open_window(home, replayed, step, one) for step, one in enumerate(made)]
+        found_before = sum(not one.made for one in made)
         bench = Bench(replayed, models, Costs(training=0.0))
         bench.costs, costs_from = findings.costs_of(spec, cost_train, cost_error, bench.errors, bench.rows)
         found = replay(
@@ -104,20 +107,36 @@ def backtest(
     return findings.summary(found, files)
 
 
-def train_all(home: Settings, replayed: History, judge: timedelta) -> tuple[list[Model], int]:
-    """Return the model of each period and how many were found on disk; some are made at once, each is shown when it is done.
+# Prefect sends the flow along with each task. A decorated function is not found by its name on another machine, and would
+# be sent whole, with all that it names.
+backtest = flow(replay_history, name="backtest")
+
+
+def train_all(home: Settings, replayed: History, place: kept.Place, judge: timedelta) -> list[Made]:
+    """Have the models of all periods made, some at once, here or on the machines of a cluster; each is shown when it is done.
 
     Every policy may need any of them, and the best plan in hindsight needs them all.
     """
-    before = len(kept(home, replayed.spec))
-    made: dict[int, Model] = {}
-    with progress(f"{replayed.spec.name}: windows", len(replayed.steps)) as advance:
-        futures = {train.submit(home, replayed, step, judge): step for step in range(len(replayed.steps))}
-        for future in as_completed(list(futures)):
-            made[futures[future]] = future.result()
-            advance()
-    fresh = len(kept(home, replayed.spec)) - before
-    return [made[step] for step in range(len(made))], len(made) - fresh
+    made: dict[int, Made] = {}
+    code, steps = code_of(replayed.spec), range(len(replayed.steps))
+    with progress(f"{replayed.spec.name}: windows", len(steps)) as advance, task_runner(home) as runner:
+        futures = {
+            runner.submit(train, {"place": place, "step": step, "judge": judge, "code": code}): step for step in steps
+        }
+        with machines.told(home, runner.client, futures) if home.dask_url else nullcontext():
+            for future in as_completed(list(futures)):
+                made[futures[future]] = future.result()
+                advance()
+    return [made[step] for step in steps]
+
+
+def task_runner(home: Settings) -> Any:
+    """Return what runs the trainings: threads of this process, or the workers of a Dask cluster if the settings name one."""
+    if not home.dask_url:
+        return ThreadPoolTaskRunner(max_workers=AT_ONCE)
+    from prefect_dask import DaskTaskRunner
+
+    return DaskTaskRunner(address=home.dask_url)
 
 
 @contextmanager

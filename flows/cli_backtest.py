@@ -69,11 +69,13 @@ def backtest(
             data=data, html=html.absolute() if html else None,
         )  # fmt: skip
 
-    def check(_settings: Settings, spec: ModelSpec, engine: Engine) -> None:
+    def check(settings: Settings, spec: ModelSpec, engine: Engine) -> None:
         from flows import ledger
-        from flows.steps import sources
+        from flows.steps import machines, sources
         from flows.steps.backtest.timeline import plan_steps
 
+        if settings.dask_url:
+            machines.reach(settings)
         accepted = ledger.list_partitions(engine, model, "accepted")
         if data is not None:
             sources.check(data)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Literal
 from urllib.parse import urlsplit
 
-from pydantic import Field, SecretStr, field_validator, model_validator
+from pydantic import Field, SecretStr, ValidationInfo, field_validator, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SecretsSettingsSource, SettingsConfigDict
 
 # The one place that switches off what the libraries would send home.
@@ -74,13 +74,14 @@ class Settings(BaseSettings):
     )
     storage_url: str = Field(
         default="",
-        description="s3://BUCKET[/FOLDER] of partitions, feature tables, model files, pages and prediction log; "
-        "default: the home",
+        description="s3://BUCKET[/FOLDER] of partitions, feature tables, models, pages and prediction log; default: the home",
     )
     compute_url: str = Field(
         default="",
-        description="spark://HOST:PORT of a cluster for features, joins, checks and batch scoring (extra `spark`); "
-        "default: DuckDB in the process",
+        description="spark://HOST:PORT of a cluster for features, joins, checks and scoring (extra `spark`); default: DuckDB",
+    )
+    dask_url: str = Field(
+        default="", description="tcp://HOST:PORT of a Dask scheduler for backtests (extra `dask`); default: threads"
     )
     landing_folder: str = Field(
         default="", description="where files of raw rows arrive, in a folder by model; default: landing in the home"
@@ -136,11 +137,12 @@ class Settings(BaseSettings):
             raise ValueError("it is not of the form redis://[:PASSWORD@]HOST[:PORT][/DATABASE]")
         return url
 
-    @field_validator("compute_url")
+    @field_validator("compute_url", "dask_url")
     @classmethod
-    def _spark(cls, url: str) -> str:
-        if url and not re.fullmatch(r"spark://[\w.-]+:\d+(,[\w.-]+:\d+)*", url):
-            raise ValueError("it is not of the form spark://HOST:PORT")
+    def _cluster(cls, url: str, info: ValidationInfo) -> str:
+        kind, form = ("spark", "spark") if info.field_name == "compute_url" else ("tcp|tls", "tcp:// or tls")
+        if url and not re.fullmatch(rf"({kind})://[\w.-]+:\d+(,[\w.-]+:\d+)*", url):
+            raise ValueError(f"it is not of the form {form}://HOST:PORT")
         return url
 
     @model_validator(mode="after")
@@ -217,9 +219,8 @@ class Settings(BaseSettings):
 
     def landing(self, model: str) -> Path:
         """The folder in which files of raw rows arrive."""
-        return (
-            Path(self.landing_folder).expanduser().resolve() if self.landing_folder else self.home / "landing"
-        ) / model
+        folder = Path(self.landing_folder).expanduser().resolve() if self.landing_folder else self.home / "landing"
+        return folder / model
 
     def lake(self, model: str) -> Path:
         """Landed partitions of a model."""
@@ -260,7 +261,7 @@ class Settings(BaseSettings):
         """Return the settings of another home that holds all it needs: what is made there reaches no server."""
         return Settings(
             home=home, profile="local", ledger_url="", mlflow_tracking_uri="", feature_registry_url="", online_store_url="",
-            storage_url="", compute_url="",
+            storage_url="", compute_url="", dask_url="",
         )  # fmt: skip
 
     def activate(self) -> Settings:

@@ -125,6 +125,17 @@ def spark_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
         yield found
 
 
+@pytest.fixture
+def dask_cluster(tmp_path: Path) -> Iterator[Any]:
+    """Run a Dask scheduler for one test; its workers are the test's own affair."""
+    from dask_parts import cluster
+
+    folder = tmp_path / "dask"
+    folder.mkdir()
+    with cluster(folder) as found:
+        yield found
+
+
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
     """End a run of the whole folder of faults with their table."""
     import faults_table

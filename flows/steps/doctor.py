@@ -22,7 +22,7 @@ from flows.settings import Settings, shown
 from flows.spec import Frozen, ModelSpec
 from flows.steps import registry, serving, storage
 from flows.steps.champion_health import Line, champions
-from flows.steps.servers_health import CLOCK_SECONDS, bucket, clock, cluster, login_of, online_store, prefect
+from flows.steps.servers_health import CLOCK_SECONDS, bucket, clock, cluster, dask, login_of, online_store, prefect
 from flows.steps.trusted import one_line
 
 FREE_BYTES = 2**30
@@ -49,7 +49,7 @@ def examine(settings: Settings, spec: ModelSpec) -> list[Finding]:
     parts: dict[str, Callable[[Settings, ModelSpec], Iterator[Finding]]] = {
         "libraries": _libraries, "home": _home, "storage": _storage, "ledger": _ledger, "MLflow": _mlflow,
         "feature store": _features, "online store": _online, "Spark": lambda settings, _: _findings(cluster(settings)),
-        "Prefect": _prefect, "service": _service,
+        "Dask": lambda settings, spec: _findings(dask(settings, spec)), "Prefect": _prefect, "service": _service,
     }  # fmt: skip
     for part, look in parts.items():
         try:

@@ -1,4 +1,4 @@
-"""The servers of an installation as the doctor sees them: bucket, Redis, Spark, Prefect, and how far their clocks are off."""
+"""The servers of an installation as the doctor sees them: bucket, Redis, Spark, Dask, Prefect, and how far clocks are off."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ from flows import ledger
 from flows.errors import EvergreenError
 from flows.settings import Settings, shown
 from flows.spec import ModelSpec
-from flows.steps import prefect_server, spark, storage
+from flows.steps import machines, prefect_server, spark, storage
+from flows.steps.backtest.models import code_of
 from flows.steps.champion_health import Line
 from flows.steps.trusted import one_line
 
@@ -56,6 +57,19 @@ def cluster(settings: Settings) -> Iterator[Line]:
         yield "Spark", "bad", one_line(error), mend
     else:
         yield "Spark", "good", found, ""
+
+
+def dask(settings: Settings, spec: ModelSpec) -> Iterator[Line]:
+    """Yield whether the Dask cluster of the settings, if there is one, can do the work of a backtest."""
+    if not settings.dask_url:
+        return
+    try:
+        found = machines.look(settings, spec.name, code_of(spec))
+    except EvergreenError as error:
+        mend = "start `dask scheduler` and `dask worker` with this environment's packages and the same EVERGREEN_* settings"
+        yield "Dask", "bad", one_line(error), mend
+    else:
+        yield "Dask", "good", found, ""
 
 
 def online_store(settings: Settings, spec: ModelSpec, engine: Engine) -> Iterator[Line]:

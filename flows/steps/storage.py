@@ -66,6 +66,14 @@ def publish(settings: Settings, path: Path) -> str:
     return address(settings, path)
 
 
+def remove(settings: Settings, path: Path) -> None:
+    """Remove a file of the home that nobody needs any more, from the bucket as well."""
+    path.unlink(missing_ok=True)
+    if settings.storage_url:
+        target = address(settings, path)
+        _patiently(lambda: _system().delete_file(target.removeprefix("s3://")), target)
+
+
 def local(settings: Settings, uri: str) -> str:
     """Return the path of a file that the ledger names; it is fetched if this home has not got it.
 

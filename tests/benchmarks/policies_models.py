@@ -18,7 +18,8 @@ from flows.models.taxi.simulator import simulate_day
 from flows.settings import Settings
 from flows.spec import Costs, PolicyName, load_model
 from flows.steps.backtest.findings import compare
-from flows.steps.backtest.models import train_window
+from flows.steps.backtest.kept import keep, opened
+from flows.steps.backtest.models import make_window, open_window
 from flows.steps.backtest.replay import Bench, Outcome
 from flows.steps.backtest.timeline import plan_steps, read_history
 from flows.steps.feature_store import open_store
@@ -91,8 +92,12 @@ def replays(
     accepted = ledger.list_partitions(database.connect(settings), model, "accepted")
     _, steps = plan_steps(spec, accepted, every, start, None)
     judge = spec.training.judge
-    replayed = read_history(settings, open_store(settings), spec, accepted, steps, judge, home / "replayed", True)
-    models = [train_window(settings, replayed, step, judge) for step in range(len(steps))]  # found on disk
+    joined = read_history(settings, open_store(settings), spec, accepted, steps, judge, True)
+    replayed = opened(settings, keep(settings, joined))
+    models = [
+        open_window(settings, replayed, step, make_window(settings, replayed, step, judge))  # found on disk
+        for step in range(len(steps))
+    ]
     bench = Bench(replayed, models, Costs(training=0.0))
     found = []
     for share in SHARES:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import platform
 import shutil
 import time
 from dataclasses import dataclass
@@ -12,15 +13,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from filelock import FileLock
 from pydantic import ConfigDict, ValidationError
 
-from flows.settings import Settings
+from flows.errors import ContractError, UnavailableError
+from flows.locks import locked
+from flows.settings import Settings, load
 from flows.spec import Frozen, ModelSpec
-from flows.steps import bundle, evaluation, fitting, metrics, probe, reference, training_set
+from flows.steps import bundle, evaluation, fitting, metrics, probe, reference, storage, training_set
+from flows.steps.backtest.kept import Place, opened
 from flows.steps.backtest.timeline import History, micros
 from flows.steps.evaluation import Evaluation, Losses, Predicted
-from flows.steps.files import replacing, sha256_of, write_text
+from flows.steps.files import replacing, scratch, sha256_of, write_text
 from flows.steps.lineage import LIBRARIES, sources_hash
 from flows.steps.training_set import Window
 
@@ -28,6 +31,7 @@ if TYPE_CHECKING:
     from flows.steps.metrics import Floats
 
 KEPT = timedelta(days=60)
+LONGEST_SECONDS = 86400  # that one window is trained, by whoever has its lock
 RECORD, JUDGED = "record.json", "judged.npy"
 # What changes nothing of a model that is trained.
 ASIDE = {
@@ -60,6 +64,14 @@ class Trained(Frozen):
     classes: tuple[Any, ...] | None
 
 
+class Made(Frozen):
+    """Where the model of a window lies, below the home's models of backtests; ``made`` unless it was found."""
+
+    folder: str
+    window: Window
+    made: bool
+
+
 @dataclass(frozen=True)
 class Model:
     """A trained window in the replay: its losses on the judging rows, and what it says of all rows from ``first`` on."""
@@ -83,63 +95,88 @@ class Model:
         return scores if self.trained.classes is None else np.asarray(self.trained.classes)[scores.argmax(axis=1)]
 
 
-def train_window(
+def train_window(place: Place, step: int, judge: timedelta | None, code: str) -> Made:
+    """Make the model of a window of the replay that lies at ``place``, by this machine's own settings.
+
+    Raises ContractError if the machine runs other code than whoever asks, which is of the digest ``code``.
+    """
+    settings = load()
+    history = opened(settings, place)
+    if code_of(history.spec) != code:
+        raise ContractError(
+            f"{platform.node()} runs other code or libraries than the backtest; bring it up to date, then run again"
+        )
+    return make_window(settings, history, step, judge)
+
+
+def make_window(
     settings: Settings, history: History, step: int, judge: timedelta | None = None, factory: str | None = None
-) -> Model:
-    """Return the model that a training at the start of a period makes: found on disk, or made and kept there.
+) -> Made:
+    """Make the model of a training at the start of a period, or find it: on disk, in the bucket, or once another made it.
 
     Its key is the digest of its training set and of the code, parameters and libraries that make a model of it.
     """
     spec = history.spec
     window = history.window(step, judge)
     rows = training_set.parted(spec, history.known_by(step), window)
-    place = settings.backtests(spec.name) / "models"
-    place.mkdir(parents=True, exist_ok=True)
-    draft = place / f"draft-{step}"
-    data = training_set.write_training_set(rows, list(history.features), window, draft)
-    key = _key(spec, data.digest, factory or spec.estimator)
-    folder = place / key[:32]
-    with FileLock(place / f"{key[:32]}.lock"):
-        trained = _find(folder, key)
-        if trained is None:
-            trained = _make(settings, spec, data, key, folder, factory)
-    shutil.rmtree(draft, ignore_errors=True)
+    with scratch(settings.home, "window") as draft:
+        data = training_set.write_training_set(rows, list(history.features), window, draft)
+        key = hashlib.sha256(repr([data.digest, code_of(spec, factory)]).encode()).hexdigest()
+        folder = _place(settings, spec) / key[:32]
+        with locked(settings, f"backtests/{spec.name}/models/{key[:32]}", LONGEST_SECONDS):
+            trained = _find(settings, folder, key)
+            made = trained is None
+            if trained is None:
+                trained = _make(settings, spec, data, key, folder, factory)
+    _scores(settings, history, trained, folder, history.place(window.split))
+    return Made(folder=folder.name, window=window, made=made)
+
+
+def open_window(settings: Settings, history: History, step: int, made: Made) -> Model:
+    """Return the model that was made of a window, with its losses on the rows of the replay."""
+    spec, folder = history.spec, _place(settings, history.spec) / made.folder
+    trained = _find(settings, folder)
+    if trained is None:
+        raise UnavailableError(f"{folder} is not whole; run the backtest again, which makes what is missing")
     judged = np.load(folder / JUDGED, allow_pickle=False)
-    first, last = history.place(window.split), history.place(window.end)
+    first, last = history.place(made.window.split), history.place(made.window.end)
     chosen = first + np.flatnonzero(history.known[first:last] <= micros(history.steps[step].start))
     scores = _scores(settings, history, trained, folder, first)
     losses = metrics.row_losses(spec.metric, history.labels[first:], scores, trained.classes)
     return Model(trained, Losses(judged[0], judged[1]), chosen, first, scores, losses)
 
 
-def kept(settings: Settings, spec: ModelSpec) -> set[str]:
-    """Return the names of the windows of a model that are kept."""
-    return {path.parent.name for path in (settings.backtests(spec.name) / "models").glob(f"*/{RECORD}")}
+def code_of(spec: ModelSpec, factory: str | None = None) -> str:
+    """Return the digest of all that makes a model of a training set: parameters, code and libraries, as they are here."""
+    named = spec.model_dump_json(exclude=ASIDE)
+    libraries = {name: metadata.version(name) for name in LIBRARIES}
+    maker = factory or spec.estimator
+    return hashlib.sha256(repr([named, maker, sources_hash(spec, maker), libraries]).encode()).hexdigest()
 
 
 def prune(settings: Settings, spec: ModelSpec) -> None:
-    """Remove what no backtest has used for ``KEPT``."""
-    place = settings.backtests(spec.name) / "models"
-    for name in kept(settings, spec):
-        if (place / name / RECORD).stat().st_mtime < time.time() - KEPT.total_seconds():
-            shutil.rmtree(place / name, ignore_errors=True)
-            (place / f"{name}.lock").unlink(missing_ok=True)
+    """Remove what no backtest has used for ``KEPT`` from the home."""
+    place = _place(settings, spec)
+    for record in place.glob(f"*/{RECORD}"):
+        if record.stat().st_mtime < time.time() - KEPT.total_seconds():
+            shutil.rmtree(record.parent, ignore_errors=True)
+            (place / f"{record.parent.name}.lock").unlink(missing_ok=True)
 
 
-def _key(spec: ModelSpec, data: str, factory: str) -> str:
-    named = spec.model_dump_json(exclude=ASIDE)
-    libraries = {name: metadata.version(name) for name in LIBRARIES}
-    return hashlib.sha256(repr([named, data, factory, sources_hash(spec, factory), libraries]).encode()).hexdigest()
+def _place(settings: Settings, spec: ModelSpec) -> Path:
+    return settings.backtests(spec.name) / "models"
 
 
-def _find(folder: Path, key: str) -> Trained | None:
-    """Return the record of a window that was trained before and whose files are whole."""
+def _find(settings: Settings, folder: Path, key: str = "") -> Trained | None:
+    """Return the record of a window that was trained before, here or elsewhere, and whose files are whole."""
+    if not (folder / RECORD).exists():
+        storage.pull(settings, folder)
     try:
         found = Trained.model_validate_json((folder / RECORD).read_text(encoding="utf-8"))
         whole = sha256_of(folder / JUDGED) == found.judged_sha256 and (folder / bundle.SERVING).exists()
     except (OSError, ValidationError):
         return None
-    if not whole or found.key != key:
+    if not whole or (key and found.key != key):
         return None
     (folder / RECORD).touch()  # it is of use still
     return found
@@ -165,18 +202,23 @@ def _make(
         seconds=time.perf_counter() - begun, evaluation=found, probe=opened, reference=known,
         classes=None if classes is None else tuple(np.asarray(classes).tolist()),
     )  # fmt: skip
-    write_text(folder / RECORD, trained.model_dump_json(indent=1) + "\n")
+    for path in sorted(one for one in folder.iterdir() if one.name != RECORD):
+        storage.publish(settings, path)
+    with storage.writing(settings, folder / RECORD) as temporary:
+        write_text(temporary, trained.model_dump_json(indent=1) + "\n")
     return trained
 
 
 def _scores(settings: Settings, history: History, trained: Trained, folder: Path, first: int) -> Floats:
     """Return what a model says of all rows from ``first`` on; kept beside it for the rows of this history."""
     path = folder / f"scores-{history.digest[:24]}-{first}.npy"
+    if not path.exists():
+        storage.pull(settings, folder, path.name.__eq__)
     if path.exists():
         return np.asarray(np.load(path, allow_pickle=False), dtype=np.float64)
     opened = bundle.open_bundle(folder, trained.digest, settings.trusted_types)
     scores = opened.scores(history.inputs.iloc[first:])
-    with replacing(path) as temporary, temporary.open("wb") as file:
+    with storage.writing(settings, path) as temporary, temporary.open("wb") as file:
         np.save(file, scores, allow_pickle=False)
     return scores
 

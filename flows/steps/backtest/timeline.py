@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime, time, timedelta
 from functools import cached_property
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,7 +15,6 @@ from flows.ledger import Partition
 from flows.settings import Settings
 from flows.spec import Frozen, ModelSpec
 from flows.steps import feature_store, storage
-from flows.steps.files import sha256_of, write_arrow
 from flows.steps.labels import microseconds
 from flows.steps.periods import Kind, Period, period_at, period_of, to_utc
 from flows.steps.training_set import Window, choose_window, matrix, parted, read_rows
@@ -104,14 +102,14 @@ def _step(spec: ModelSpec, period: Period) -> Step:
 
 @dataclass(frozen=True)
 class History:
-    """All rows of a replay in order of event time, with their features; ``digest`` is that of their file."""
+    """All rows of a replay in order of event time, with their features; ``digest`` is that of their file, once it is kept."""
 
     spec: ModelSpec
     steps: list[Step]
     partitions: list[Partition]
     rows: pa.Table
     features: tuple[str, ...]
-    digest: str
+    digest: str = ""
 
     @cached_property
     def events(self) -> NDArray[np.int64]:
@@ -209,7 +207,6 @@ def read_history(
     accepted: list[Partition],
     steps: list[Step],
     judge: timedelta | None,
-    folder: Path,
     settled: bool = False,
 ) -> History:
     """Join the rows of a replay with their features as they were known at each row, once for all windows.
@@ -230,6 +227,5 @@ def read_history(
     with feature_store.held_still(settings, spec.name):
         storage.pull(settings, settings.features(spec.name))
         rows = feature_store.historical(store, spec, rows).combine_chunks()
-    path = write_arrow(rows, folder / "rows.arrow")
     names = tuple(feature_store.feature_names(store, spec))
-    return History(spec, steps, partitions, rows, names, sha256_of(path)).from_first_model(judge, settled)
+    return History(spec, steps, partitions, rows, names).from_first_model(judge, settled)

@@ -1,0 +1,168 @@
+"""Backtests on a Dask cluster: the same figures as on one machine, each window trained once, whoever is killed."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import pytest
+from dask_parts import Cluster
+from serving_parts import eventually
+from team.noted import PLACE, builders
+from training_parts import copy_home, featurized, opened
+
+from flows.errors import UnavailableError
+from flows.settings import Settings
+from flows.spec import load_model
+from flows.steps import doctor, machines
+from flows.steps.backtest.models import code_of
+from flows.steps.processes import free_port
+
+SHARED = '["team.shared"]'
+WANTED: dict[str, Any] = {"start": date(2024, 1, 5), "every": "day", "cost_train": 500.0}
+CLOCKS = ("at", "seconds", "files", "found_before")
+
+
+def figures(found: dict[str, Any]) -> dict[str, Any]:
+    """Return what a backtest found, without what clocks measured."""
+    outcomes = [{**one, "seconds": 0.0} for one in found["outcomes"]]
+    plain = {name: value for name, value in found.items() if name not in CLOCKS}
+    return plain | {"outcomes": outcomes, "best": {**found["best"], "seconds": 0.0}}
+
+
+@contextmanager
+def days_home(folder: Path, source: Path, api: str, notes: Path, **more: str) -> Iterator[Settings]:
+    """Open a copy of a home with eight accepted days, whose estimators are noted."""
+    notes.mkdir(exist_ok=True)
+    with opened(folder, api, SHARED, {PLACE: str(notes), **more}) as home:
+        copy_home(source, home)
+        yield home
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory, simulated_days: Path, prefect_api: str) -> Path:
+    return featurized(tmp_path_factory.getbasetemp(), simulated_days, prefect_api)
+
+
+@pytest.fixture(scope="module")
+def on_one_machine(source: Path, prefect_api: str, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """What the backtest finds in threads of one process."""
+    from flows.backtest import backtest
+
+    folder = tmp_path_factory.mktemp("one")
+    with days_home(folder / "home", source, prefect_api, folder / "notes"):
+        found = backtest(**WANTED)
+    assert len(builders(folder / "notes")) == found["windows"] == 4
+    return figures(found)
+
+
+@pytest.mark.long
+def test_a_worker_killed_in_mid_window_changes_nothing_and_each_window_is_trained_once(
+    tmp_path: Path, source: Path, on_one_machine: dict[str, Any], prefect_api: str, dask_cluster: Cluster
+) -> None:
+    from flows.backtest import backtest
+
+    notes = tmp_path / "notes"
+    with days_home(tmp_path / "home", source, prefect_api, notes, EVERGREEN_DASK_URL=dask_cluster.url) as home:
+        (notes / "hold").touch()
+        workers = [dask_cluster.add_worker() for _ in range(2)]
+
+        def kill_one() -> None:
+            try:
+                eventually(lambda: len(set(builders(notes))) == 2, 120)
+                workers[0].kill()
+                workers[0].wait()
+            finally:
+                (notes / "hold").unlink()
+
+        killer = threading.Thread(target=kill_one)
+        killer.start()
+        found = backtest(**WANTED)
+        killer.join()
+        assert figures(found) == on_one_machine
+        assert found["found_before"] == 0
+        by = builders(notes)
+        assert os.getpid() not in by
+        assert by.count(workers[0].pid) == 1  # what it had begun, the other did again
+        assert by.count(workers[1].pid) == found["windows"] == 4
+
+        again = backtest(**WANTED)
+        assert again["found_before"] == 4
+        assert figures(again) == on_one_machine
+        assert len(builders(notes)) == 5
+        assert not [one for one in home.home.glob("tmp/*") if one.name.startswith("machines-")]
+
+
+@pytest.mark.long
+def test_a_backtest_without_workers_or_scheduler_ends_with_one_line_and_goes_on_later(
+    tmp_path: Path, source: Path, on_one_machine: dict[str, Any], prefect_api: str, dask_cluster: Cluster,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    from flows.backtest import backtest
+
+    monkeypatch.setattr(machines, "WORKERS_SECONDS", 4.0)
+    notes = tmp_path / "notes"
+    with days_home(tmp_path / "home", source, prefect_api, notes, EVERGREEN_DASK_URL=dask_cluster.url):
+        with pytest.raises(UnavailableError, match=r"^no worker of tcp://[^\n]*start `dask worker[^\n]*$"):
+            backtest(**WANTED)
+        (notes / "hold").touch()
+
+        def once_begun(then: Any) -> threading.Thread:
+            before = len(builders(notes))
+
+            def wait() -> None:
+                eventually(lambda: len(builders(notes)) > before, 120)
+                then()
+
+            thread = threading.Thread(target=wait)
+            thread.start()
+            return thread
+
+        only = dask_cluster.add_worker()
+        ending = once_begun(only.kill)
+        with pytest.raises(UnavailableError, match=r"^[^\n]*has no worker any more[^\n]*run again[^\n]*$"):
+            backtest(**WANTED)
+        ending.join()
+        dask_cluster.add_worker()
+        assert dask_cluster.scheduler is not None
+        ending = once_begun(dask_cluster.scheduler.kill)
+        with pytest.raises(UnavailableError, match=r"^[^\n]*does not answer[^\n]*run again[^\n]*$"):
+            backtest(**WANTED)
+        ending.join()
+        (notes / "hold").unlink()
+        os.environ.pop("EVERGREEN_DASK_URL")
+        assert figures(backtest(**WANTED)) == on_one_machine
+
+
+@pytest.mark.long
+def test_a_worker_that_shares_nothing_or_has_other_code_is_named_before_any_work(
+    tmp_path: Path, source: Path, prefect_api: str, dask_cluster: Cluster
+) -> None:
+    from flows.backtest import backtest
+
+    notes = tmp_path / "notes"
+    with days_home(tmp_path / "home", source, prefect_api, notes, EVERGREEN_DASK_URL=dask_cluster.url) as home:
+        spec = load_model("taxi", home)
+        stranger = dask_cluster.add_worker({"EVERGREEN_HOME": str(tmp_path / "elsewhere")})
+        with pytest.raises(UnavailableError, match=r"^the worker tcp://[^\n]*does not see[^\n]*share the home[^\n]*$"):
+            backtest(**WANTED)
+        assert not builders(notes)
+        [line] = [one for one in doctor.examine(home, spec) if one.part == "Dask"]
+        assert line.state == "bad"
+        stranger.kill()
+        stranger.wait()
+        eventually(lambda: "Remove worker" in (dask_cluster.folder / "scheduler.log").read_text(), 60)
+        dask_cluster.add_worker()
+        assert "1 workers with 1 threads" in machines.look(home, "taxi", code_of(spec))
+        [line] = [one for one in doctor.examine(home, spec) if one.part == "Dask"]
+        assert line.state == "good"
+        with pytest.raises(UnavailableError, match="has other code or libraries; bring it up to date"):
+            machines.look(home, "taxi", "0" * 64)
+        os.environ["PREFECT_API_URL"] = f"http://127.0.0.1:{free_port()}/api"
+        with pytest.raises(UnavailableError, match=r"does not reach the Prefect server .* name it in PREFECT_API_URL"):
+            machines.look(home, "taxi", code_of(spec))
