@@ -54,7 +54,7 @@ def look(settings: Settings, model: str, code: str) -> str:
     ``code`` is the digest of what trains the model. Raises UnavailableError if nobody answers, or if one says no.
     """
     reach(settings)
-    name, token = f"tmp/machines-{uuid4().hex}", uuid4().hex
+    name, token = f".machines-{uuid4().hex}", uuid4().hex
     with storage.writing(settings, settings.home / name) as temporary:
         write_text(temporary, token)
     question = {

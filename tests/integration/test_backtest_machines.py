@@ -14,6 +14,7 @@ import pytest
 from dask_parts import Cluster
 from serving_parts import eventually
 from team.noted import PLACE, builders
+from team_parts import holders_of_secrets, objects, stores
 from training_parts import copy_home, featurized, opened
 
 from flows.errors import UnavailableError
@@ -95,7 +96,7 @@ def test_a_worker_killed_in_mid_window_changes_nothing_and_each_window_is_traine
         assert again["found_before"] == 4
         assert figures(again) == on_one_machine
         assert len(builders(notes)) == 5
-        assert not [one for one in home.home.glob("tmp/*") if one.name.startswith("machines-")]
+        assert not [one for one in home.home.iterdir() if one.name.startswith(".machines-")]
 
 
 @pytest.mark.long
@@ -166,3 +167,39 @@ def test_a_worker_that_shares_nothing_or_has_other_code_is_named_before_any_work
         os.environ["PREFECT_API_URL"] = f"http://127.0.0.1:{free_port()}/api"
         with pytest.raises(UnavailableError, match=r"does not reach the Prefect server .* name it in PREFECT_API_URL"):
             machines.look(home, "taxi", code_of(spec))
+
+
+@pytest.mark.long
+def test_machines_that_share_only_bucket_and_postgres_find_the_same_and_each_others_windows(
+    tmp_path: Path, on_one_machine: dict[str, Any], simulated_days: Path, prefect_api: str, dask_cluster: Cluster,
+    postgres: Any, s3: str,
+) -> None:  # fmt: skip
+    from flows.backtest import backtest
+    from flows.ingest import ingest
+
+    notes = tmp_path / "notes"
+    notes.mkdir()
+    more = {
+        "EVERGREEN_MODEL_PACKAGES": SHARED, "EVERGREEN_DASK_URL": dask_cluster.url, "PREFECT_API_URL": prefect_api,
+        PLACE: str(notes),
+    }  # fmt: skip
+    with stores(tmp_path, postgres, s3, "machines") as team:
+        with team.host(tmp_path / "one", more) as one:
+            ingest(str(simulated_days), featurize=True)
+            worker = dask_cluster.add_worker({"EVERGREEN_HOME": str(tmp_path / "two")})
+            found = backtest(**WANTED)
+            assert figures(found) == on_one_machine
+            assert builders(notes) == [worker.pid] * found["windows"]
+            assert not holders_of_secrets(dask_cluster.folder)
+            assert not [name for name in objects(team) if ".machines-" in name]
+            assert one.dask_url
+        with team.host(tmp_path / "three", {**more, "EVERGREEN_DASK_URL": ""}):
+            again = backtest(**WANTED)
+            assert figures(again) == on_one_machine
+            assert again["found_before"] == again["windows"]
+            assert len(builders(notes)) == found["windows"]
+        lonely = {**more, "EVERGREEN_STORAGE_URL": "s3://evergreen/elsewhere", "EVERGREEN_HOME": str(tmp_path / "four")}
+        with team.host(tmp_path / "one", more):
+            dask_cluster.add_worker(lonely)
+            with pytest.raises(UnavailableError, match=r"does not see s3://evergreen/machines/\.machines-"):
+                backtest(**WANTED)
