@@ -31,6 +31,9 @@ def show_benchmarks(found: dict[str, Any]) -> None:
         column.justify, column.no_wrap = "right", True
     console.print(drawn)
     for one in results:
+        if one.differences:
+            rows = [(line.what, line.ours, line.other, line.shown) for line in one.differences]
+            console.print(table(("", "ours", "the other", "shown by"), rows, title=f"{one.name}: what the other lacks"))
         if one.failure:
             line(f"{one.name} could not run: {one.failure}", BAD)
     for text in found["worse"]:

@@ -71,6 +71,15 @@ class Figure(Frozen):
         return by_ratio and (self.at_most is None or self.ours <= self.at_most)
 
 
+class Difference(Frozen):
+    """What ours does that the other does not, beside the ratios: ``shown`` is where that can be seen, a test or the run."""
+
+    what: str
+    ours: str
+    other: str
+    shown: str
+
+
 class Machine(Frozen):
     """Where figures come from; no figure means much without it."""
 
@@ -86,6 +95,7 @@ class Result(Frozen):
 
     name: str
     figures: tuple[Figure, ...] = ()
+    differences: tuple[Difference, ...] = ()
     failure: str | None = None
     seconds: float = 0.0
 
@@ -160,8 +170,7 @@ def run(benchmark: Listed, say: Callable[[str], None]) -> Result:
             last = told[-1][:300] if told else f"it ended with status {process.returncode}"
             return Result(name=benchmark.name, failure=last, seconds=seconds)
         found = json.loads(report.read_text(encoding="utf-8"))
-    figures = tuple(Figure.model_validate(one) for one in found)
-    return Result(name=benchmark.name, figures=figures, seconds=seconds)
+    return Result.model_validate({"name": benchmark.name, "seconds": seconds, **found})
 
 
 def machine() -> Machine:

@@ -48,6 +48,7 @@ def write(machine: Machine, results: Sequence[Result], before: Record | None, pa
     notes = [(result.name, one.name, one.note) for result in results for one in result.figures if one.note]
     return pages.write(
         path, "bench.html.j2", machine=described(machine), columns=COLUMNS, rows=rows(results), picture=picture, notes=notes,
+        differences=[(one.name, one.figures[0].beside, one.differences) for one in results if one.figures and one.differences],
         failures=[(one.name, one.failure) for one in results if one.failure],
         seconds=sum(one.seconds for one in results), kept=sum(one.kept is True for one in drawn),
         broken=sum(one.kept is False for one in drawn), figures=len(drawn),

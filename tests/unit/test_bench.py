@@ -116,3 +116,26 @@ def test_the_command_lists_the_benchmarks_and_refuses_unknown_ones() -> None:
     found = CliRunner().invoke(app, ["bench", "--list", "--json"])
     assert [one["name"] for one in json.loads(found.stdout)] == [one.name for one in bench.listed()]
     assert isinstance(CliRunner().invoke(app, ["bench", "nothing"]).exception, UsageError)
+
+
+def test_what_the_other_lacks_is_on_the_page_and_each_line_names_a_test_that_there_is(tmp_path: Path) -> None:
+    from tests.benchmarks.other_tool_lacks import LACKS
+
+    for line in LACKS:
+        assert line.shown == "tried in this run" or (bench.ROOT / line.shown).is_file(), line
+    results = [bench.Result(name="one", figures=(figure(2.0),), differences=LACKS)]
+    page = bench_page.write(HERE, results, None, tmp_path / "bench.html").read_text(encoding="utf-8")
+    assert "one: what other lacks" in page
+    assert LACKS[-1].what in page
+
+
+def test_lines_are_counted_without_blanks_comments_and_docstrings(tmp_path: Path) -> None:
+    from tests.benchmarks.lines import code_lines
+
+    code, data = tmp_path / "code.py", tmp_path / "data.yml"
+    code.write_text(
+        '"""Says\nmuch."""\n\n# why\ndef one():\n    """Return 1."""\n    text = """a\nb"""\n    return 1\n'
+    )
+    data.write_text("# what\none: 1 # this\n\ntwo: 2\n")
+    assert code_lines(code) == ["def one():", '    text = """a', 'b"""', "    return 1"]
+    assert code_lines(data) == ["one: 1 # this", "two: 2"]

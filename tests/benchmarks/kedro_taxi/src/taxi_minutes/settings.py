@@ -1,0 +1,5 @@
+"""Project settings: hooks."""
+
+from taxi_minutes.hooks import MlflowHooks
+
+HOOKS = (MlflowHooks(),)
