@@ -78,12 +78,17 @@ class Cluster:
         return (self.folder / f"{name}.log").read_text(errors="replace")
 
 
+def has_java() -> bool:
+    """Say whether there is a Java to run Spark with."""
+    return shutil.which("java") is not None or "JAVA_HOME" in os.environ
+
+
 @contextmanager
 def cluster(folder: Path) -> Iterator[Cluster]:
     """Run a cluster for as long as the block runs; skip where pyspark or Java is missing."""
     if find_spec("pyspark") is None:
         missing("pyspark is not installed (uv run --extra spark pytest -m long)")
-    if shutil.which("java") is None and "JAVA_HOME" not in os.environ:
+    if not has_java():
         missing("Java is not installed (Debian package openjdk-17-jre-headless)")
     found = Cluster(folder)
     (folder / "spark-defaults.conf").write_text(SMALL)

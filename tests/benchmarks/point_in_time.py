@@ -1,8 +1,9 @@
-"""Measures the point-in-time join: our offline store, the bare DuckDB ASOF join and Feast's duckdb store, side by side.
+"""Measures the point-in-time join: our offline store beside the bare DuckDB ASOF join, Feast's store, pandas, Spark.
 
 Run: ``uv run python -m tests.benchmarks.point_in_time [--json FILE] [--rounds N]``. Time is taken in one process, the
 variants in turn, round by round. Memory is the peak that the join adds to a process that holds the imports and the
-entity rows, a process for each variant. All must give the same rows.
+entity rows, a process for each variant; of Spark it would miss Java's and the workers' part, and is not taken. All must
+give the same rows.
 """
 
 from __future__ import annotations
@@ -24,12 +25,14 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from flows.steps.bench import Figure
 
+from tests.benchmarks import point_in_time_spark as on_spark
+
 ROOT = Path(__file__).resolve().parents[2]
 ENTITY_ROWS, FEATURE_ROWS, KEYS = 1_000_000, 350_000, 5_000
 FEATURES = ("trips", "minutes_mean", "minutes_median", "mph_mean")
 TTL = timedelta(days=7)
 BARE, OURS, FEAST, PANDAS = "bare ASOF join", "our store", "Feast's duckdb store", "pandas merge_asof"
-ALL = (BARE, OURS, FEAST, PANDAS)
+ALL = (BARE, OURS, FEAST, PANDAS)  # and the stores of Spark, where it is
 LIMITS = {"time": 1.2, "memory": 1.5}  # of our store, in multiples of the bare join
 
 # The quickest plain way to write it: `e.time - k.time <= INTERVAL ...` takes three times as long.
@@ -114,11 +117,16 @@ def _feast(name: str, folder: Path) -> Any:
     from feast import Entity, FeatureStore, FeatureView, Field, FileSource, RepoConfig, ValueType
     from feast.types import Float64, Int64
 
-    kind = "feature_repo.offline_store.DuckDBAsofOfflineStore" if name == OURS else "duckdb"
+    stores = {OURS: {"type": "feature_repo.offline_store.DuckDBAsofOfflineStore"}, FEAST: {"type": "duckdb"}}
+    path, times = folder / "features.parquet", {
+        "timestamp_field": "event_timestamp", "created_timestamp_column": "created_timestamp",
+    }  # fmt: skip
+    source = on_spark.source(path, times) if name == on_spark.FEAST_ON_SPARK else FileSource(path=str(path), **times)
+    offline_store = on_spark.offline_store(name, folder) if name in on_spark.ALL else stores[name]
     home = Path(tempfile.mkdtemp(dir=folder))
     store = FeatureStore(
         config=RepoConfig(
-            project="bench", provider="local", registry=str(home / "registry.db"), offline_store={"type": kind},
+            project="bench", provider="local", registry=str(home / "registry.db"), offline_store=offline_store,
             online_store={"type": "sqlite", "path": str(home / "online.db")}, entity_key_serialization_version=3,
         )
     )  # fmt: skip
@@ -131,11 +139,7 @@ def _feast(name: str, folder: Path) -> Any:
             Field(name="zone", dtype=Int64),
             *(Field(name=f, dtype=Int64 if f == FEATURES[0] else Float64) for f in FEATURES),
         ],
-        source=FileSource(
-            path=str(folder / "features.parquet"),
-            timestamp_field="event_timestamp",
-            created_timestamp_column="created_timestamp",
-        ),
+        source=source,
     )
     store.apply([zone, view])
     return store
@@ -191,7 +195,16 @@ def check_equal(folder: Path, names: tuple[str, ...]) -> int:
 def _child(folder: Path, *arguments: str) -> Any:
     """Run this file again in a process of its own and return what it reports."""
     report = folder / "report.json"
-    command = [sys.executable, str(Path(__file__)), "--folder", str(folder), "--report", str(report), *arguments]
+    command = [
+        sys.executable,
+        "-m",
+        "tests.benchmarks.point_in_time",
+        "--folder",
+        str(folder),
+        "--report",
+        str(report),
+        *arguments,
+    ]
     subprocess.run(command, check=True, cwd=ROOT, env=None, timeout=1800)
     return json.loads(report.read_text())
 
@@ -201,18 +214,20 @@ def measure(rounds: int, names: tuple[str, ...]) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as home:
         folder = Path(home)
         write_data(folder)
-        rows = _child(folder, "--part", "equal", *names)
-        seconds = _child(folder, "--part", "times", "--rounds", str(rounds), *names)
         memory = {name: [_child(folder, "--part", "memory", name) for _ in range(3)] for name in names}
-    bare = statistics.median(seconds[BARE]), statistics.median(memory[BARE])
+        with on_spark.cluster(folder) as stores:
+            names = (*names, *stores)
+            rows = _child(folder, "--part", "equal", *names)
+            seconds = _child(folder, "--part", "times", "--rounds", str(rounds), *names)
+    bare = statistics.median(memory[BARE])
     variants = {
         name: {
             "seconds": statistics.median(seconds[name]),
             "seconds_min": min(seconds[name]),
             "seconds_max": max(seconds[name]),
-            "megabytes": statistics.median(memory[name]),
+            "megabytes": statistics.median(memory[name]) if name in memory else None,
             "times_bare": statistics.median(a / b for a, b in zip(seconds[name], seconds[BARE], strict=True)),
-            "memory_times_bare": statistics.median(memory[name]) / bare[1],
+            "memory_times_bare": statistics.median(memory[name]) / bare if name in memory else None,
         }
         for name in names
     }
@@ -233,7 +248,8 @@ def figures() -> list[Figure]:
     limits = {BARE: LIMITS["time"], FEAST: None, PANDAS: None}
     times = [
         compared(size, name, seconds[OURS], seconds[name], bound=limit, note="all give the same rows")
-        for name, limit in limits.items()
+        for name, limit in (limits | dict.fromkeys(on_spark.ALL)).items()
+        if name in seconds
     ]
     return [*times, compared(f"{size}, memory", BARE, memory[OURS], memory[BARE], "MB", bound=LIMITS["memory"])]
 
@@ -256,7 +272,8 @@ def main() -> int:
     print(f"{'':22}{'seconds (min to max)':>26}{'x bare':>8}{'MB':>8}{'x bare':>8}")
     for name, v in figures["variants"].items():
         span = f"{v['seconds']:.2f} ({v['seconds_min']:.2f} to {v['seconds_max']:.2f})"
-        print(f"{name:22}{span:>26}{v['times_bare']:>8.2f}{v['megabytes']:>8.0f}{v['memory_times_bare']:>8.2f}")
+        memory = f"{v['megabytes']:>8.0f}{v['memory_times_bare']:>8.2f}" if v["megabytes"] else ""
+        print(f"{name:22}{span:>26}{v['times_bare']:>8.2f}{memory}")
     if options.json:
         options.json.write_text(json.dumps(figures, indent=2) + "\n")
     ours = figures["variants"][OURS]
@@ -267,7 +284,6 @@ def main() -> int:
 
 def _report(options: argparse.Namespace) -> int:
     """Do one part of the measurement in this process and leave its figures in the report file."""
-    sys.path.insert(0, str(ROOT))
     folder, names = Path(options.folder), tuple(options.names)
     if options.part == "equal":
         result: Any = check_equal(folder, names)
@@ -276,6 +292,7 @@ def _report(options: argparse.Namespace) -> int:
     else:
         result = measure_memory(folder, names[0])
     Path(options.report).write_text(json.dumps(result))
+    on_spark.leave()
     return 0
 
 
