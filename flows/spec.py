@@ -8,9 +8,9 @@ import re
 from collections.abc import Callable
 from datetime import timedelta
 from importlib.machinery import ModuleSpec
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from flows.errors import ContractError, UsageError
 from flows.settings import Settings
@@ -156,11 +156,29 @@ class Training(Frozen):
     window: timedelta = timedelta(days=35)
     judge: timedelta = timedelta(days=2)
     min_rows: int = Field(default=1000, ge=10)
+    max_rows: int | None = Field(
+        default=None,
+        ge=10,
+        description="the budget of the training part; of more, those with the lowest hashes of their keys train",
+    )
     trials: int = Field(
         default=0, ge=0, description="optuna trials inside the training window; 0 uses params as they are"
     )
+    together: int = Field(
+        default=1,
+        ge=1,
+        description="trials that are chosen at once, and on a Spark cluster fitted at once; the result is the same",
+    )
     seed: int = 0
     threads: int = Field(default=2, ge=1)
+
+    @model_validator(mode="after")
+    def _budget_reaches(self) -> Self:
+        if self.max_rows is not None and self.max_rows < self.min_rows:
+            raise ValueError(
+                f"max_rows ({self.max_rows}) is below min_rows ({self.min_rows}): nothing could be trained"
+            )
+        return self
 
 
 class Rollout(Frozen):

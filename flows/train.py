@@ -32,6 +32,7 @@ from flows.steps import (
     probe,
     reference,
     registry,
+    spark_fitting,
     stages,
     training_set,
 )
@@ -93,7 +94,8 @@ def train(
             work = stages.open_work(home, model, stages.key_of(mark, reigning.digest, root_run(run) if force else None))
             run.work = work
             data = build_training_set(home, store, spec, partitions, window, work.folder)
-            params = tune(spec, data, tries, factory) if tries else dict(spec.params)
+            elsewhere = spark_fitting.measuring(home, spec, data, factory) if home.compute_url else None
+            params = tune(spec, data, tries, factory, elsewhere) if tries else dict(spec.params)
             fitted = fit(spec, data, params, factory)
             trained, judged = predict(spec, fitted, data)
             found = evaluate(spec, fitted, trained, judged, reigning.bundle, reigning.version, work.folder / "pictures")

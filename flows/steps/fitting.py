@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 Factory = Callable[[dict[str, Any]], Any]
+Measure = Callable[[Sequence[dict[str, Any]]], list[float]]  # from sets of parameters to their validation errors
 VALIDATION_SHARE = 0.2  # of the training rows, the newest, on which tuning compares
 
 
@@ -50,34 +51,52 @@ def fit(
     return _fit(spec, estimator_path or spec.estimator, params, matrix(rows, data.features), rows["label"], build)
 
 
-def tune(spec: ModelSpec, data: TrainingSet, trials: int, estimator_path: str | None = None) -> dict[str, Any]:
+def tune(
+    spec: ModelSpec, data: TrainingSet, trials: int, estimator_path: str | None = None, elsewhere: Measure | None = None
+) -> dict[str, Any]:
     """Return the best parameters of some optuna trials, compared on the newest fifth of the training part.
 
-    The part that judges the model is never seen here. Same seed, same trials, same result.
+    The part that judges the model is never seen here. ``spec.training.together`` are chosen at once, and measured at once by
+    ``elsewhere``, if there is such a place. Same seed, same trials, same result, wherever they are fitted.
     """
     import optuna
 
     if spec.search_space is None:
         raise ContractError(f"{spec.name}: tuning needs spec.search_space, a suggest(trial) -> params")
-    suggest = resolve_callable(spec.search_space)
+    suggest, path, together = (
+        resolve_callable(spec.search_space),
+        estimator_path or spec.estimator,
+        spec.training.together,
+    )
+
+    def suggested(trial: optuna.trial.BaseTrial) -> dict[str, Any]:
+        with _blame(f"{spec.search_space} failed"):
+            return {**spec.params, **suggest(trial)}
+
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    sampler = optuna.samplers.TPESampler(seed=spec.training.seed, constant_liar=together > 1)
+    study = optuna.create_study(sampler=sampler)
+    study.enqueue_trial(spec.params)  # never worse than what the spec says
+    for begun in range(0, trials, together):
+        asked = [study.ask() for _ in range(min(together, trials - begun))]
+        tried = [suggested(trial) for trial in asked]
+        here = elsewhere is None or len(tried) == 1
+        errors = [trial_error(spec, data, params, path) for params in tried] if here else elsewhere(tried)
+        for trial, error in zip(asked, errors, strict=True):
+            study.tell(trial, error)
+    # What optuna was asked for is not always what the estimator gets: ``suggest`` may derive one from the other.
+    return {**spec.params, **suggest(optuna.trial.FixedTrial(study.best_params))}
+
+
+def trial_error(spec: ModelSpec, data: TrainingSet, params: dict[str, Any], path: str) -> float:
+    """Fit on the older part of what trains, and return the error on its newest fifth."""
     rows = read_part(data, "train")
     split = int(rows.num_rows * (1.0 - VALIDATION_SHARE))
     inputs, labels = matrix(rows, data.features), rows["label"].to_numpy()
-
-    def objective(trial: optuna.Trial) -> float:
-        with _blame(f"{spec.search_space} failed"):
-            params = {**spec.params, **suggest(trial)}
-        estimator = _fit(spec, estimator_path or spec.estimator, params, inputs[:split], rows["label"][:split])
-        predicted = metrics.predict(estimator, spec.task, inputs[split:])
-        classes = getattr(estimator, "classes_", None)
-        return metrics.error(spec.metric, metrics.row_losses(spec.metric, labels[split:], predicted, classes))
-
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    study = optuna.create_study(sampler=optuna.samplers.TPESampler(seed=spec.training.seed))
-    study.enqueue_trial(spec.params)  # never worse than what the spec says
-    study.optimize(objective, n_trials=trials)
-    # What optuna was asked for is not always what the estimator gets: ``suggest`` may derive one from the other.
-    return {**spec.params, **suggest(optuna.trial.FixedTrial(study.best_params))}
+    estimator = _fit(spec, path, params, inputs[:split], rows["label"][:split])
+    predicted = metrics.predict(estimator, spec.task, inputs[split:])
+    classes = getattr(estimator, "classes_", None)
+    return metrics.error(spec.metric, metrics.row_losses(spec.metric, labels[split:], predicted, classes))
 
 
 def _fit(

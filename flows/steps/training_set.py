@@ -17,7 +17,7 @@ from flows.spec import Frozen, ModelSpec
 from flows.steps import feature_record, feature_store
 from flows.steps.feature_tables import next_tick
 from flows.steps.files import sha256_of, write_arrow
-from flows.steps.sql import identifiers
+from flows.steps.sql import identifier, identifiers
 from flows.steps.storage import locals_of, pull
 
 if TYPE_CHECKING:
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from feast import FeatureStore
 
 PART = "part"  # the column that says "train" or "judge"
+SAMPLE = "evergreen_sample"  # the column by which a budget chooses: a hash of the row's key
 
 
 class Window(Frozen):
@@ -105,11 +106,17 @@ def build(
 
 def select_rows(spec: ModelSpec, files: list[str], window: Window) -> pa.Table:
     """Return the rows of partitions' files that train or judge, in order of time: keys, request fields, label and both times."""
-    return parted(spec, read_rows(spec, files, window.start, window.end), window)
+    return parted(spec, read_rows(spec, files, window.start, window.end, window.split), window)
 
 
-def read_rows(spec: ModelSpec, files: list[str], start: datetime, end: datetime) -> pa.Table:
-    """Return the rows of [start, end) whose label the model answers for, in order of time."""
+def read_rows(
+    spec: ModelSpec, files: list[str], start: datetime, end: datetime, split: datetime | None = None
+) -> pa.Table:
+    """Return the rows of [start, end) whose label the model answers for, in order of time.
+
+    Where ``spec.training.max_rows`` is set each has a hash of its key, by which ``parted`` chooses. With ``split``, the
+    start of the judging part, what it will leave out is not even read.
+    """
     import duckdb
 
     columns = list(dict.fromkeys([*(field.name for field in spec.request), *spec.key]))
@@ -119,20 +126,30 @@ def read_rows(spec: ModelSpec, files: list[str], start: datetime, end: datetime)
     if spec.task == "regression":
         bounds = {"low": -float("inf") if low is None else low, "high": float("inf") if high is None else high}
         counts = "label >= $low AND label <= $high"
+    where = f"event_timestamp >= $start AND event_timestamp < $end AND {counts}"
+    values = {"uris": files, "start": start, "end": end, **bounds}
+    limit, added = spec.training.max_rows, ""
     with duckdb.connect() as connection:
         connection.execute("SET TimeZone = 'UTC'")
+        if limit is not None:
+            sample = f"md5_number_lower(concat_ws(chr(31), {', '.join(f'CAST({identifier(k)} AS VARCHAR)' for k in spec.key)}))"
+            added = f", {sample} AS {SAMPLE}"
+            if split:
+                known = "event_timestamp < $split AND label_timestamp <= $split"
+                (highest,) = connection.execute(
+                    f"SELECT max(h) FROM (SELECT {sample} AS h FROM read_parquet($uris) WHERE {where} AND {known} "
+                    "ORDER BY h LIMIT $limit)",
+                    {**values, "split": split, "limit": limit},
+                ).fetchone() or (None,)
+                where += f" AND (event_timestamp >= $split OR {sample} <= $highest)"
+                values |= {"split": split, "highest": highest}
         return connection.execute(
             f"""
-            SELECT {identifiers(columns)}, event_timestamp, label_timestamp, label FROM read_parquet($uris)
-            WHERE event_timestamp >= $start AND event_timestamp < $end AND {counts}
+            SELECT {identifiers(columns)}, event_timestamp, label_timestamp, label{added} FROM read_parquet($uris)
+            WHERE {where}
             ORDER BY event_timestamp, {identifiers(columns)}, label, label_timestamp
             """,
-            {
-                "uris": files,
-                "start": start,
-                "end": end,
-                **bounds,
-            },
+            values,
         ).to_arrow_table()
 
 
@@ -140,7 +157,8 @@ def parted(spec: ModelSpec, rows: pa.Table, window: Window) -> pa.Table:
     """Return the rows of a window with the part that each belongs to.
 
     A training row counts only if its label was known at the split: what trains must have been there when the judging
-    part began. Raises RefusedError for too few rows, or of one class alone.
+    part began. Of more than ``spec.training.max_rows`` those with the lowest hashes of their keys train: the same wherever
+    they are joined, and all of them again under a larger budget. Raises RefusedError for too few rows, or of one class alone.
     """
     times = rows["event_timestamp"]
     start, split, end = (pa.scalar(moment, times.type) for moment in (window.start, window.split, window.end))
@@ -156,6 +174,9 @@ def parted(spec: ModelSpec, rows: pa.Table, window: Window) -> pa.Table:
             f"{spec.name}: {parts['train']} rows to train on and {parts['judge']} to judge, "
             f"at least {spec.training.min_rows} and 1 are needed; ingest more, or change spec.training"
         )
+    if SAMPLE in rows.column_names:
+        rows = _within_budget(rows, spec.training.max_rows)
+        parts["train"] = min(parts["train"], spec.training.max_rows or parts["train"])
     classes = pc.unique(rows.filter(pc.equal(rows[PART], "train"))["label"])
     if spec.task != "regression" and len(classes) < 2:
         raise RefusedError(
@@ -163,6 +184,17 @@ def parted(spec: ModelSpec, rows: pa.Table, window: Window) -> pa.Table:
             "to learn from one; ingest more, and see that the rows come in the order of time"
         )
     return rows
+
+
+def _within_budget(rows: pa.Table, limit: int | None) -> pa.Table:
+    """Return the judging rows and at most ``limit`` training rows, without the column of hashes."""
+    import numpy as np
+
+    train = pc.equal(rows[PART], "train").to_numpy()
+    places = np.flatnonzero(train)
+    chosen = ~train
+    chosen[places[np.argsort(rows[SAMPLE].to_numpy()[places], kind="stable")[:limit]]] = True
+    return rows.filter(pa.array(chosen)).drop_columns([SAMPLE])
 
 
 def write_training_set(rows: pa.Table, features: list[str], window: Window, folder: Path) -> TrainingSet:

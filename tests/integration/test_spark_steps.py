@@ -17,14 +17,14 @@ from ingest_parts import Place, write
 from offline_cases import ZONE, hour, open_store, past_view, write_past
 
 from flows import ledger
-from flows.errors import TamperedError
+from flows.errors import ContractError, TamperedError
 from flows.models.taxi.simulator import simulate_day
 from flows.models.taxi.spec import spec
 from flows.spec import resolve
-from flows.steps import feature_store, feature_tables, scoring, spark
+from flows.steps import feature_store, feature_tables, fitting, scoring, spark, spark_fitting
 from flows.steps.bundle import load_bundle, save_bundle
 from flows.steps.spark_scoring import asked
-from flows.steps.training_set import Window, matrix, read_part, write_training_set
+from flows.steps.training_set import TrainingSet, Window, build, choose_window, matrix, read_part, write_training_set
 
 pytestmark = pytest.mark.long
 
@@ -234,3 +234,48 @@ def test_a_bundle_that_was_changed_scores_nothing_on_a_worker(
             str(tmp_path / "in.parquet"), str(tmp_path / "out.parquet"), question,
         )  # fmt: skip
     assert not (tmp_path / "out.parquet").exists()
+
+
+def built(places: SimpleNamespace, on_spark: bool, limit: int | None, folder: Path) -> TrainingSet:
+    """Write the training set of the newest window of the home on DuckDB, joined here or on the cluster."""
+    url = places.spark.settings.compute_url if on_spark else ""
+    settings = places.duckdb.settings.model_copy(update={"compute_url": url})
+    ledger.mark_featurized(
+        places.duckdb.engine, [one.id for one in ledger.list_partitions(places.duckdb.engine, "taxi", "accepted")]
+    )
+    accepted = ledger.list_partitions(places.duckdb.engine, "taxi", "accepted")
+    bounded = spec.model_copy(update={"training": spec.training.model_copy(update={"max_rows": limit})})
+    window = choose_window(bounded, accepted, timedelta(days=1))
+    return build(settings, feature_store.open_store(settings), bounded, accepted, window, folder)
+
+
+def test_a_budget_takes_the_same_rows_and_makes_the_same_file_on_the_cluster(
+    places: SimpleNamespace, tmp_path: Path
+) -> None:
+    whole, within = (built(places, False, limit, tmp_path / f"here-{limit}") for limit in (None, 1000))
+    for one, limit in ((whole, None), (within, 1000)):
+        assert built(places, True, limit, tmp_path / f"there-{limit}").digest == one.digest
+    assert within.train_rows == 1000 < whole.train_rows
+    assert within.judge_rows == whole.judge_rows > 0
+
+
+def test_trials_on_the_cluster_find_the_same_parameters_and_errors_are_told(
+    places: SimpleNamespace, tmp_path: Path
+) -> None:
+    data = built(places, False, None, tmp_path)
+    there = places.duckdb.settings.model_copy(update={"compute_url": places.spark.settings.compute_url})
+    params = {"learning_rate": 0.15, "max_iter": 40, "min_samples_leaf": 40}
+    training = spec.training.model_copy(update={"together": 4})
+    tuned = spec.model_copy(update={"params": params, "training": training})
+    jobs = spark.session(there).sparkContext.statusTracker()
+    before = len(jobs.getJobIdsForGroup(None))
+    elsewhere = spark_fitting.measuring(there, tuned, data, spec.estimator)
+    assert fitting.tune(tuned, data, 6, elsewhere=elsewhere) == fitting.tune(tuned, data, 6)
+    assert len(jobs.getJobIdsForGroup(None)) == before + 2  # four trials, and two
+    wrong = tuned.model_copy(update={"params": {**params, "loss": "none"}})
+    with pytest.raises(ContractError, match=r"^[^\n]*fit failed with [^\n]*$"):
+        fitting.tune(wrong, data, 4, elsewhere=spark_fitting.measuring(there, wrong, data, spec.estimator))
+    Path(data.uri).unlink()
+    Path(data.uri).write_bytes(b"other")
+    with pytest.raises(TamperedError, match="not the training set that was written"):
+        fitting.tune(tuned, data, 4, elsewhere=elsewhere)
