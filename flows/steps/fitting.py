@@ -80,8 +80,10 @@ def tune(
     for begun in range(0, trials, together):
         asked = [study.ask() for _ in range(min(together, trials - begun))]
         tried = [suggested(trial) for trial in asked]
-        here = elsewhere is None or len(tried) == 1
-        errors = [trial_error(spec, data, params, path) for params in tried] if here else elsewhere(tried)
+        if elsewhere is None or len(tried) == 1:
+            errors = [trial_error(spec, data, params, path) for params in tried]
+        else:
+            errors = elsewhere(tried)
         for trial, error in zip(asked, errors, strict=True):
             study.tell(trial, error)
     # What optuna was asked for is not always what the estimator gets: ``suggest`` may derive one from the other.
