@@ -66,10 +66,14 @@ def look(settings: Settings, model: str, code: str) -> str:
             threads, answers = apart.submit(asyncio.run, _ask(settings, question)).result()
     finally:
         storage.remove(settings, settings.home / name)
-    for worker, answer in answers.items():
-        if answer:
-            told = answer if isinstance(answer, str) else f"cannot answer ({_first(answer)}); it needs this environment"
-            raise UnavailableError(f"the worker {worker} of {settings.dask_url} {told}")
+    for worker, said in answers.items():
+        if said:
+            why = (
+                said
+                if isinstance(said, str)
+                else f"cannot answer ({_first(said)}); give it this environment's packages"
+            )
+            raise UnavailableError(f"the worker {worker} of {settings.dask_url} {why}")
     return f"{len(answers)} workers with {threads} threads at {settings.dask_url} see what is shared"
 
 
@@ -80,7 +84,7 @@ async def _ask(settings: Settings, question: dict[str, str]) -> tuple[int, dict[
         async with asyncio.timeout(WORKERS_SECONDS + ANSWER_SECONDS):
             async with Client(settings.dask_url, asynchronous=True, timeout=CONNECT_SECONDS) as client:
                 await client.wait_for_workers(1, timeout=WORKERS_SECONDS)
-                answers = await asyncio.wait_for(client.run(answer, question, on_error="return"), ANSWER_SECONDS)
+                answers = await asyncio.wait_for(client.run(hindrance, question, on_error="return"), ANSWER_SECONDS)
                 threads = await client.nthreads()
         return sum(threads.values()), dict(answers)
     except (OSError, TimeoutError) as error:
@@ -90,8 +94,8 @@ async def _ask(settings: Settings, question: dict[str, str]) -> tuple[int, dict[
         ) from error
 
 
-def answer(question: dict[str, str]) -> str:
-    """Say, on a worker, what keeps it from the work of a backtest, as the end of a sentence; nothing if it can do it."""
+def hindrance(question: dict[str, str]) -> str:
+    """Say, on a worker, what keeps it from the work of a backtest, as the end of a sentence; nothing if nothing does."""
     from flows.steps.backtest.models import code_of
 
     try:
