@@ -54,5 +54,7 @@ def test_the_demo_of_the_bike_model(tmp_path: Path) -> None:
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
     steps = {step["step"]: step["happened"] for step in json.loads(outcome.read_text())["steps"]}
-    assert "0 without a past" in steps["serve"]
+    # Of the 19 days that are asked about before they land, the newest past counts for seven, its last moment included.
+    assert f"{19 * 24} rows answered" in steps["serve"]
+    assert f"; {(19 - 7) * 24 - 1} without a past" in steps["serve"]
     assert "baseline" in steps["refuse"]
