@@ -109,7 +109,7 @@ def replay_history(
 
 # Prefect sends the flow along with each task. A decorated function is not found by its name on another machine, and would
 # be sent whole, with all that it names.
-backtest = flow(replay_history, name="backtest")
+backtest = flow(name="backtest")(replay_history)
 
 
 def train_all(home: Settings, replayed: History, place: kept.Place, judge: timedelta) -> list[Made]:
