@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Mapping
 from datetime import timedelta
 from functools import lru_cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from flows.errors import ContractError
 from flows.spec import ModelSpec, resolve_callable
@@ -17,6 +19,7 @@ if TYPE_CHECKING:
 
 RAW = "raw"
 EVENTS = "events"
+BASE = "event_base"  # the table beneath, where events is a view
 ROW = "evergreen_row"  # number of the row in the raw file, from 0
 DAY = "evergreen_day"  # local day of the row's event time
 LABEL_TIME = "label_time"
@@ -100,19 +103,94 @@ def numbered_sql(uri: str, table: str | None = None) -> str:
     return f"SELECT * RENAME (file_row_number AS {ROW}) FROM read_parquet({literal(uri)}, file_row_number = true)"
 
 
-def create_events(connection: DuckDBPyConnection, spec: ModelSpec, numbered: str) -> int:
-    """Create the table ``events`` from numbered raw rows whose columns keep the contract; return its number of rows.
+def create_events(
+    connection: DuckDBPyConnection, spec: ModelSpec, numbered: str, table: str | None = None, lean: bool = False
+) -> int:
+    """Create ``events`` from numbered raw rows whose columns keep the contract; return its number of rows.
 
-    Columns: the row's number and those of the model's rows. NaN counts as missing and becomes null.
+    Columns: the row's number and those of the model's rows. NaN counts as missing and becomes null. If each event row is
+    computed from its raw row alone, ``events`` is a view over a table that holds what is computed once. Do the rows lie
+    in a ``table`` already, numbered by ``rowid``, they are taken from it, and it is gone afterwards; ``lean``: it is
+    kept in place of a second table, and computed is what a query reads.
     """
     sql, _ = compiled(spec)
     raw = ", ".join(_without_nan(name, wanted) for name, wanted in spec.source.columns.items())
-    connection.execute(
-        f"""CREATE OR REPLACE TABLE {EVENTS} AS
-        WITH {RAW} AS (SELECT {raw}, {ROW} FROM ({numbered}))
-        SELECT {ROW}, * EXCLUDE ({ROW}) FROM ({sql})"""
-    )
+    for kind in ("VIEW", "TABLE"):
+        if is_kind(connection, EVENTS, kind):
+            connection.execute(f"DROP {kind} {EVENTS}")
+    connection.execute(f"DROP TABLE IF EXISTS {BASE}")
+    rows = numbered_sql("", table) if table else numbered
+    wanted = row_by_row(spec.rows, tuple(spec.source.columns.items()))
+    with_raw = f"WITH {RAW} AS (SELECT {raw}, {ROW} FROM ({{}}))"
+    if wanted is None:
+        connection.execute(
+            f"CREATE TABLE {EVENTS} AS {with_raw.format(rows)} SELECT {ROW}, * EXCLUDE ({ROW}) FROM ({sql})"
+        )
+    elif lean and table:
+        connection.execute(f"ALTER TABLE {identifier(table)} RENAME TO {BASE}")
+        again = with_raw.format(numbered_sql("", BASE))
+        connection.execute(f"CREATE VIEW {EVENTS} AS {again} SELECT {ROW}, * EXCLUDE ({ROW}) FROM ({sql})")
+    else:
+        # Rows keep their order in a table, so its own numbers are those of the raw rows.
+        stored = identifiers(dict.fromkeys(wanted.values()))
+        connection.execute(f"CREATE TABLE {BASE} AS {with_raw.format(rows)} SELECT {stored} FROM ({sql})")
+        shown = ", ".join(f"{identifier(where)} AS {identifier(name)}" for name, where in wanted.items())
+        connection.execute(f"CREATE VIEW {EVENTS} AS SELECT rowid AS {ROW}, {shown} FROM {BASE}")
+    if table:
+        connection.execute(f"DROP TABLE IF EXISTS {identifier(table)}")
     return int((connection.execute(f"SELECT count(*) FROM {EVENTS}").fetchone() or (0,))[0])
+
+
+def delete_events(connection: DuckDBPyConnection, rejected: str) -> None:
+    """Delete the rows whose numbers are in a table from ``events``."""
+    table, number = (BASE, "rowid") if is_kind(connection, EVENTS, "VIEW") else (EVENTS, ROW)
+    connection.execute(f"DELETE FROM {table} WHERE {number} IN (SELECT {ROW} FROM {rejected})")
+
+
+def is_kind(connection: DuckDBPyConnection, name: str, kind: str) -> bool:
+    """Say whether there is a table, or a view, of this name."""
+    found = connection.execute(
+        "SELECT table_type FROM information_schema.tables WHERE table_name = $name", {"name": name}
+    ).fetchall()
+    return {"VIEW": "VIEW", "TABLE": "BASE TABLE"}[kind] in {str(row[0]) for row in found}
+
+
+@lru_cache(maxsize=64)
+def row_by_row(path: str, columns: tuple[tuple[str, str], ...]) -> dict[str, str] | None:
+    """Return the columns of a model's rows, each with the one that holds its values (itself, unless it is a repetition).
+
+    None if the function does not compute each row from its raw row alone, or not the same each time.
+    """
+    import duckdb
+    import sqlglot
+    from sqlglot import exp
+
+    sql, found = _compiled(path, columns)
+    nothing = ", ".join(f"CAST(NULL AS {kind}) AS {identifier(name)}" for name, kind in (*columns, (ROW, "BIGINT")))
+    with duckdb.connect() as connection:
+        connection.execute(f"CREATE TABLE {RAW} AS SELECT {nothing} LIMIT 0")
+        plan = json.loads((connection.execute(f"EXPLAIN (FORMAT json) {sql}").fetchall())[0][1])
+        volatile = connection.execute(
+            "SELECT DISTINCT function_name FROM duckdb_functions() WHERE stability <> 'CONSISTENT'"
+        ).fetchall()
+    changing = "|".join(
+        ["current_[a-z]+", "localtime", "localtimestamp", *(re.escape(str(row[0])) for row in volatile)]
+    )
+    if not _operators(plan) <= {"PROJECTION", "SEQ_SCAN"} or re.search(rf"\b({changing})\b", sql, re.IGNORECASE):
+        return None
+    where = {name: name for name in found if name != ROW}
+    query = sqlglot.parse_one(sql, dialect="duckdb")
+    if not isinstance(query, exp.Select) or len(list(query.find_all(exp.Select))) > 1:
+        return where
+    first: dict[str, str] = {}
+    for column in query.expressions:
+        if isinstance(column.unalias(), exp.Column) and column.alias_or_name in where:
+            where[column.alias_or_name] = first.setdefault(column.unalias().name, column.alias_or_name)
+    return where
+
+
+def _operators(nodes: list[dict[str, Any]]) -> set[str]:
+    return {str(node["name"]).strip() for node in nodes}.union(*(_operators(node["children"]) for node in nodes))
 
 
 def added_sql(connection: DuckDBPyConnection, spec: ModelSpec) -> dict[str, str]:

@@ -21,7 +21,16 @@ from flows.settings import Settings
 from flows.spec import Frozen, ModelSpec
 from flows.steps import docs, storage
 from flows.steps.contract import schema_problems
-from flows.steps.event_rows import EVENTS, LABEL_TIME, ROW, added_sql, create_events, event_columns, numbered_sql
+from flows.steps.event_rows import (
+    EVENTS,
+    LABEL_TIME,
+    ROW,
+    added_sql,
+    create_events,
+    delete_events,
+    event_columns,
+    numbered_sql,
+)
 from flows.steps.landing import PARQUET_OPTIONS, Landed
 from flows.steps.periods import parse_key
 from flows.steps.presence import check_rows
@@ -36,6 +45,7 @@ if TYPE_CHECKING:
     from flows.steps.gx_duckdb import TableJudge
 
 REFUSED = "refused"  # table: raw rows that may not be used, with their reasons
+LEAN = 20_000_000  # rows from which room in memory counts for more than time
 SAMPLE = 20  # rejected rows shown on the page
 MIN_PEERS = 3  # so many periods of one batch tell what is usual, where nothing was accepted before
 
@@ -63,7 +73,7 @@ class Bench:
         self, connection: DuckDBPyConnection, spec: ModelSpec, settings: Settings, engine: Engine, landed: Landed
     ) -> None:
         self.connection, self.spec, self.settings, self.engine = connection, spec, settings, engine
-        self.tables = landed.tables
+        self.tables = dict(landed.tables)  # each is used up by the judgement on it
         self.expectations = load_suite(spec)
         self.rules = rules_digest(spec, self.expectations)
         self.usual = usual_rows(ledger.list_partitions(engine, spec.name, "accepted"), landed.partitions)
@@ -179,8 +189,8 @@ def _judge_rows(bench: Bench, partition: Partition, file: str) -> Decision:
     """Judge the rows of a landed file whose columns are those of the contract."""
     connection, spec = bench.connection, bench.spec
     period = parse_key(partition.key)
-    numbered = numbered_sql(file, bench.tables.get(partition.id))
-    rows = create_events(connection, spec, numbered)
+    numbered, table = numbered_sql(file), bench.tables.pop(partition.id, None)
+    rows = create_events(connection, spec, numbered, table, lean=partition.rows > LEAN)
     if rows != partition.rows:
         raise BrokenCheckError(
             f"{spec.rows} made {rows} rows of {partition.rows}; it must keep each row, then ingest again"
@@ -195,7 +205,7 @@ def _judge_rows(bench: Bench, partition: Partition, file: str) -> Decision:
         judgement = Judgement(checks=judgement.checks + suite.checks, reasons=suite.reasons, results=suite.results)
     _collect_refused(connection, numbered)
     if not judgement.reasons:
-        connection.execute(f"DELETE FROM {EVENTS} WHERE {ROW} IN (SELECT {ROW} FROM {REFUSED})")
+        delete_events(connection, REFUSED)
     added = added_sql(connection, spec)
     left, first, last = connection.execute(
         f"SELECT count(*), min({added['event_timestamp']}), max({added['event_timestamp']}) FROM {EVENTS}"

@@ -70,6 +70,8 @@ def land(
                 landed.append(_land_slice(connection, batch, piece, alone, spec, settings, engine))
                 if alone:
                     tables[landed[-1].id] = batch.table
+            if len(slices) > 1:  # its rows are in the files of its slices by now
+                connection.execute(f"DROP TABLE {batch.table}")
     unique = {partition.id: partition for partition in landed}.values()
     return Landed(partitions=sorted(unique, key=lambda partition: (partition.key, partition.revision)), tables=tables)
 

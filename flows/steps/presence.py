@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from flows.spec import ModelSpec
 from flows.steps.contract import count_problem
-from flows.steps.event_rows import EVENTS, ROW, event_columns, local_sql
+from flows.steps.event_rows import EVENTS, ROW, delete_events, event_columns, local_sql
 from flows.steps.periods import Period
 from flows.steps.sql import identifier, identifiers, literal
 from flows.steps.validation import REJECTS, Check, Judgement, Verdict, reason_of
@@ -89,7 +89,7 @@ def _strays(connection: DuckDBPyConnection, spec: ModelSpec, period: Period | No
             _insert(connection, reason, where)
     if unknown or outside:
         # They are no rows of this period: no rule is asked of them.
-        connection.execute(f"DELETE FROM {EVENTS} WHERE {ROW} IN (SELECT {ROW} FROM {REJECTS})")
+        delete_events(connection, REJECTS)
     return unknown, outside
 
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 from flows.steps.sql import identifier
@@ -31,10 +33,19 @@ def digest_of(
     reader = connection.execute(f"SELECT {selected} {query}", parameters).to_arrow_reader(1 << 18)
     hashes = [_ColumnHash() for _ in columns]
     rows = 0
-    for batch in reader:
-        for number, column in enumerate(batch.columns):
-            hashes[number].update(column, rows)
-        rows += batch.num_rows
+    # Columns are hashed side by side, while the next batch is made; a column's batches one after the other.
+    with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
+        running: list[Future[None]] = []
+        for batch in reader:
+            for one in running:
+                one.result()
+            running = [
+                pool.submit(column_hash.update, column, rows)
+                for column_hash, column in zip(hashes, batch.columns, strict=True)
+            ]
+            rows += batch.num_rows
+        for one in running:
+            one.result()
     total = hashlib.sha256(json.dumps([list(columns.items()), rows]).encode())
     for column in hashes:
         total.update(column.digest())

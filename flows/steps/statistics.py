@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from datetime import date, datetime
 from typing import TYPE_CHECKING, Any
 
-from flows.steps.event_rows import EVENTS, is_time
+from flows.steps.event_rows import EVENTS, ROW, is_kind, is_time
 from flows.steps.sql import identifier, literal
 
 if TYPE_CHECKING:
@@ -42,7 +42,8 @@ def describe_rows(connection: DuckDBPyConnection, columns: Mapping[str, str], la
         sampled = EVENTS
         if step > 1:
             sampled = "sampled_events"
-            every_nth = f"SELECT * FROM {EVENTS} WHERE rowid % {step} = 0"
+            number = ROW if is_kind(connection, EVENTS, "VIEW") else "rowid"
+            every_nth = f"SELECT * FROM {EVENTS} WHERE {number} % {step} = 0"
             connection.execute(f"CREATE OR REPLACE TEMP TABLE {sampled} AS {every_nth}")
         _add_quantiles(connection, columns, figures, sampled)
         _add_histograms(connection, columns, figures, sampled)
@@ -69,15 +70,20 @@ def _moments(connection: DuckDBPyConnection, columns: Mapping[str, str], only: s
                 (name, "mean", f"avg({column}) {those}"),
                 (name, "std", f"stddev_samp({column}::DOUBLE) {those}"),
             ]
-        if kind in _WHOLE or kind == "VARCHAR":
-            wanted.append((name, "distinct", f"count(DISTINCT {column})"))
     found = connection.execute(f"SELECT {', '.join(sql for _, _, sql in wanted)} FROM {EVENTS}").fetchone() or ()
     figures: dict[str, dict[str, Any]] = {"": {}, **{name: {"type": kind} for name, kind in columns.items()}}
     for (name, figure, _), value in zip(wanted, found, strict=True):
         figures[name][figure] = value
-    for name in columns:
+    for name, kind in columns.items():
         figures[name]["nulls"] = figures[""]["rows"] - figures[name]["count"]
+        if _is_counted(kind):
+            figures[name]["distinct"] = 0
     return figures
+
+
+def _is_counted(kind: str) -> bool:
+    """Say whether the values of a DuckDB type are counted one by one."""
+    return kind in _WHOLE or kind == "VARCHAR"
 
 
 def _add_quantiles(
@@ -143,17 +149,19 @@ def _epoch(value: date | datetime) -> float:
 def _add_top_values(
     connection: DuckDBPyConnection, columns: Mapping[str, str], figures: dict[str, dict[str, Any]]
 ) -> None:
-    names = [name for name, kind in columns.items() if kind in _WHOLE or kind == "VARCHAR"]
+    names = [name for name, kind in columns.items() if _is_counted(kind)]
     parts = [
-        f"(SELECT {literal(name)} AS name, CAST({column} AS VARCHAR) AS value, count(*) AS n FROM {EVENTS} "
-        f"WHERE {column} IS NOT NULL GROUP BY {column} ORDER BY n DESC, {column} LIMIT {TOP})"
+        f"(SELECT {literal(name)} AS name, CAST(value AS VARCHAR) AS value, n, count(*) OVER () AS kinds FROM ("
+        f"SELECT {column} AS value, count(*) AS n FROM {EVENTS} WHERE {column} IS NOT NULL GROUP BY ALL"
+        f") AS counted ORDER BY n DESC, counted.value LIMIT {TOP})"
         for name, column in ((name, identifier(name)) for name in names)
     ]
     for name in names:
         figures[name]["top"] = []
     if parts:
-        for name, value, count in connection.execute(" UNION ALL ".join(parts)).fetchall():
+        for name, value, count, kinds in connection.execute(" UNION ALL ".join(parts)).fetchall():
             figures[name]["top"].append({"value": value[:200], "count": count})
+            figures[name]["distinct"] = kinds
 
 
 def _json(value: Any) -> Any:
