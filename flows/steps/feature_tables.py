@@ -118,7 +118,9 @@ def compute(settings: Settings, spec: ModelSpec, planned: FeaturePlan) -> dict[s
     for some in parts:
         connection.raw_sql("DROP TABLE IF EXISTS ticks")  # ibis 12 forgets the name
         ticks = connection.create_table("ticks", ibis.memtable({"tick": some}, schema=TICKS))
-        with computing(settings, files, some) if settings.compute_url else _here(rows, ticks) as computed:
+        # What no tick looks back on is not read: the join alone would have all rows read for every share and view.
+        seen = rows.filter([rows.event_timestamp >= some[0] - spec.history, rows.event_timestamp < some[-1]])
+        with computing(settings, files, some) if settings.compute_url else _here(seen, ticks) as computed:
             for view, expression in resolve(spec.feature_tables).items():
                 # The name sorts by time of writing and is never used twice.
                 name = f"{created:%Y%m%dT%H%M%S%f}-{uuid.uuid4().hex[:8]}.parquet"

@@ -1,6 +1,6 @@
 """Time and peak memory of ingest, features and batch scoring per million rows, as the data grows; 4 GiB for each process.
 
-``uv run python -m tests.benchmarks.memory [--millions 1 10 ...] [--scored N]``
+``uv run python -m tests.benchmarks.memory [--millions 1 10 ...] [--draw FILE]``
 
 The rows are a simulated month repeated by SQL, some microseconds later each time. Each stage is a process of its own
 in a memory cgroup of 4 GiB (version 1; a machine without one has no limit, and the figures say so). Memory is the peak
@@ -27,7 +27,7 @@ from flows.steps.bench import Figure, compared
 ROOT = Path(__file__).resolve().parents[2]
 LIMIT = 4 * 2**30
 GROUPS = Path("/sys/fs/cgroup/memory")
-SMALL, LARGE = 1, 10  # million rows
+SMALL, LARGE, DAYS = 1, 10, 31  # million rows; a file of more is of more months, each of ten millions
 
 
 def ingest(folder: Path) -> int:
@@ -94,6 +94,23 @@ class _Mean:
 STAGES = {"ingest": ingest, "features": features, "join and score": score}
 
 
+def write_trips(month: Path, millions: int, target: Path) -> None:
+    """Write the trips of a month some times over: up to ten times as the same month, each ten of them 31 days later."""
+    import duckdb
+
+    with duckdb.connect(config={"memory_limit": "2GB", "temp_directory": str(target.parent)}) as connection:
+        connection.execute(
+            f"""COPY (
+                SELECT trip.* REPLACE (
+                    lpep_pickup_datetime + to_days({DAYS} * (n // {LARGE})::INTEGER) + to_microseconds(n % {LARGE})
+                    AS lpep_pickup_datetime,
+                    lpep_dropoff_datetime + to_days({DAYS} * (n // {LARGE})::INTEGER) AS lpep_dropoff_datetime
+                ) FROM range({millions}) AS again(n), read_parquet($source) AS trip
+            ) TO $target (FORMAT parquet)""",
+            {"source": str(month), "target": str(target)},
+        )
+
+
 @contextmanager
 def limited() -> Iterator[Path | None]:
     """Yield a cgroup of 4 GiB, None where there is none to be made."""
@@ -116,7 +133,7 @@ def run(stage: str, folder: Path, group: Path | None) -> tuple[float, float, int
     report = folder / "stage.json"
     command = [sys.executable, "-m", "tests.benchmarks.memory", "--stage", stage, "--folder", str(folder)]
     enter = (lambda: (group / "cgroup.procs").write_text(str(os.getpid()))) if group else None
-    done = subprocess.run(command, cwd=ROOT, preexec_fn=enter, capture_output=True, text=True, timeout=3600)
+    done = subprocess.run(command, cwd=ROOT, preexec_fn=enter, capture_output=True, text=True, timeout=3 * 3600)
     if done.returncode:
         last = (done.stderr.strip().splitlines() or [f"status {done.returncode}"])[-1]
         raise SystemExit(f"{stage} did not end within {LIMIT >> 30} GiB: {last}")
@@ -140,7 +157,7 @@ def measure(millions: int) -> dict[str, tuple[float, float, int]]:
     with tempfile.TemporaryDirectory(prefix="memory-") as name, limited() as group:
         folder = Path(name)
         landing.write_rows(folder / "some.parquet", 1_000_000)
-        landing.repeat(folder / "some.parquet", millions, folder / "rows.parquet")
+        write_trips(folder / "some.parquet", millions, folder / "rows.parquet")
         (folder / "requests.parquet").symlink_to(folder / "rows.parquet")
         found = {}
         for stage in STAGES:
@@ -167,18 +184,39 @@ def figures() -> list[Figure]:
     return made
 
 
+def draw(found: dict[int, dict[str, tuple[float, float, int]]], path: Path) -> None:
+    """Draw seconds and peak MB of each stage per million rows by the size in million rows, as PNG."""
+    from flows.steps.files import replacing
+    from flows.steps.pictures import figure, png
+
+    drawing, (axes,) = figure(1, 2, 9, 3.4)
+    for axis, place, what in ((axes[0], 0, "seconds"), (axes[1], 1, "peak MB")):
+        for stage in STAGES:
+            values = [one[stage][place] / one[stage][2] * 1e6 for one in found.values()]
+            axis.plot(list(found), values, "o-", markersize=4, linewidth=1.2, label=stage)
+        axis.set_xscale("log")
+        axis.set_yscale("log")
+        axis.set_xticks(list(found), [f"{millions} million" for millions in found])
+        axis.set_title(f"{what} per million rows", fontsize=9)
+    axes[0].legend(fontsize=8, frameon=False)
+    with replacing(path) as temporary:
+        temporary.write_bytes(png(drawing))
+
+
 def main() -> None:
-    """Print the figures of each size."""
+    """Print the figures of each size, and draw them if asked to."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--millions", type=int, nargs="+", default=[SMALL, LARGE])
+    parser.add_argument("--draw", type=Path, metavar="FILE", help="PNG of the figures by size")
     for hidden in ("--stage", "--folder"):
         parser.add_argument(hidden, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.stage:
         inside(options.stage, Path(options.folder))
         return
-    for millions in options.millions:
-        measure(millions)
+    found = {millions: measure(millions) for millions in options.millions}
+    if options.draw:
+        draw(found, options.draw)
 
 
 if __name__ == "__main__":
