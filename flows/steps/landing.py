@@ -20,7 +20,7 @@ from flows.steps.periods import Kind, Period, batch_key, nearest, parse_key, per
 from flows.steps.reading import Batch, Unreadable, read
 from flows.steps.row_hash import digest_of
 from flows.steps.sources import opened
-from flows.steps.sql import identifiers
+from flows.steps.sql import identifier, identifiers, literal
 from flows.steps.storage import address, writing
 
 if TYPE_CHECKING:
@@ -141,7 +141,8 @@ def _land_slice(
     query = f"FROM {batch.table}"
     parameters: dict[str, Any] = {}
     if not alone:
-        where, parameters = _condition(piece)
+        time = spec.source.event_time
+        where, parameters = _condition(piece, time if batch.columns.get(time) == "TIMESTAMP" else None)
         query = f"FROM ({dated_sql(spec, batch.table, batch.columns)}) WHERE {where}"
     digest, rows = digest_of(connection, batch.columns, query, parameters)
     known = ledger.find_partition(engine, spec.name, piece.key, digest)
@@ -165,12 +166,15 @@ def _land_slice(
     )
 
 
-def _condition(piece: Slice) -> tuple[str, dict[str, Any]]:
-    """Return the condition of a slice's rows, and its parameters."""
+def _condition(piece: Slice, time: str | None) -> tuple[str, dict[str, Any]]:
+    """Return the condition of a slice's rows, and its parameters; ``time`` is the column of a local event time, if raw."""
     if piece.period is None:
         return "true", {}
-    where = f"({DAY} >= $start AND {DAY} < $end)"
-    parameters: dict[str, Any] = {"start": piece.period.start, "end": piece.period.end}
+    # Asked of a column as it lies in the table, whole blocks of other periods are passed over.
+    moment, start, end = identifier(time) if time else DAY, literal(piece.period.start), literal(piece.period.end)
+    kind = "TIMESTAMP" if time else "DATE"
+    where = f"({moment} >= {kind} {start} AND {moment} < {kind} {end})"
+    parameters: dict[str, Any] = {}
     if piece.strays:
         where += f" OR {DAY} IN (SELECT unnest($strays::DATE[]))"
         parameters["strays"] = list(piece.strays)

@@ -27,7 +27,7 @@ from flows.steps.bench import Figure, compared
 ROOT = Path(__file__).resolve().parents[2]
 LIMIT = 4 * 2**30
 GROUPS = Path("/sys/fs/cgroup/memory")
-SMALL, LARGE, DAYS = 1, 10, 31  # million rows; a file of more is of more months, each of ten millions
+SMALL, LARGE, DAYS, YEAR = 1, 10, 31, 2024  # million rows; a file of more is of more months, each of ten millions
 
 
 def ingest(folder: Path) -> int:
@@ -95,7 +95,10 @@ STAGES = {"ingest": ingest, "features": features, "join and score": score}
 
 
 def write_trips(month: Path, millions: int, target: Path) -> None:
-    """Write the trips of a month some times over: up to ten times as the same month, each ten of them 31 days later."""
+    """Write the trips of a month some times over: up to ten times as the same month, each ten of them 31 days later.
+
+    The few trips of a wrong year come once: a hundred times over they would make months of their own.
+    """
     import duckdb
 
     with duckdb.connect(config={"memory_limit": "2GB", "temp_directory": str(target.parent)}) as connection:
@@ -106,6 +109,7 @@ def write_trips(month: Path, millions: int, target: Path) -> None:
                     AS lpep_pickup_datetime,
                     lpep_dropoff_datetime + to_days({DAYS} * (n // {LARGE})::INTEGER) AS lpep_dropoff_datetime
                 ) FROM range({millions}) AS again(n), read_parquet($source) AS trip
+                WHERE n = 0 OR year(lpep_pickup_datetime) = {YEAR}
             ) TO $target (FORMAT parquet)""",
             {"source": str(month), "target": str(target)},
         )

@@ -9,7 +9,15 @@ import pytest
 from flows.errors import ContractError
 from flows.models.taxi.source import trips
 from flows.models.taxi.spec import spec
-from flows.steps.event_rows import added_sql, compiled, create_events, dated_sql, numbered_sql
+from flows.steps.event_rows import (
+    added_sql,
+    compiled,
+    create_events,
+    dated_sql,
+    delete_events,
+    numbered_sql,
+    row_by_row,
+)
 
 
 def drops(raw):
@@ -36,6 +44,17 @@ def hourly(raw):
     """Return rows whose event time is made of others, in UTC."""
     rows = trips(raw)
     return rows.mutate(hour=rows.lpep_pickup_datetime.truncate("h"))
+
+
+def looks_back(raw):
+    rows = trips(raw)
+    return rows.mutate(
+        before=rows.trip_distance.lag().over(ibis.window(order_by=[rows.lpep_pickup_datetime, rows.evergreen_row]))
+    )
+
+
+def changes(raw):
+    return trips(raw).mutate(draw=ibis.random())
 
 
 def of(function, **source):
@@ -98,3 +117,45 @@ def test_without_a_time_there_is_no_day(raw):
     columns = {name: kind for name, kind in spec.source.columns.items() if name != "lpep_pickup_datetime"}
     raw.execute("CREATE TABLE misfit AS SELECT * EXCLUDE (lpep_pickup_datetime) FROM rows")
     assert raw.execute(f"SELECT evergreen_day FROM ({dated_sql(spec, 'misfit', columns)})").fetchall() == [(None,)] * 3
+
+
+def test_rows_that_look_at_others_or_change_each_time_are_told_from_those_computed_one_by_one():
+    columns = tuple(spec.source.columns.items())
+    assert row_by_row(spec.rows, columns) == {name: name for name in spec.source.columns} | {
+        "minutes": "minutes", "label_time": "lpep_dropoff_datetime",
+    }  # fmt: skip
+    assert row_by_row(of(hourly).rows, columns)["hour"] == "hour"
+    assert row_by_row(of(looks_back).rows, columns) is None
+    assert row_by_row(of(changes).rows, columns) is None
+
+
+MANY = """SELECT TIMESTAMP '2024-03-01' + to_seconds(range * 7919 % 86400) AS lpep_pickup_datetime,
+    TIMESTAMP '2024-03-01' + to_seconds(range * 7919 % 86400 + range % 4000) AS lpep_dropoff_datetime,
+    CASE WHEN range % 5 = 0 THEN 'nan'::DOUBLE ELSE range / 9 END AS trip_distance, range % 265 AS PULocationID,
+    range % 7 AS DOLocationID FROM range(150000)"""
+
+
+@pytest.mark.parametrize("function", [trips, looks_back])
+@pytest.mark.parametrize("way", ["file", "table", "lean"])
+def test_event_rows_are_the_same_whether_stored_or_computed_when_read(tmp_path, function, way):
+    model = of(function) if function is not trips else spec
+    path = tmp_path / "rows.parquet"
+    with duckdb.connect() as connection:
+        connection.execute(f"COPY ({MANY}) TO $path (FORMAT parquet)", {"path": str(path)})
+        columns = ", ".join(compiled(model)[1])
+        sql = compiled(model)[0]
+        connection.execute(
+            f"""CREATE TABLE wanted AS WITH raw AS (SELECT * REPLACE (nullif(trip_distance, 'nan'::DOUBLE) AS trip_distance)
+            FROM ({numbered_sql(str(path))})) SELECT {columns} FROM ({sql})"""
+        )
+        connection.execute(f"CREATE TABLE loaded AS FROM read_parquet('{path}')")
+        table = None if way == "file" else "loaded"
+        assert create_events(connection, model, numbered_sql(str(path)), table, lean=way == "lean") == 150_000
+        connection.execute("CREATE TABLE gone AS SELECT evergreen_row FROM wanted WHERE evergreen_row % 3 = 0")
+        for _ in range(2):
+            found = f"SELECT {columns} FROM events"
+            for one, other in ((found, "FROM wanted"), ("FROM wanted", found)):
+                assert connection.execute(f"SELECT count(*) FROM ({one} EXCEPT {other})").fetchone() == (0,)
+            delete_events(connection, "gone")
+            connection.execute("DELETE FROM wanted WHERE evergreen_row % 3 = 0")
+        assert connection.execute("SELECT count(*) FROM events").fetchone() == (100_000,)
