@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import date, datetime
+from datetime import date, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 from zoneinfo import ZoneInfo
 
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from flows.steps.metrics import Floats
 
+EPOCH = date(1970, 1, 1)
 STRATA = 10  # bins of the predictions within which errors are alike
 SLICE_VALUES = 12  # a column with more values is cut into quarters
 
@@ -197,8 +198,8 @@ def _strata(
 def _by_day(spec: ModelSpec, rows: pa.Table) -> list[tuple[date, Any]]:
     """Return the local days and which rows are theirs."""
     local = rows["event_timestamp"].cast(pa.timestamp("us", ZoneInfo(spec.source.time_zone).key))
-    days = np.array(pc.strftime(local, format="%Y-%m-%d").to_pylist(), dtype=str)
-    return [(date.fromisoformat(str(day)), days == day) for day in np.unique(days)]
+    days = pc.local_timestamp(local).cast(pa.date32()).cast(pa.int32()).to_numpy()
+    return [(EPOCH + timedelta(days=int(day)), days == day) for day in np.unique(days)]
 
 
 def _by_slice(spec: ModelSpec, rows: pa.Table) -> list[tuple[str, Any]]:

@@ -92,8 +92,8 @@ class Skew(Frozen):
 
 def stale_views(predictions: pa.Table) -> dict[str, float]:
     """Return for each view the share of all answered rows of which it knew nothing: never computed, or past its TTL."""
-    found = Counter(view for views in predictions["unknown"].to_pylist() for view in views or ())
-    return {view: count / predictions.num_rows for view, count in sorted(found.items())}
+    found = pc.value_counts(pc.list_flatten(predictions["unknown"])).to_pylist()
+    return {one["values"]: one["counts"] / predictions.num_rows for one in sorted(found, key=lambda one: one["values"])}
 
 
 def sample(spec: ModelSpec, predictions: pa.Table) -> pa.Table:
