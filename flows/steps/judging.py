@@ -19,18 +19,9 @@ from flows.errors import BrokenCheckError, UnavailableError
 from flows.ledger import Partition
 from flows.settings import Settings
 from flows.spec import Frozen, ModelSpec
-from flows.steps import docs, storage
+from flows.steps import docs, event_rows, storage
 from flows.steps.contract import schema_problems
-from flows.steps.event_rows import (
-    EVENTS,
-    LABEL_TIME,
-    ROW,
-    added_sql,
-    create_events,
-    delete_events,
-    event_columns,
-    numbered_sql,
-)
+from flows.steps.event_rows import EVENTS, LABEL_TIME, ROW, added_sql, create_events, event_columns, numbered_sql
 from flows.steps.landing import PARQUET_OPTIONS, Landed
 from flows.steps.periods import parse_key
 from flows.steps.presence import check_rows
@@ -205,7 +196,7 @@ def _judge_rows(bench: Bench, partition: Partition, file: str) -> Decision:
         judgement = Judgement(checks=judgement.checks + suite.checks, reasons=suite.reasons, results=suite.results)
     _collect_refused(connection, numbered)
     if not judgement.reasons:
-        delete_events(connection, REFUSED)
+        event_rows.delete_events(connection, REFUSED)
     added = added_sql(connection, spec)
     left, first, last = connection.execute(
         f"SELECT count(*), min({added['event_timestamp']}), max({added['event_timestamp']}) FROM {EVENTS}"
