@@ -103,15 +103,13 @@ def numbered_sql(uri: str, table: str | None = None) -> str:
     return f"SELECT * RENAME (file_row_number AS {ROW}) FROM read_parquet({literal(uri)}, file_row_number = true)"
 
 
-def create_events(
-    connection: DuckDBPyConnection, spec: ModelSpec, numbered: str, table: str | None = None, lean: bool = False
-) -> int:
-    """Create ``events`` from numbered raw rows whose columns keep the contract; return its number of rows.
+def create_events(connection: DuckDBPyConnection, spec: ModelSpec, numbered: str, taken: str | None = None) -> int:
+    """Create ``events`` from raw rows, numbered from 0 on, whose columns keep the contract; return its number of rows.
 
     Columns: the row's number and those of the model's rows. NaN counts as missing and becomes null. If each event row is
-    computed from its raw row alone, ``events`` is a view over a table that holds what is computed once. Do the rows lie
-    in a ``table`` already, numbered by ``rowid``, they are taken from it, and it is gone afterwards; ``lean``: it is
-    kept in place of a second table, and computed is what a query reads.
+    computed from its raw row alone, ``events`` is a view over a table that holds what is computed once. Is there a table
+    ``taken`` of the rows, numbered by ``rowid``, it is taken over in place of a second one, and computed is what a query
+    reads.
     """
     sql, _ = compiled(spec)
     raw = ", ".join(_without_nan(name, wanted) for name, wanted in spec.source.columns.items())
@@ -119,25 +117,21 @@ def create_events(
         if is_kind(connection, EVENTS, kind):
             connection.execute(f"DROP {kind} {EVENTS}")
     connection.execute(f"DROP TABLE IF EXISTS {BASE}")
-    rows = numbered_sql("", table) if table else numbered
     wanted = row_by_row(spec.rows, tuple(spec.source.columns.items()))
     with_raw = f"WITH {RAW} AS (SELECT {raw}, {ROW} FROM ({{}}))"
     if wanted is None:
-        connection.execute(
-            f"CREATE TABLE {EVENTS} AS {with_raw.format(rows)} SELECT {ROW}, * EXCLUDE ({ROW}) FROM ({sql})"
-        )
-    elif lean and table:
-        connection.execute(f"ALTER TABLE {identifier(table)} RENAME TO {BASE}")
-        again = with_raw.format(numbered_sql("", BASE))
-        connection.execute(f"CREATE VIEW {EVENTS} AS {again} SELECT {ROW}, * EXCLUDE ({ROW}) FROM ({sql})")
+        made = f"SELECT {ROW}, * EXCLUDE ({ROW}) FROM ({sql})"
+        connection.execute(f"CREATE TABLE {EVENTS} AS {with_raw.format(numbered)} {made}")
+    elif taken:
+        connection.execute(f"ALTER TABLE {identifier(taken)} RENAME TO {BASE}")
+        made = f"SELECT {ROW}, * EXCLUDE ({ROW}) FROM ({sql})"
+        connection.execute(f"CREATE VIEW {EVENTS} AS {with_raw.format(numbered_sql('', BASE))} {made}")
     else:
         # Rows keep their order in a table, so its own numbers are those of the raw rows.
         stored = identifiers(dict.fromkeys(wanted.values()))
-        connection.execute(f"CREATE TABLE {BASE} AS {with_raw.format(rows)} SELECT {stored} FROM ({sql})")
+        connection.execute(f"CREATE TABLE {BASE} AS {with_raw.format(numbered)} SELECT {stored} FROM ({sql})")
         shown = ", ".join(f"{identifier(where)} AS {identifier(name)}" for name, where in wanted.items())
         connection.execute(f"CREATE VIEW {EVENTS} AS SELECT rowid AS {ROW}, {shown} FROM {BASE}")
-    if table:
-        connection.execute(f"DROP TABLE IF EXISTS {identifier(table)}")
     return int((connection.execute(f"SELECT count(*) FROM {EVENTS}").fetchone() or (0,))[0])
 
 

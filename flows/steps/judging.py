@@ -64,7 +64,7 @@ class Bench:
         self, connection: DuckDBPyConnection, spec: ModelSpec, settings: Settings, engine: Engine, landed: Landed
     ) -> None:
         self.connection, self.spec, self.settings, self.engine = connection, spec, settings, engine
-        self.tables = dict(landed.tables)  # each is used up by the judgement on it
+        self.tables = dict(landed.tables)
         self.expectations = load_suite(spec)
         self.rules = rules_digest(spec, self.expectations)
         self.usual = usual_rows(ledger.list_partitions(engine, spec.name, "accepted"), landed.partitions)
@@ -180,8 +180,9 @@ def _judge_rows(bench: Bench, partition: Partition, file: str) -> Decision:
     """Judge the rows of a landed file whose columns are those of the contract."""
     connection, spec = bench.connection, bench.spec
     period = parse_key(partition.key)
-    numbered, table = numbered_sql(file), bench.tables.pop(partition.id, None)
-    rows = create_events(connection, spec, numbered, table, lean=partition.rows > LEAN)
+    taken = bench.tables.pop(partition.id, None) if partition.rows > LEAN else None
+    numbered = numbered_sql(file, bench.tables.get(partition.id))
+    rows = create_events(connection, spec, numbered, taken)
     if rows != partition.rows:
         raise BrokenCheckError(
             f"{spec.rows} made {rows} rows of {partition.rows}; it must keep each row, then ingest again"

@@ -136,7 +136,7 @@ MANY = """SELECT TIMESTAMP '2024-03-01' + to_seconds(range * 7919 % 86400) AS lp
 
 
 @pytest.mark.parametrize("function", [trips, looks_back])
-@pytest.mark.parametrize("way", ["file", "table", "lean"])
+@pytest.mark.parametrize("way", ["file", "table", "taken"])
 def test_event_rows_are_the_same_whether_stored_or_computed_when_read(tmp_path, function, way):
     model = of(function) if function is not trips else spec
     path = tmp_path / "rows.parquet"
@@ -149,8 +149,8 @@ def test_event_rows_are_the_same_whether_stored_or_computed_when_read(tmp_path, 
             FROM ({numbered_sql(str(path))})) SELECT {columns} FROM ({sql})"""
         )
         connection.execute(f"CREATE TABLE loaded AS FROM read_parquet('{path}')")
-        table = None if way == "file" else "loaded"
-        assert create_events(connection, model, numbered_sql(str(path)), table, lean=way == "lean") == 150_000
+        numbered = numbered_sql(str(path), "loaded" if way == "table" else None)
+        assert create_events(connection, model, numbered, "loaded" if way == "taken" else None) == 150_000
         connection.execute("CREATE TABLE gone AS SELECT evergreen_row FROM wanted WHERE evergreen_row % 3 = 0")
         for _ in range(2):
             found = f"SELECT {columns} FROM events"
