@@ -118,18 +118,17 @@ def create_events(connection: DuckDBPyConnection, spec: ModelSpec, numbered: str
             connection.execute(f"DROP {kind} {EVENTS}")
     connection.execute(f"DROP TABLE IF EXISTS {BASE}")
     wanted = row_by_row(spec.rows, tuple(spec.source.columns.items()))
-    with_raw = f"WITH {RAW} AS (SELECT {raw}, {ROW} FROM ({{}}))"
-    if wanted is None:
-        made = f"SELECT {ROW}, * EXCLUDE ({ROW}) FROM ({sql})"
-        connection.execute(f"CREATE TABLE {EVENTS} AS {with_raw.format(numbered)} {made}")
-    elif taken:
-        connection.execute(f"ALTER TABLE {identifier(taken)} RENAME TO {BASE}")
-        made = f"SELECT {ROW}, * EXCLUDE ({ROW}) FROM ({sql})"
-        connection.execute(f"CREATE VIEW {EVENTS} AS {with_raw.format(numbered_sql('', BASE))} {made}")
+    kept = wanted is not None and taken is not None
+    if kept:
+        connection.execute(f"ALTER TABLE {identifier(str(taken))} RENAME TO {BASE}")
+    with_raw = f"WITH {RAW} AS (SELECT {raw}, {ROW} FROM ({numbered_sql('', BASE) if kept else numbered}))"
+    if wanted is None or kept:
+        kind = "VIEW" if kept else "TABLE"
+        connection.execute(f"CREATE {kind} {EVENTS} AS {with_raw} SELECT {ROW}, * EXCLUDE ({ROW}) FROM ({sql})")
     else:
         # Rows keep their order in a table, so its own numbers are those of the raw rows.
         stored = identifiers(dict.fromkeys(wanted.values()))
-        connection.execute(f"CREATE TABLE {BASE} AS {with_raw.format(numbered)} SELECT {stored} FROM ({sql})")
+        connection.execute(f"CREATE TABLE {BASE} AS {with_raw} SELECT {stored} FROM ({sql})")
         shown = ", ".join(f"{identifier(where)} AS {identifier(name)}" for name, where in wanted.items())
         connection.execute(f"CREATE VIEW {EVENTS} AS SELECT rowid AS {ROW}, {shown} FROM {BASE}")
     return int((connection.execute(f"SELECT count(*) FROM {EVENTS}").fetchone() or (0,))[0])

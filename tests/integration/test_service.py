@@ -295,7 +295,7 @@ def test_what_cannot_be_logged_is_not_answered(place, bundles, monkeypatch):
     with serving(place.settings) as client:
         eventually(lambda: version_of(client) == 1)
         with monkeypatch.context() as full:
-            full.setattr(os, "write", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+            full.setattr(os, "pwrite", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left on device")))
             answer = client.post("/predict", json=ROW)
         assert answer.status_code == 503
         assert "No space left" in answer.json()["detail"]
