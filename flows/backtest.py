@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -25,7 +26,7 @@ from flows.spec import Costs, ModelSpec, PolicyName, load_model
 from flows.steps import feature_store, history, machines, past, stages
 from flows.steps.backtest import findings, kept, logged, page
 from flows.steps.backtest.models import Made, code_of, open_window, prune, train_window
-from flows.steps.backtest.replay import Bench
+from flows.steps.backtest.replay import Bench, Outcome, replay
 from flows.steps.backtest.timeline import History, plan_steps, read_history
 from flows.steps.periods import Kind
 
@@ -43,7 +44,7 @@ make_task: Any = task(
     name="train-window", cache_policy=NO_CACHE, retries=4, retry_delay_seconds=0.1, retry_condition_fn=_parser_failed
 )
 train = make_task(train_window)
-replay = stage(findings.conclude, name="replay-policies")
+conclude = stage(findings.conclude, name="conclude")
 log_backtest = stage(logged.log, name="log-backtest", retries=2, retry_delay_seconds=2)
 
 
@@ -91,8 +92,9 @@ def replay_history(
         found_before = sum(not one.made for one in made)
         bench = Bench(replayed, models, Costs(training=0.0))
         bench.costs, costs_from = findings.costs_of(spec, cost_train, cost_error, bench.errors, bench.rows)
-        found = replay(
-            bench, tuple(policies) or findings.POLICIES, kind, judge, at, costs_from, found_before=found_before, seconds=0.0,
+        lived = replay_all(bench, tuple(policies) or findings.POLICIES)
+        found = conclude(
+            bench, lived, kind, judge, at, costs_from, found_before=found_before, seconds=0.0
         ).model_copy(update={"seconds": time.perf_counter() - begun})  # fmt: skip
         prune(home, spec)
         stored = findings.keep(home, found)
@@ -128,6 +130,22 @@ def train_all(home: Settings, replayed: History, place: kept.Place, judge: timed
                 made[futures[future]] = future.result()
                 advance()
     return [made[step] for step in steps]
+
+
+def replay_all(bench: Bench, policies: Sequence[PolicyName]) -> list[Outcome]:
+    """Let the policies live through the past, some at once in threads of this process, where they share what they measure."""
+
+    def live(policy: PolicyName) -> Outcome:
+        return replay(bench, policy, bench.spec.triggers)
+
+    # The bench is no parameter: Prefect would look through all of it.
+    living: Any = task(name="replay-policy", cache_policy=NO_CACHE)(live)
+    runner: Any = ThreadPoolTaskRunner(max_workers=os.cpu_count())
+    with progress(f"{bench.spec.name}: policies", len(policies)) as advance, runner:
+        futures = [runner.submit(living, {"policy": policy}) for policy in policies]
+        for _ in as_completed(futures):
+            advance()
+        return [future.result() for future in futures]
 
 
 def task_runner(home: Settings) -> Any:

@@ -17,10 +17,10 @@ from flows import database, ledger
 from flows.models.taxi.simulator import simulate_day
 from flows.settings import Settings
 from flows.spec import Costs, PolicyName, load_model
-from flows.steps.backtest.findings import compare
+from flows.steps.backtest.findings import beside_best
 from flows.steps.backtest.kept import keep, opened
 from flows.steps.backtest.models import make_window, open_window
-from flows.steps.backtest.replay import Bench, Outcome
+from flows.steps.backtest.replay import Bench, Outcome, replay
 from flows.steps.backtest.timeline import plan_steps, read_history
 from flows.steps.feature_store import open_store
 from flows.steps.periods import Kind
@@ -102,7 +102,7 @@ def replays(
     found = []
     for share in SHARES:
         bench.costs = Costs(training=share * float(np.mean(np.diag(bench.errors) * bench.rows)))
-        found.append(compare(bench, tuple(policies), spec.triggers))
+        found.append(beside_best(bench, [replay(bench, policy, spec.triggers) for policy in policies]))
     return found
 
 

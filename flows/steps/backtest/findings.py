@@ -11,9 +11,9 @@ import numpy as np
 
 from flows.errors import UsageError
 from flows.settings import Settings
-from flows.spec import Costs, Frozen, PolicyName, Triggers
+from flows.spec import Costs, Frozen, PolicyName
 from flows.steps.backtest.recommend import Advice, Verdict, advise, cheapest
-from flows.steps.backtest.replay import Bench, Outcome, best_plan, replay
+from flows.steps.backtest.replay import Bench, Outcome, best_plan
 from flows.steps.files import write_text
 
 if TYPE_CHECKING:
@@ -73,25 +73,18 @@ def costs_of(spec: ModelSpec, training: float | None, error: float | None, error
     )
 
 
-def compare(bench: Bench, policies: tuple[PolicyName, ...], triggers: Triggers) -> tuple[tuple[Outcome, ...], Outcome]:
-    """Return what came of each policy, with its regret against the best schedule in hindsight, and that schedule."""
-    best = best_plan(bench, triggers)
-    found = [replay(bench, policy, triggers) for policy in policies]
-    return tuple(one.model_copy(update={"regret": one.total - best.total}) for one in found), best
+def beside_best(bench: Bench, lived: Sequence[Outcome]) -> tuple[tuple[Outcome, ...], Outcome]:
+    """Return what came of policies, with the regret of each against the best schedule in hindsight, and that schedule."""
+    best = best_plan(bench, bench.spec.triggers)
+    return tuple(one.model_copy(update={"regret": one.total - best.total}) for one in lived), best
 
 
 def conclude(
-    bench: Bench,
-    policies: tuple[PolicyName, ...],
-    every: str,
-    judge: timedelta,
-    at: datetime,
-    costs_from: str,
-    **more: Any,
+    bench: Bench, lived: Sequence[Outcome], every: str, judge: timedelta, at: datetime, costs_from: str, **more: Any
 ) -> Findings:
-    """Let the policies live, and return all that was found."""
+    """Return all that was found, once the policies have lived."""
     spec, steps = bench.spec, bench.history.steps
-    outcomes, best = compare(bench, policies, spec.triggers)
+    outcomes, best = beside_best(bench, lived)
     errors = tuple(tuple(None if np.isnan(one) else float(one) for one in row) for row in bench.errors)
     return Findings(
         model=spec.name, metric="share of misses" if spec.metric.name == "accuracy" else spec.metric.name,

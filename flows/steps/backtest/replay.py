@@ -1,7 +1,9 @@
-"""One policy after the other lives through the past: it is told what was known, it trains, the gates decide, it serves."""
+"""Policies live through the past: each is told what was known, it trains, the gates decide, what passes serves."""
 
 from __future__ import annotations
 
+import threading
+from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -47,12 +49,18 @@ class Outcome(Frozen):
 
 @dataclass
 class Bench:
-    """The models of all periods, and what pairs of them and of periods have come to; each is computed at first use, once."""
+    """The models of all periods, and what pairs of them and of periods have come to; each is computed at first use, once.
+
+    Policies may live in threads: what one computes is there for all.
+    """
 
     history: History
     models: list[Model]
     costs: Costs
     pairs: dict[tuple[str, int, int], Any] = field(default_factory=dict)
+    _making: defaultdict[tuple[str, int, int], threading.Lock] = field(
+        default_factory=lambda: defaultdict(threading.Lock), repr=False
+    )
 
     def __post_init__(self) -> None:
         steps = len(self.history.steps)
@@ -77,8 +85,9 @@ class Bench:
 
     def _once(self, kind: str, first: int, second: int, make: Callable[[], Any]) -> Any:
         key = (kind, first, second)
-        if key not in self.pairs:
-            self.pairs[key] = make()
+        with self._making[key]:
+            if key not in self.pairs:
+                self.pairs[key] = make()
         return self.pairs[key]
 
     def judged(self, challenger: int, champion: int) -> list[str]:
