@@ -2,29 +2,31 @@
 
 from __future__ import annotations
 
-import json
-import re
 from collections.abc import Mapping
 from datetime import timedelta
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, NamedTuple
 
 from flows.errors import ContractError
 from flows.spec import ModelSpec, resolve_callable
 from flows.steps.periods import utc_sql
-from flows.steps.sql import identifier, identifiers, literal
+from flows.steps.sql import identifier, identifiers, literal, without_nan
 
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection
 
+    from flows.steps.event_layout import Layout
+
 RAW = "raw"
 EVENTS = "events"
 BASE = "event_base"  # the table beneath, where events is a view
+GONE = "event_gone"  # the raw rows that were deleted from it
 ROW = "evergreen_row"  # number of the row in the raw file, from 0
 DAY = "evergreen_day"  # local day of the row's event time
 LABEL_TIME = "label_time"
 ADDED = ("event_timestamp", "label_timestamp", "label")
 ZONED = "TIMESTAMP WITH TIME ZONE"
+FLOATS = ("DOUBLE", "FLOAT")
 
 
 @lru_cache(maxsize=64)
@@ -103,41 +105,86 @@ def numbered_sql(uri: str, table: str | None = None) -> str:
     return f"SELECT * RENAME (file_row_number AS {ROW}) FROM read_parquet({literal(uri)}, file_row_number = true)"
 
 
-def create_events(connection: DuckDBPyConnection, spec: ModelSpec, numbered: str, taken: str | None = None) -> int:
-    """Create ``events`` from raw rows, numbered from 0 on, whose columns keep the contract; return its number of rows.
+class Events(NamedTuple):
+    """What the table ``events`` was made of: the number of its rows, and the query of the raw ones with their numbers.
 
-    Columns: the row's number and those of the model's rows. NaN counts as missing and becomes null. If each event row is
-    computed from its raw row alone, ``events`` is a view over a table that holds what is computed once. Is there a table
-    ``taken`` of the rows, numbered by ``rowid``, it is taken over in place of a second one, and computed is what a query
-    reads.
+    The query gives those that were deleted from ``events`` as well.
     """
-    sql, _ = compiled(spec)
-    raw = ", ".join(_without_nan(name, wanted) for name, wanted in spec.source.columns.items())
+
+    rows: int
+    raw: str
+
+
+def create_events(connection: DuckDBPyConnection, spec: ModelSpec, uri: str, loaded: str | None = None) -> Events:
+    """Create ``events`` from the raw rows of a landed file, whose columns keep the contract.
+
+    Columns: the row's number, from 0 on, and those of the model's rows. NaN counts as missing and becomes null. Is there
+    a table ``loaded`` of the very rows in their order, it is read instead of the file. If each event row is computed from
+    its raw row alone, ``events`` is a view over the raw rows and what is computed of them; ``loaded`` is taken for that.
+    """
     for kind in ("VIEW", "TABLE"):
         if is_kind(connection, EVENTS, kind):
             connection.execute(f"DROP {kind} {EVENTS}")
     connection.execute(f"DROP TABLE IF EXISTS {BASE}")
-    wanted = row_by_row(spec.rows, tuple(spec.source.columns.items()))
-    kept = wanted is not None and taken is not None
-    if kept:
-        connection.execute(f"ALTER TABLE {identifier(str(taken))} RENAME TO {BASE}")
-    with_raw = f"WITH {RAW} AS (SELECT {raw}, {ROW} FROM ({numbered_sql('', BASE) if kept else numbered}))"
-    if wanted is None or kept:
-        kind = "VIEW" if kept else "TABLE"
-        connection.execute(f"CREATE {kind} {EVENTS} AS {with_raw} SELECT {ROW}, * EXCLUDE ({ROW}) FROM ({sql})")
+    layout = layout_of(spec)
+    if layout is None:
+        raw = numbered_sql(uri, loaded)
+        cleaned = ", ".join(_without_nan(name, wanted) for name, wanted in spec.source.columns.items())
+        connection.execute(
+            f"""CREATE TABLE {EVENTS} AS WITH {RAW} AS (SELECT {cleaned}, {ROW} FROM ({raw}))
+            SELECT {ROW}, * EXCLUDE ({ROW}) FROM ({compiled(spec)[0]})"""
+        )
     else:
-        # Rows keep their order in a table, so its own numbers are those of the raw rows.
-        stored = identifiers(dict.fromkeys(wanted.values()))
-        connection.execute(f"CREATE TABLE {BASE} AS {with_raw} SELECT {stored} FROM ({sql})")
-        shown = ", ".join(f"{identifier(where)} AS {identifier(name)}" for name, where in wanted.items())
+        if loaded and layout.computed.keys() <= _columns(connection, loaded):
+            connection.execute(f"ALTER TABLE {identifier(loaded)} RENAME TO {BASE}")
+        else:
+            rows = f"SELECT {identifiers(spec.source.columns)} FROM {loaded or f'read_parquet({literal(uri)})'}"
+            connection.execute(f"CREATE TABLE {BASE} AS {with_computed(spec, rows)}")
+        floats = {name for name, kind in spec.source.columns.items() if kind in FLOATS}
+        known = ", ".join(f"bool_or(isnan({identifier(name)}))" for name in floats) or "false"
+        if not any(connection.execute(f"SELECT {known} FROM {BASE}").fetchone() or ()):
+            floats = set()
+        shown = ", ".join(
+            f"{without_nan(where) if where in floats else identifier(where)} AS {identifier(name)}"
+            for name, where in layout.shown.items()
+        )
         connection.execute(f"CREATE VIEW {EVENTS} AS SELECT rowid AS {ROW}, {shown} FROM {BASE}")
-    return int((connection.execute(f"SELECT count(*) FROM {EVENTS}").fetchone() or (0,))[0])
+        columns = identifiers(spec.source.columns)
+        connection.execute(f"CREATE OR REPLACE TABLE {GONE} AS SELECT {columns}, rowid AS {ROW} FROM {BASE} LIMIT 0")
+        raw = f"SELECT {columns}, rowid AS {ROW} FROM {BASE} UNION ALL FROM {GONE}"
+    return Events(int((connection.execute(f"SELECT count(*) FROM {EVENTS}").fetchone() or (0,))[0]), raw)
+
+
+def with_computed(spec: ModelSpec, rows: str) -> str:
+    """Return the query of raw rows with what the model computes of each row alone beside, under the names of its layout."""
+    layout = layout_of(spec)
+    if layout is None or not layout.computed:
+        return rows
+    more = ", ".join(f"{sql} AS {identifier(name)}" for name, sql in layout.computed.items())
+    return f"SELECT *, {more} FROM ({rows})"
+
+
+def layout_of(spec: ModelSpec) -> Layout | None:
+    """Return how the event rows of a model lie in a table beside the raw ones, None if they cannot."""
+    from flows.steps.event_layout import lay_out
+
+    sql, found = compiled(spec)
+    return lay_out(sql, tuple(found), tuple(spec.source.columns.items()))
+
+
+def _columns(connection: DuckDBPyConnection, table: str) -> set[str]:
+    return {str(row[0]) for row in connection.execute(f"DESCRIBE {identifier(table)}").fetchall()}
 
 
 def delete_events(connection: DuckDBPyConnection, rejected: str) -> None:
     """Delete the rows whose numbers are in a table from ``events``."""
-    table, number = (BASE, "rowid") if is_kind(connection, EVENTS, "VIEW") else (EVENTS, ROW)
-    connection.execute(f"DELETE FROM {table} WHERE {number} IN (SELECT {ROW} FROM {rejected})")
+    where = f"IN (SELECT {ROW} FROM {rejected})"
+    if is_kind(connection, EVENTS, "VIEW"):
+        names = identifiers(name for name in _columns(connection, GONE) if name != ROW)
+        connection.execute(f"INSERT INTO {GONE} BY NAME SELECT {names}, rowid AS {ROW} FROM {BASE} WHERE rowid {where}")
+        connection.execute(f"DELETE FROM {BASE} WHERE rowid {where}")
+    else:
+        connection.execute(f"DELETE FROM {EVENTS} WHERE {ROW} {where}")
 
 
 def is_kind(connection: DuckDBPyConnection, name: str, kind: str) -> bool:
@@ -146,44 +193,6 @@ def is_kind(connection: DuckDBPyConnection, name: str, kind: str) -> bool:
         "SELECT table_type FROM information_schema.tables WHERE table_name = $name", {"name": name}
     ).fetchall()
     return {"VIEW": "VIEW", "TABLE": "BASE TABLE"}[kind] in {str(row[0]) for row in found}
-
-
-@lru_cache(maxsize=64)
-def row_by_row(path: str, columns: tuple[tuple[str, str], ...]) -> dict[str, str] | None:
-    """Return the columns of a model's rows, each with the one that holds its values (itself, unless it is a repetition).
-
-    None if the function does not compute each row from its raw row alone, or not the same each time.
-    """
-    import duckdb
-    import sqlglot
-    from sqlglot import exp
-
-    sql, found = _compiled(path, columns)
-    nothing = ", ".join(f"CAST(NULL AS {kind}) AS {identifier(name)}" for name, kind in (*columns, (ROW, "BIGINT")))
-    with duckdb.connect() as connection:
-        connection.execute(f"CREATE TABLE {RAW} AS SELECT {nothing} LIMIT 0")
-        plan = json.loads((connection.execute(f"EXPLAIN (FORMAT json) {sql}").fetchall())[0][1])
-        volatile = connection.execute(
-            "SELECT DISTINCT function_name FROM duckdb_functions() WHERE stability <> 'CONSISTENT'"
-        ).fetchall()
-    changing = "|".join(
-        ["current_[a-z]+", "localtime", "localtimestamp", *(re.escape(str(row[0])) for row in volatile)]
-    )
-    if not _operators(plan) <= {"PROJECTION", "SEQ_SCAN"} or re.search(rf"\b({changing})\b", sql, re.IGNORECASE):
-        return None
-    where = {name: name for name in found if name != ROW}
-    query = sqlglot.parse_one(sql, dialect="duckdb")
-    if not isinstance(query, exp.Select) or len(list(query.find_all(exp.Select))) > 1:
-        return where
-    first: dict[str, str] = {}
-    for column in query.expressions:
-        if isinstance(column.unalias(), exp.Column) and column.alias_or_name in where:
-            where[column.alias_or_name] = first.setdefault(column.unalias().name, column.alias_or_name)
-    return where
-
-
-def _operators(nodes: list[dict[str, Any]]) -> set[str]:
-    return {str(node["name"]).strip() for node in nodes}.union(*(_operators(node["children"]) for node in nodes))
 
 
 def added_sql(connection: DuckDBPyConnection, spec: ModelSpec) -> dict[str, str]:
@@ -213,6 +222,4 @@ def event_columns(spec: ModelSpec) -> dict[str, str]:
 
 def _without_nan(name: str, kind: str) -> str:
     column = identifier(name)
-    if kind in ("DOUBLE", "FLOAT"):
-        return f"CASE WHEN isnan({column}) THEN NULL ELSE CAST({column} AS {kind}) END AS {column}"
-    return f"CAST({column} AS {kind}) AS {column}"
+    return f"CAST({without_nan(name) if kind in FLOATS else column} AS {kind}) AS {column}"

@@ -21,7 +21,7 @@ from flows.settings import Settings
 from flows.spec import Frozen, ModelSpec
 from flows.steps import docs, event_rows, storage
 from flows.steps.contract import schema_problems
-from flows.steps.event_rows import EVENTS, LABEL_TIME, ROW, added_sql, create_events, event_columns, numbered_sql
+from flows.steps.event_rows import EVENTS, LABEL_TIME, ROW, added_sql, create_events, event_columns
 from flows.steps.landing import PARQUET_OPTIONS, Landed
 from flows.steps.periods import parse_key
 from flows.steps.presence import check_rows
@@ -36,7 +36,6 @@ if TYPE_CHECKING:
     from flows.steps.gx_duckdb import TableJudge
 
 REFUSED = "refused"  # table: raw rows that may not be used, with their reasons
-LEAN = 20_000_000  # rows from which room in memory counts for more than time
 SAMPLE = 20  # rejected rows shown on the page
 MIN_PEERS = 3  # so many periods of one batch tell what is usual, where nothing was accepted before
 
@@ -180,9 +179,7 @@ def _judge_rows(bench: Bench, partition: Partition, file: str) -> Decision:
     """Judge the rows of a landed file whose columns are those of the contract."""
     connection, spec = bench.connection, bench.spec
     period = parse_key(partition.key)
-    taken = bench.tables.pop(partition.id, None) if partition.rows > LEAN else None
-    numbered = numbered_sql(file, bench.tables.get(partition.id))
-    rows = create_events(connection, spec, numbered, taken)
+    rows, raw = create_events(connection, spec, file, bench.tables.pop(partition.id, None))
     if rows != partition.rows:
         raise BrokenCheckError(
             f"{spec.rows} made {rows} rows of {partition.rows}; it must keep each row, then ingest again"
@@ -195,7 +192,7 @@ def _judge_rows(bench: Bench, partition: Partition, file: str) -> Decision:
         with bench.judge() as judge:
             suite = run_suite(connection, judge, bench.expectations)
         judgement = Judgement(checks=judgement.checks + suite.checks, reasons=suite.reasons, results=suite.results)
-    _collect_refused(connection, numbered)
+    _collect_refused(connection, raw)
     if not judgement.reasons:
         event_rows.delete_events(connection, REFUSED)
     added = added_sql(connection, spec)
@@ -226,11 +223,11 @@ def _judge_rows(bench: Bench, partition: Partition, file: str) -> Decision:
     )
 
 
-def _collect_refused(connection: DuckDBPyConnection, numbered: str) -> None:
+def _collect_refused(connection: DuckDBPyConnection, raw: str) -> None:
     """Create the table of the raw rows that may not be used, in order, with their reasons."""
     connection.execute(
         f"""CREATE OR REPLACE TABLE {REFUSED} AS
-        SELECT landed.* EXCLUDE ({ROW}), why.reason, why.{ROW} FROM ({numbered}) AS landed
+        SELECT landed.* EXCLUDE ({ROW}), why.reason, why.{ROW} FROM ({raw}) AS landed
         JOIN (
             SELECT {ROW}, string_agg(DISTINCT reason, '; ' ORDER BY reason) AS reason FROM {REJECTS} GROUP BY {ROW}
         ) AS why ON landed.{ROW} = why.{ROW}

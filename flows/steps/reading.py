@@ -12,9 +12,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from flows.errors import UnavailableError, UsageError
+from flows.errors import ContractError, UnavailableError, UsageError
 from flows.spec import Frozen, ModelSpec
 from flows.steps.contract import schema_problems
+from flows.steps.event_rows import with_computed
 from flows.steps.sources import SourceFile
 from flows.steps.sql import identifier, identifiers, literal
 
@@ -66,9 +67,9 @@ def read(
 ) -> tuple[list[Batch], list[Unreadable]]:
     """Load the files of one source, in their order.
 
-    All that fit the contract become one table with the contract's columns and types; rows keep their order. A file that
-    does not fit becomes a table of its own, as it came. A CSV column counts as of the contract's type if all its values
-    read as such.
+    All that fit the contract become one table with the contract's columns and types; rows keep their order. A file alone
+    has beside them what the model computes of each row. A file that does not fit becomes a table of its own, as it came.
+    A CSV column counts as of the contract's type if all its values read as such.
     """
     import duckdb
 
@@ -87,8 +88,11 @@ def read(
             table = "fitting" if fits else f"misfit_{number}"
             casts = ", ".join(_cast(name, kind) for name, kind in wanted.items())
             verb = f"INSERT INTO {table}" if first else f"CREATE OR REPLACE TABLE {table} AS"
-            done = connection.execute(f"{verb} SELECT {casts} FROM {reader}", parameters).fetchone()
-            rows += int(done[0]) if done else 0
+            select = f"SELECT {casts} FROM {reader}"
+            alone = fits and len(files) == 1
+            rows += (_fill_computed(connection, spec, verb, select, parameters) if alone else None) or _fill(
+                connection, verb, select, parameters
+            )
         except duckdb.OutOfMemoryException as error:
             raise UnavailableError(f"{file.origin} does not fit into memory and temporary space; free some") from error
         except (duckdb.Error, ValueError, csv.Error, EOFError, OSError, zlib.error) as error:
@@ -104,6 +108,26 @@ def read(
                 Batch(table=table, origin=file.origin, name=file.name, columns=wanted, fits=fits, file=as_it_is)
             )
     return batches, unreadable
+
+
+def _fill(connection: DuckDBPyConnection, verb: str, select: str, parameters: dict[str, str]) -> int:
+    done = connection.execute(f"{verb} {select}", parameters).fetchone()
+    return int(done[0]) if done else 0
+
+
+def _fill_computed(
+    connection: DuckDBPyConnection, spec: ModelSpec, verb: str, select: str, parameters: dict[str, str]
+) -> int | None:
+    """Load rows with what the model computes of each beside, while they are at hand; None if it cannot be computed.
+
+    Judging says so then: the file itself may be read.
+    """
+    import duckdb
+
+    try:
+        return _fill(connection, verb, with_computed(spec, select), parameters)
+    except (ContractError, duckdb.Error):
+        return None
 
 
 def read_unknown(connection: DuckDBPyConnection, table: str, file: SourceFile) -> dict[str, str]:

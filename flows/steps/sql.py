@@ -18,3 +18,9 @@ def identifiers(names: Iterable[str]) -> str:
 def literal(text: object) -> str:
     """Return a text, or a path, as a quoted SQL literal."""
     return "'" + str(text).replace("'", "''") + "'"
+
+
+def without_nan(name: str) -> str:
+    """Return SQL for a column of floating-point numbers with null for NaN."""
+    column = identifier(name)
+    return f"CASE WHEN isnan({column}) THEN NULL ELSE {column} END"

@@ -8,7 +8,7 @@ from pathlib import Path
 from flows.settings import Settings
 from flows.spec import load_model
 from flows.steps.bench import Figure, compared
-from flows.steps.event_rows import EVENTS, ROW, create_events, numbered_sql
+from flows.steps.event_rows import EVENTS, ROW, create_events
 from flows.steps.gx_duckdb import TableJudge
 from flows.steps.periods import parse_key
 from flows.steps.presence import check_rows
@@ -42,7 +42,7 @@ def figures() -> list[Figure]:
         landing.write_rows(folder / "some.parquet", 1_000_000)
         landing.repeat(folder / "some.parquet", ROWS // 1_000_000, folder / "all.parquet")
         with connect(folder) as connection:
-            rows = create_events(connection, spec, numbered_sql(str(folder / "all.parquet")))
+            rows = create_events(connection, spec, str(folder / "all.parquet")).rows
             expectations, judge = load_suite(spec), TableJudge(connection, EVENTS)
 
             def suite() -> None:

@@ -15,8 +15,9 @@ from flows.steps.event_rows import (
     create_events,
     dated_sql,
     delete_events,
+    layout_of,
     numbered_sql,
-    row_by_row,
+    with_computed,
 )
 
 
@@ -93,7 +94,7 @@ def raw():
 
 
 def test_event_rows_have_utc_times_and_a_label_and_no_nan(raw):
-    assert create_events(raw, spec, numbered_sql("", "rows")) == 3
+    assert create_events(raw, spec, "", "rows").rows == 3
     added = added_sql(raw, spec)
     found = raw.execute(
         f"SELECT evergreen_row, trip_distance, {', '.join(added.values())} FROM events "
@@ -119,14 +120,28 @@ def test_without_a_time_there_is_no_day(raw):
     assert raw.execute(f"SELECT evergreen_day FROM ({dated_sql(spec, 'misfit', columns)})").fetchall() == [(None,)] * 3
 
 
+def replaces(raw):
+    """Return rows of which a raw column has other values, and that lie under other names."""
+    rows = trips(raw)
+    return rows.mutate(trip_distance=rows.trip_distance.fill_null(0.5) * 2, again=rows.trip_distance)
+
+
+def numbers(raw):
+    rows = trips(raw)
+    return rows.mutate(odd=rows.evergreen_row % 2)
+
+
 def test_rows_that_look_at_others_or_change_each_time_are_told_from_those_computed_one_by_one():
-    columns = tuple(spec.source.columns.items())
-    assert row_by_row(spec.rows, columns) == {name: name for name in spec.source.columns} | {
+    layout = layout_of(spec)
+    assert layout.shown == {name: name for name in spec.source.columns} | {
         "minutes": "minutes", "label_time": "lpep_dropoff_datetime",
     }  # fmt: skip
-    assert row_by_row(of(hourly).rows, columns)["hour"] == "hour"
-    assert row_by_row(of(looks_back).rows, columns) is None
-    assert row_by_row(of(changes).rows, columns) is None
+    assert list(layout.computed) == ["minutes"]
+    assert layout_of(of(hourly)).shown["hour"] == "hour"
+    other = layout_of(of(replaces))
+    assert (other.shown["trip_distance"], other.shown["again"]) == ("evergreen_trip_distance", "trip_distance")
+    for function in (looks_back, changes, numbers):
+        assert layout_of(of(function)) is None
 
 
 MANY = """SELECT TIMESTAMP '2024-03-01' + to_seconds(range * 7919 % 86400) AS lpep_pickup_datetime,
@@ -135,27 +150,33 @@ MANY = """SELECT TIMESTAMP '2024-03-01' + to_seconds(range * 7919 % 86400) AS lp
     range % 7 AS DOLocationID FROM range(150000)"""
 
 
-@pytest.mark.parametrize("function", [trips, looks_back])
-@pytest.mark.parametrize("way", ["file", "table", "taken"])
-def test_event_rows_are_the_same_whether_stored_or_computed_when_read(tmp_path, function, way):
+@pytest.mark.parametrize("function", [trips, replaces, numbers, looks_back])
+@pytest.mark.parametrize("way", ["file", "table", "computed"])
+def test_event_rows_are_the_same_wherever_they_are_read_and_computed(tmp_path, function, way):
     model = of(function) if function is not trips else spec
     path = tmp_path / "rows.parquet"
     with duckdb.connect() as connection:
         connection.execute(f"COPY ({MANY}) TO $path (FORMAT parquet)", {"path": str(path)})
         columns = ", ".join(compiled(model)[1])
         sql = compiled(model)[0]
+        landed = f"FROM ({numbered_sql(str(path))})"
         connection.execute(
             f"""CREATE TABLE wanted AS WITH raw AS (SELECT * REPLACE (nullif(trip_distance, 'nan'::DOUBLE) AS trip_distance)
-            FROM ({numbered_sql(str(path))})) SELECT {columns} FROM ({sql})"""
+            {landed}) SELECT {columns} FROM ({sql})"""
         )
-        connection.execute(f"CREATE TABLE loaded AS FROM read_parquet('{path}')")
-        numbered = numbered_sql(str(path), "loaded" if way == "table" else None)
-        assert create_events(connection, model, numbered, "loaded" if way == "taken" else None) == 150_000
-        connection.execute("CREATE TABLE gone AS SELECT evergreen_row FROM wanted WHERE evergreen_row % 3 = 0")
+        rows = f"FROM read_parquet('{path}')"
+        connection.execute(f"CREATE TABLE loaded AS {with_computed(model, rows) if way == 'computed' else rows}")
+        events, raw = create_events(connection, model, str(path), None if way == "file" else "loaded")
+        assert events == 150_000
+        connection.execute("CREATE TABLE bad AS SELECT evergreen_row FROM wanted WHERE evergreen_row % 3 = 0")
         for _ in range(2):
-            found = f"SELECT {columns} FROM events"
-            for one, other in ((found, "FROM wanted"), ("FROM wanted", found)):
-                assert connection.execute(f"SELECT count(*) FROM ({one} EXCEPT {other})").fetchone() == (0,)
-            delete_events(connection, "gone")
+            same(connection, f"SELECT {columns} FROM events", "FROM wanted")
+            same(connection, f"SELECT * FROM ({raw})", f"SELECT * {landed}")
+            delete_events(connection, "bad")
             connection.execute("DELETE FROM wanted WHERE evergreen_row % 3 = 0")
         assert connection.execute("SELECT count(*) FROM events").fetchone() == (100_000,)
+
+
+def same(connection, found, wanted):
+    for one, other in ((found, wanted), (wanted, found)):
+        assert connection.execute(f"SELECT count(*) FROM ({one} EXCEPT ALL {other})").fetchone() == (0,)
