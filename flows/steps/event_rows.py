@@ -176,15 +176,16 @@ def _columns(connection: DuckDBPyConnection, table: str) -> set[str]:
     return {str(row[0]) for row in connection.execute(f"DESCRIBE {identifier(table)}").fetchall()}
 
 
-def delete_events(connection: DuckDBPyConnection, rejected: str) -> None:
-    """Delete the rows whose numbers are in a table from ``events``."""
+def delete_events(connection: DuckDBPyConnection, rejected: str, for_good: bool = False) -> None:
+    """Delete the rows whose numbers are in a table from ``events``; ``for_good`` if no one asks for their raw rows again."""
     where = f"IN (SELECT {ROW} FROM {rejected})"
-    if is_kind(connection, EVENTS, "VIEW"):
+    if not is_kind(connection, EVENTS, "VIEW"):
+        connection.execute(f"DELETE FROM {EVENTS} WHERE {ROW} {where}")
+        return
+    if not for_good:
         names = identifiers(name for name in _columns(connection, GONE) if name != ROW)
         connection.execute(f"INSERT INTO {GONE} BY NAME SELECT {names}, rowid AS {ROW} FROM {BASE} WHERE rowid {where}")
-        connection.execute(f"DELETE FROM {BASE} WHERE rowid {where}")
-    else:
-        connection.execute(f"DELETE FROM {EVENTS} WHERE {ROW} {where}")
+    connection.execute(f"DELETE FROM {BASE} WHERE rowid {where}")
 
 
 def is_kind(connection: DuckDBPyConnection, name: str, kind: str) -> bool:

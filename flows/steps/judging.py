@@ -194,7 +194,7 @@ def _judge_rows(bench: Bench, partition: Partition, file: str) -> Decision:
         judgement = Judgement(checks=judgement.checks + suite.checks, reasons=suite.reasons, results=suite.results)
     _collect_refused(connection, raw)
     if not judgement.reasons:
-        event_rows.delete_events(connection, REFUSED)
+        event_rows.delete_events(connection, REFUSED, for_good=True)
     added = added_sql(connection, spec)
     left, first, last = connection.execute(
         f"SELECT count(*), min({added['event_timestamp']}), max({added['event_timestamp']}) FROM {EVENTS}"
