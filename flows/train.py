@@ -48,7 +48,7 @@ predict = stage(evaluation.predict, keep=KeptPredictions())
 evaluate = stage(evaluation.evaluate, keep=Plain(evaluation.Evaluation, "pictures/*"))
 save_bundle = stage(bundle.write_manifest, name="save-bundle", keep=Plain(str, "bundle/*"))
 write_reference = stage(reference.write_for, name="write-reference", keep=KeptFile())
-probe_bundle = stage(probe.probe_bundle, name="probe", keep=Plain(probe.Probe))
+probe_in = stage(probe.probe_in, name="probe", keep=Plain(probe.Probe))
 judge = stage(gates.judge_all, name="judge", keep=Plain(list[gates.Verdict]))
 write_card = stage(card.write, name="write-card")
 log_run = stage(registry.log_run, keep=Plain(tuple[str, str, str]), retries=2, retry_delay_seconds=2)
@@ -98,10 +98,13 @@ def train(
             params = tune(spec, data, tries, factory, elsewhere) if tries else dict(spec.params)
             fitted = fit(spec, data, params, factory)
             trained, judged = predict(spec, fitted, data)
-            found = evaluate(spec, fitted, trained, judged, reigning.bundle, reigning.version, work.folder / "pictures")
-            digest = save_bundle(spec, fitted, data, work.bundle)
-            write_reference(spec, data, fitted, trained, judged, work.bundle)
-            opened = probe_bundle(work.bundle, digest, home)
+            with probe.started(home) as prober:  # gets ready while the figures are made
+                found = evaluate(
+                    spec, fitted, trained, judged, reigning.bundle, reigning.version, work.folder / "pictures"
+                )
+                digest = save_bundle(spec, fitted, data, work.bundle)
+                write_reference(spec, data, fitted, trained, judged, work.bundle)
+                opened = probe_in(prober, work.bundle, digest)
             verdicts = judge(spec, found, opened, reigning.request_schema)
             failed = gates.failed(verdicts)
             record = lineage.trace(

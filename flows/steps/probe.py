@@ -7,7 +7,8 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from pydantic import ConfigDict
@@ -51,25 +52,43 @@ class Probe(Frozen):
         return None
 
 
-def probe_bundle(folder: Path, digest: str, settings: Settings, timeout: float = TIMEOUT_SECONDS) -> Probe:
-    """Open a bundle in a process of its own; a crash, a refusal or a time-out is ``loaded=False`` with the reason."""
+@contextmanager
+def started(settings: Settings) -> Iterator[subprocess.Popen[str]]:
+    """Start a process that gets ready to open a bundle, and end it at last.
+
+    Most of its seconds are imports, which need not be waited for if it is started before there is a bundle.
+    """
     environment = os.environ | settings.environment() | {
         "EVERGREEN_TRUSTED_TYPES": json.dumps(settings.trusted_types),
         "OMP_NUM_THREADS": "1",  # as the service: one row is not worth a team of threads
     }  # fmt: skip
-    command = [sys.executable, "-m", "flows.steps.probe", str(folder), digest]
+    with subprocess.Popen(
+        [sys.executable, "-m", "flows.steps.probe"], env=environment, text=True, stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    ) as process:  # fmt: skip
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+def probe_in(process: subprocess.Popen[str], folder: Path, digest: str, timeout: float = TIMEOUT_SECONDS) -> Probe:
+    """Open a bundle in a started process; a crash, a refusal or a time-out (seconds) is ``loaded=False`` with the reason."""
     try:
-        done = subprocess.run(
-            command, env=environment, capture_output=True, text=True, timeout=timeout, stdin=subprocess.DEVNULL,
-            check=False,
-        )  # fmt: skip
+        said, errors = process.communicate(json.dumps([str(folder), digest]), timeout=timeout)
     except subprocess.TimeoutExpired:
         return _refused(f"it did not open and answer within {timeout:.0f} s")
     try:
-        return Probe.model_validate_json(done.stdout.splitlines()[-1])
+        return Probe.model_validate_json(said.splitlines()[-1])
     except (IndexError, ValueError):
-        last = done.stderr.strip().splitlines()[-1:] or ["no message"]
-        return _refused(f"the process ended with status {done.returncode}: {last[0][:300]}")
+        last = errors.strip().splitlines()[-1:] or ["no message"]
+        return _refused(f"the process ended with status {process.returncode}: {last[0][:300]}")
+
+
+def probe_bundle(folder: Path, digest: str, settings: Settings, timeout: float = TIMEOUT_SECONDS) -> Probe:
+    """Open a bundle in a process of its own, as ``probe_in`` does."""
+    with started(settings) as process:
+        return probe_in(process, folder, digest, timeout)
 
 
 def probe_here(folder: Path, digest: str, trusted_types: Sequence[str]) -> Probe:
@@ -104,14 +123,17 @@ def _refused(reason: str) -> Probe:
     return Probe(loaded=False, reason=reason, rows=0, difference=None, latency_ms=None)
 
 
-def main(folder: str, digest: str) -> None:
-    """Print the probe of a bundle as one line of JSON; what the estimator itself prints goes to stderr."""
+def main() -> None:
+    """Print the probe of the bundle that stdin names, as one line of JSON; what the estimator itself prints goes to stderr."""
     answer = os.dup(sys.stdout.fileno())
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
+    import skops.io  # noqa: F401  (before there is a bundle: it imports all of scikit-learn)
+
+    folder, digest = json.loads(sys.stdin.read())
     probe = probe_here(Path(folder), digest, Settings().trusted_types)
     with os.fdopen(answer, "w") as output:
         output.write(probe.model_dump_json() + "\n")
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], sys.argv[2])
+    main()
