@@ -7,9 +7,8 @@ import re
 from functools import lru_cache
 from typing import Any, NamedTuple
 
+from flows.steps.event_rows import FLOATS, RAW, ROW
 from flows.steps.sql import identifier, without_nan
-
-RAW, ROW = "raw", "evergreen_row"
 
 
 class Layout(NamedTuple):
@@ -63,7 +62,7 @@ def lay_out(sql: str, names: tuple[str, ...], columns: tuple[tuple[str, str], ..
         if any(one.name not in raw for one in read):
             return None
         for one in read:
-            clean = without_nan(one.name) if raw[one.name] in ("DOUBLE", "FLOAT") else identifier(one.name)
+            clean = without_nan(one.name) if raw[one.name] in FLOATS else identifier(one.name)
             one.replace(sqlglot.parse_one(clean, dialect="duckdb"))
         shown[name] = name if name not in raw else f"evergreen_{name}"
         computed[shown[name]] = value.sql(dialect="duckdb")
