@@ -1,12 +1,13 @@
 """Our Feast compute engine: materialization as Feast's local one does it, but written by columns instead of value by value.
 
-Use: ``batch_engine: feature_repo.compute_engine.ColumnsComputeEngine``. A view with types that ``online_bytes`` does not know is
-converted by Feast; one with a filter, an aggregation or a transformation goes through Feast's own nodes before it is written.
+Use: ``batch_engine: feature_repo.compute_engine.ColumnsComputeEngine``, with one of our online stores. Rows with a type that
+``online_bytes`` does not know are converted by Feast; a view with a filter, an aggregation or a transformation goes through
+Feast's own nodes before it is written.
 """
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any
 
 from feast.infra.common.materialization_job import MaterializationJobStatus, MaterializationTask
 from feast.infra.compute_engines.dag.context import ExecutionContext
@@ -21,15 +22,14 @@ from feast.utils import _convert_arrow_to_proto
 
 from feature_repo import online_bytes
 
+NAME = "feature_repo.compute_engine.ColumnsComputeEngine"
 ROWS_A_BATCH = 1_000_000  # whose bytes are made at once, if Feast's configuration says nothing
 
 
 class ColumnsComputeEngineConfig(LocalComputeEngineConfig):
     """Configuration: none."""
 
-    type: Literal["feature_repo.compute_engine.ColumnsComputeEngine"] = (  # type: ignore[assignment]
-        "feature_repo.compute_engine.ColumnsComputeEngine"
-    )
+    type: str = NAME  # type: ignore[assignment]
 
 
 class ColumnsComputeEngine(LocalComputeEngine):
@@ -58,16 +58,22 @@ class ColumnsBuilder(LocalFeatureBuilder):
     def build_filter_node(self, view: Any, input_node: DAGNode) -> DAGNode:
         """Return the node that filters; the one before it if there is nothing to filter by."""
         # The TTL counts from rows of entities, of which a materialization has none.
-        return super().build_filter_node(view, input_node) if getattr(view, "filter", None) else input_node
+        if not getattr(view, "filter", None):
+            return input_node
+        filtered: DAGNode = super().build_filter_node(view, input_node)  # type: ignore[no-untyped-call]
+        return filtered
 
     def build_dedup_node(self, view: Any, input_node: DAGNode) -> DAGNode:
         """Return the node that leaves one row a key; the one before it if that is how the rows are read."""
-        as_read = self._latest and view.data_source and not self._should_transform(view)
-        return input_node if as_read else super().build_dedup_node(view, input_node)
+        if self._latest and view.data_source and not getattr(view, "feature_transformation", None):
+            return input_node
+        single: DAGNode = super().build_dedup_node(view, input_node)  # type: ignore[no-untyped-call]
+        return single
 
     def build_output_nodes(self, view: Any, input_node: DAGNode) -> DAGNode:
         """Return the node that writes."""
-        node = ColumnsOutputNode("output", self.dag_root.view, inputs=[input_node])
+        root: Any = self.dag_root.view
+        node = ColumnsOutputNode("output", root, inputs=[input_node])
         self.nodes.append(node)
         return node
 
@@ -78,15 +84,16 @@ class ColumnsOutputNode(LocalOutputNode):
     def execute(self, context: ExecutionContext) -> ArrowTableValue:
         """Write to the online store, and to the offline one if the view says so."""
         table, view, config = self.get_single_table(context).data, self.feature_view, context.repo_config
+        store: Any = context.online_store
         rows = config.materialization_config.online_write_batch_size or ROWS_A_BATCH
         for start in range(0, table.num_rows if view.online else 0, rows):
             some = table.slice(start, rows).combine_chunks()
             batch = online_bytes.batch(some, view, config.entity_key_serialization_version)
             if batch is not None:
-                context.online_store.write_columns(config, view, batch)
+                store.write_columns(config, view, batch)
                 continue
             keys = {column.name: column.dtype.to_value_type() for column in view.entity_columns}
-            context.online_store.online_write_batch(config, view, _convert_arrow_to_proto(some, view, keys), None)
+            store.online_write_batch(config, view, _convert_arrow_to_proto(some, view, keys), None)
         if view.offline and table.num_rows:
             context.offline_store.offline_write_batch(config, view, table, lambda _: None)
         return ArrowTableValue(table)

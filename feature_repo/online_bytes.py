@@ -47,8 +47,8 @@ def batch(table: pa.Table, view: FeatureView, version: int) -> Batch | None:
     plain = {name: _whole(table[name]) for name in {**keys, **kinds}}
     key = entity_keys({name: plain[name] for name in keys}, keys)
     found = {name: values(plain[name], kind) for name, kind in kinds.items()}
-    event, *creation = [_micros(table[name]) for name in times]
-    if key is None or any(column is None for column in (*found.values(), event, *creation)) or event.null_count:
+    event, *creation = (_micros(table[name]) for name in times)
+    if event is None or event.null_count or any(column is None for column in (key, *creation, *found.values())):
         return None
     created = creation[0] if creation else pa.nulls(table.num_rows, pa.int64())
     return Batch(key, found, {name: plain[name] for name in kinds}, event, created)
@@ -139,7 +139,9 @@ def _text(tag: int, kind: pa.DataType) -> Callable[[pa.Array], pa.Array | None]:
 def _time(column: pa.Array) -> pa.Array | None:
     if not pa.types.is_timestamp(column.type):
         return None
-    seconds = column.to_numpy(zero_copy_only=False).astype("datetime64[s]").astype(np.int64)  # a null is the lowest number, for Feast too
+    seconds = (
+        column.to_numpy(zero_copy_only=False).astype("datetime64[s]").astype(np.int64)
+    )  # a null is the lowest number, for Feast too
     return _numbers(0x40, seconds, np.full(len(seconds), True))
 
 
@@ -163,7 +165,7 @@ def _micros(column: pa.ChunkedArray) -> pa.Array | None:
 
 def _bytes(numbers: Any) -> Any:
     """Return the bytes of each number, a row each."""
-    return np.ascontiguousarray(numbers).view(np.uint8).reshape(len(numbers), -1)
+    return np.ascontiguousarray(numbers).view(np.uint8).reshape(len(numbers), numbers.itemsize)
 
 
 def _same(data: bytes, rows: int) -> Any:

@@ -19,7 +19,7 @@ from typing import Any, Literal
 from feast import FeatureView, RepoConfig
 from feast.infra.key_encoding_utils import serialize_entity_key
 from feast.infra.online_stores.helpers import compute_table_id, extract_text_and_num
-from feast.infra.online_stores.sqlite import SqliteOnlineStore, SqliteOnlineStoreConfig, adapt_datetime_epoch
+from feast.infra.online_stores.sqlite import SqliteOnlineStore, SqliteOnlineStoreConfig
 from feast.protos.feast.types.EntityKey_pb2 import EntityKey
 from feast.protos.feast.types.Value_pb2 import Value
 from feast.utils import make_tzaware, to_naive_utc
@@ -155,9 +155,9 @@ def _values(data: Sequence[Row], version: int) -> Iterator[tuple[Any, ...]]:
 
 
 def _by_columns(batch: Batch) -> Iterator[tuple[Any, ...]]:
-    """Return the parameters of the INSERT: of each row its features one after another, as they lie in the table's index."""
-    seconds = {None: None} | {time: _seconds(time) for time in {*batch.event.to_pylist(), *batch.created.to_pylist()} - {None}}
+    """Return the parameters of the INSERT: one tuple a feature of each row."""
     keys, event, created = batch.keys.to_pylist(), batch.event.to_pylist(), batch.created.to_pylist()
+    seconds = {time: _seconds(time) for time in {*event, *created}}  # few: all keys of a tick have its time
     times = [
         (seconds[one], seconds[other], one, NEVER if other is None else other)
         for one, other in zip(event, created, strict=True)
@@ -171,9 +171,9 @@ def _by_columns(batch: Batch) -> Iterator[tuple[Any, ...]]:
             yield key, *feature, *time
 
 
-def _seconds(time: int) -> int:
+def _seconds(time: int | None) -> int | None:
     """Return a time as Feast's own columns have it: whole seconds, shifted by the machine's zone."""
-    return adapt_datetime_epoch((EPOCH + timedelta(microseconds=time)).replace(tzinfo=None))
+    return None if time is None else int((EPOCH + timedelta(microseconds=time)).replace(tzinfo=None).timestamp())
 
 
 def _table_of(config: RepoConfig, table: FeatureView) -> str:

@@ -21,7 +21,7 @@ from feature_repo.online_bytes import Batch, joined, stamps, with_lengths
 from feature_repo.online_store import Found, Row, micros
 
 KEYS_A_ROUND = 5_000
-KEYS_A_CALL = 100  # of the script, during which Redis answers nobody else: less than a millisecond
+KEYS_A_CALL = 100  # of the script, during which Redis answers nobody else: about a millisecond
 SECONDS = {"socket_timeout": 5, "socket_connect_timeout": 5}  # the connection string may say otherwise
 
 # Writes keys unless what they hold of the view is newer. ARGV: seconds that a key lives (0: for good), then the rows, each
@@ -121,7 +121,7 @@ class NewestRedisOnlineStore(RedisOnlineStore):
         fields = dict(zip(requested_features, values, strict=True))
         event = fields.pop(f"_ts:{feature_view}", None)
         found = {name: Value.FromString(bytes(value)) for name, value in fields.items() if value is not None}
-        if not event or not found:
+        if event is None or not found:
             return None, None
         return Timestamp.FromString(bytes(event)).ToDatetime(tzinfo=UTC), found
 
