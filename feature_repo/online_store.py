@@ -10,7 +10,7 @@ Use: ``online_store: {type: feature_repo.online_store.NewestSqliteOnlineStore, p
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing, suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -24,6 +24,8 @@ from feast.protos.feast.types.EntityKey_pb2 import EntityKey
 from feast.protos.feast.types.Value_pb2 import Value
 from feast.utils import make_tzaware, to_naive_utc
 from pydantic import field_validator
+
+from feature_repo.online_bytes import Batch, texts
 
 # What Feast gives to be written: key, values by feature, event time, creation.
 Row = tuple[EntityKey, dict[str, Value], datetime, datetime | None]
@@ -73,6 +75,15 @@ class NewestSqliteOnlineStore(SqliteOnlineStore):
         self, config: RepoConfig, table: FeatureView, data: Sequence[Row], progress: Callable[[int], Any] | None
     ) -> None:  # fmt: skip
         """Write rows in one transaction; of each value the newest stays, in whatever order they come."""
+        self._write(config, table, _values(data, config.entity_key_serialization_version))
+        if progress:
+            progress(len(data))
+
+    def write_columns(self, config: RepoConfig, table: FeatureView, batch: Batch) -> None:
+        """Write rows that are bytes already, as ``online_write_batch`` does."""
+        self._write(config, table, _by_columns(batch))
+
+    def _write(self, config: RepoConfig, table: FeatureView, values: Iterable[tuple[Any, ...]]) -> None:
         name = _table_of(config, table)
         connection = self._get_conn(config)
         _add_columns(connection, name)
@@ -88,10 +99,8 @@ class NewestSqliteOnlineStore(SqliteOnlineStore):
                     event_us = excluded.event_us, created_us = excluded.created_us
                 WHERE (excluded.event_us, excluded.created_us) >= ({name}.event_us, {name}.created_us)
                 """,
-                _values(data, config.entity_key_serialization_version),
+                values,
             )
-        if progress:
-            progress(len(data))
 
     def online_read(
         self,
@@ -143,6 +152,28 @@ def _values(data: Sequence[Row], version: int) -> Iterator[tuple[Any, ...]]:
         )  # fmt: skip
         for feature, value in features.items():
             yield key, feature, value.SerializeToString(), extract_text_and_num(value, False)[0], *times
+
+
+def _by_columns(batch: Batch) -> Iterator[tuple[Any, ...]]:
+    """Return the parameters of the INSERT: one tuple a feature of each row."""
+    keys, event, created = batch.keys.to_pylist(), batch.event.to_pylist(), batch.created.to_pylist()
+    seconds = {time: _seconds(time) for time in {*event, *created}}  # few: all keys of a tick have its time
+    times = [
+        (seconds[one], seconds[other], one, NEVER if other is None else other)
+        for one, other in zip(event, created, strict=True)
+    ]
+    columns = [
+        zip([name] * len(keys), batch.values[name].to_pylist(), texts(column), strict=True)
+        for name, column in batch.plain.items()
+    ]
+    for key, time, *features in zip(keys, times, *columns, strict=True):
+        for feature in features:
+            yield key, *feature, *time
+
+
+def _seconds(time: int | None) -> int | None:
+    """Return a time as Feast's own columns have it: whole seconds, shifted by the machine's zone."""
+    return None if time is None else int((EPOCH + timedelta(microseconds=time)).replace(tzinfo=None).timestamp())
 
 
 def _table_of(config: RepoConfig, table: FeatureView) -> str:

@@ -3,30 +3,68 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
-from datetime import UTC, datetime
+from collections.abc import Callable, Iterator, Sequence
+from datetime import UTC
+from itertools import groupby
 from typing import Any, Literal
 
+import pyarrow as pa
 from feast import FeatureView, RepoConfig
-from feast.infra.online_stores.helpers import _mmh3, _redis_key, compute_versioned_name
-from feast.infra.online_stores.redis import RedisOnlineStore, RedisOnlineStoreConfig
+from feast.infra.key_encoding_utils import serialize_entity_key
+from feast.infra.online_stores.helpers import _mmh3, compute_versioned_name
+from feast.infra.online_stores.redis import RedisOnlineStore, RedisOnlineStoreConfig, RedisType
 from feast.protos.feast.types.Value_pb2 import Value
-from feast.utils import make_tzaware
 from google.protobuf.timestamp_pb2 import Timestamp  # type: ignore[import-untyped]
 from redis.connection import SSLConnection, parse_url
 
-from feature_repo.online_store import Found, Row
+from feature_repo.online_bytes import Batch, joined, stamps, with_lengths
+from feature_repo.online_store import Found, Row, micros
 
 KEYS_A_ROUND = 5_000
+KEYS_A_CALL = 100  # of the script, during which Redis answers nobody else: about a millisecond
 SECONDS = {"socket_timeout": 5, "socket_connect_timeout": 5}  # the connection string may say otherwise
 
-# Writes the fields of one key if its times are still those that were read: 1, or 0 if somebody else wrote in between.
+# Writes keys unless what they hold of the view is newer. ARGV: seconds that a key lives (0: for good), then the rows, each
+# the values of its fields behind their lengths, then the names of the fields, those of event time and creation first.
 WRITE = """
-local now = redis.call('HMGET', KEYS[1], ARGV[1], ARGV[2])
-if (now[1] or '') ~= ARGV[3] or (now[2] or '') ~= ARGV[4] then return 0 end
-redis.call('HSET', KEYS[1], unpack(ARGV, 6))
-if ARGV[5] ~= '0' then redis.call('EXPIRE', KEYS[1], ARGV[5]) end
-return 1
+local function moment(stamp)  -- seconds and nanoseconds of a serialized Timestamp, whose fields have the tags 8 and 16
+  local found, at = {[8] = 0, [16] = 0}, 1
+  while at <= #stamp do
+    local tag, value, groups = stamp:byte(at), 0, 0
+    repeat
+      at = at + 1
+      if groups < 7 then value = value + stamp:byte(at) % 128 * 128 ^ groups end
+      groups = groups + 1
+    until stamp:byte(at) < 128
+    if groups == 10 then value = value - 128 ^ 7 end  -- below zero; what is cut off are ones
+    found[tag], at = value, at + 1
+  end
+  return found[8], found[16]
+end
+local function before(one, other)
+  if one == other then return false end
+  local second, nano = moment(one)
+  local other_second, other_nano = moment(other)
+  return second < other_second or second == other_second and nano < other_nano
+end
+local function outdated(event, created, was_event, was_created)  -- an unknown creation is empty, and before all others
+  if not was_event or before(was_event, event) then return false end
+  if event ~= was_event then return true end
+  return was_created and was_created ~= '' and (created == '' or before(created, was_created))
+end
+local layout, at = '<' .. ('I4c0'):rep(#ARGV - 2), 1
+for _, key in ipairs(KEYS) do
+  local row = {struct.unpack(layout, ARGV[2], at)}
+  at = row[#row]
+  if not outdated(row[1], row[2], unpack(redis.call('HMGET', key, ARGV[3], ARGV[4]))) then
+    local fields = {}
+    for place = 1, #row - 1 do
+      fields[2 * place - 1], fields[2 * place] = ARGV[place + 2], row[place]
+    end
+    redis.call('HSET', key, unpack(fields))
+    if ARGV[1] ~= '0' then redis.call('EXPIRE', key, ARGV[1]) end
+  end
+end
 """
 
 
@@ -38,25 +76,16 @@ class NewestRedisOnlineStoreConfig(RedisOnlineStoreConfig):
 
 
 class NewestRedisOnlineStore(RedisOnlineStore):
-    """Feast's Redis store with one more field a view, its creation; a row is read, compared and written by
-    compare-and-set, so that also of two writers at once the newer wins.
+    """Feast's Redis store with one more field a view, its creation; a row is compared and written where it is kept, so that
+    also of two writers at once the newer wins.
     """
 
     def online_write_batch(
         self, config: RepoConfig, table: FeatureView, data: Sequence[Row], progress: Callable[[int], Any] | None
     ) -> None:  # fmt: skip
         """Write rows, pipelined; of each key the newest row stays, in whatever order they come."""
-        rows: dict[bytes, Row] = {}
-        version = config.entity_key_serialization_version
-        for row in data:
-            key = _redis_key(config.project, row[0], entity_key_serialization_version=version)
-            if key not in rows or _order(row[2], row[3]) >= _order(rows[key][2], rows[key][3]):
-                rows[key] = row
-        keys = list(rows)
-        for start in range(0, len(keys), KEYS_A_ROUND):
-            pending = {key: rows[key] for key in keys[start : start + KEYS_A_ROUND]}
-            while pending:
-                pending = self._write(config, table, pending)
+        for batch in _batches(data, config.entity_key_serialization_version):
+            self.write_columns(config, table, batch)
         if progress:
             progress(len(data))
 
@@ -66,29 +95,24 @@ class NewestRedisOnlineStore(RedisOnlineStore):
         """Write rows as ``online_write_batch`` does, in a thread."""
         await asyncio.to_thread(self.online_write_batch, config, table, data, progress)
 
-    def _write(self, config: RepoConfig, table: FeatureView, rows: dict[bytes, Row]) -> dict[bytes, Row]:
-        """Write the rows that are not older than what is stored; return those whose key changed in between."""
+    def write_columns(self, config: RepoConfig, table: FeatureView, batch: Batch) -> None:
+        """Write rows that are bytes already, as ``online_write_batch`` does."""
         view = compute_versioned_name(table, config.registry.enable_online_feature_view_versioning)
-        times = (f"_ts:{view}", f"_created:{view}")
-        client = self._get_client(config.online_store)
-        with client.pipeline(transaction=False) as pipe:
-            for key in rows:
-                pipe.hmget(key, times)
-            stored = dict(zip(rows, pipe.execute(), strict=True))
-        written = []
-        with client.pipeline(transaction=False) as pipe:
-            for key, (_, values, event, created) in rows.items():
-                was_event, was_created = (value or b"" for value in stored[key])
-                if was_event and _order(event, created) < _stored_order(was_event, was_created):
-                    continue
-                fields: list[Any] = [times[0], _encode(event), times[1], _encode(created) if created else b""]
-                for feature, value in values.items():
-                    fields += [_mmh3(f"{view}:{feature}"), value.SerializeToString()]
-                seconds = config.online_store.key_ttl_seconds or 0
-                pipe.eval(WRITE, 1, key, *times, was_event, was_created, seconds, *fields)
-                written.append(key)
-            results = pipe.execute() if written else []
-        return {key: rows[key] for key, done in zip(written, results, strict=True) if not done}
+        names = [f"_ts:{view}", f"_created:{view}", *(_mmh3(f"{view}:{feature}") for feature in batch.values)]
+        columns = [stamps(batch.event), stamps(batch.created), *batch.values.values()]
+        rows = joined([with_lengths(column) for column in columns]).to_pylist()
+        project = config.project.encode()
+        keys = [key + project for key in batch.keys.to_pylist()]
+        options = config.online_store
+        # The keys of one call must be on one node of a cluster.
+        step = 1 if options.redis_type == RedisType.redis_cluster else KEYS_A_CALL
+        for start in range(0, len(keys), KEYS_A_ROUND):
+            with self._get_client(options).pipeline(transaction=False) as pipe:
+                for first in range(start, min(start + KEYS_A_ROUND, len(keys)), step):
+                    some = keys[first : first + step]
+                    values = b"".join(rows[first : first + step])
+                    pipe.eval(WRITE, len(some), *some, options.key_ttl_seconds or 0, values, *names)
+                pipe.execute()
 
     def _get_features_for_entity(
         self, values: Sequence[Any], feature_view: str, requested_features: Sequence[str]
@@ -97,7 +121,7 @@ class NewestRedisOnlineStore(RedisOnlineStore):
         fields = dict(zip(requested_features, values, strict=True))
         event = fields.pop(f"_ts:{feature_view}", None)
         found = {name: Value.FromString(bytes(value)) for name, value in fields.items() if value is not None}
-        if not event or not found:
+        if event is None or not found:
             return None, None
         return Timestamp.FromString(bytes(event)).ToDatetime(tzinfo=UTC), found
 
@@ -113,18 +137,15 @@ class NewestRedisOnlineStore(RedisOnlineStore):
         return nodes, SECONDS | options
 
 
-def _encode(moment: datetime) -> bytes:
-    stamp = Timestamp()
-    stamp.FromDatetime(make_tzaware(moment))
-    return bytes(stamp.SerializeToString())
-
-
-def _order(event: datetime, created: datetime | None) -> tuple[datetime, bool, datetime]:
-    """Return what rows are compared by; an unknown creation comes before all others."""
-    return make_tzaware(event), created is not None, make_tzaware(created or event)
-
-
-def _stored_order(event: bytes, created: bytes) -> tuple[datetime, bool, datetime]:
-    times = [Timestamp.FromString(value).ToDatetime(tzinfo=UTC) if value else None for value in (event, created)]
-    assert times[0] is not None
-    return _order(times[0], times[1])
+def _batches(data: Sequence[Row], version: int) -> Iterator[Batch]:
+    """Return rows as Feast hands them in, in their order; those that have the same features follow in one batch."""
+    for names, group in groupby(data, key=lambda row: tuple(row[1])):
+        rows = list(group)
+        keys = [serialize_entity_key(row[0], entity_key_serialization_version=version) for row in rows]
+        yield Batch(
+            keys=pa.array(keys, pa.binary()),
+            values={name: pa.array([row[1][name].SerializeToString() for row in rows], pa.binary()) for name in names},
+            plain={},
+            event=pa.array([micros(row[2]) for row in rows], pa.int64()),
+            created=pa.array([micros(row[3]) if row[3] else None for row in rows], pa.int64()),
+        )

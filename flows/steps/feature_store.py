@@ -58,6 +58,7 @@ def open_store(settings: Settings) -> FeatureStore:
         },
         offline_store=offline,
         online_store=online,
+        batch_engine="feature_repo.compute_engine.ColumnsComputeEngine",
         materialization={"pull_latest_features": True},
         entity_key_serialization_version=3,
         repo_path=settings.home,

@@ -14,6 +14,8 @@ from feast.protos.feast.types.EntityKey_pb2 import EntityKey
 from feast.protos.feast.types.Value_pb2 import Value
 from feast.types import Float64, Int64
 
+from feature_repo.compute_engine import NAME as ENGINE
+
 SQLITE = "feature_repo.online_store.NewestSqliteOnlineStore"
 REDIS = "feature_repo.online_store.NewestRedisOnlineStore"
 FEASTS = {SQLITE: "sqlite", REDIS: "redis"}
@@ -27,13 +29,15 @@ def hour(number: float) -> datetime:
     return START + timedelta(hours=number)
 
 
-def open_online(home: Path, kind: str, where: dict[str, str]) -> FeatureStore:
-    """Open the feature store of a folder on an online store of this kind."""
+def open_online(home: Path, kind: str, where: dict[str, Any], **materialization: Any) -> FeatureStore:
+    """Open the feature store of a folder on an online store of this kind; ours are filled by our engine."""
     return FeatureStore(
         config=RepoConfig(
             project="contract", provider="local", registry=str(home / "registry.db"), repo_path=home,
             offline_store={"type": "feature_repo.offline_store.DuckDBAsofOfflineStore"},
             online_store={"type": kind, **where}, entity_key_serialization_version=3,
+            batch_engine=ENGINE if kind in FEASTS else "local",
+            materialization={"pull_latest_features": True, **materialization},
         )
     )  # fmt: skip
 

@@ -102,6 +102,22 @@ def test_times_within_one_second_are_told_apart(store: FeatureStore, zone: int) 
     assert trips(store, zone) == 2
 
 
+def test_times_around_1970_are_told_apart(store: FeatureStore, zone: int) -> None:
+    """Feast's timestamps are written otherwise below zero, and their zeros not at all."""
+    epoch = datetime(1970, 1, 1, tzinfo=UTC)
+    seconds = (-(10**10), -2, -1.000001, -1, -0.999999, 0, 0.000001, 1, 10**10)
+    times = [epoch + timedelta(microseconds=round(one * 1e6)) for one in seconds]
+    for number, moment in enumerate(times):
+        write(store, [(zone, moment, None, number)])
+        assert trips(store, zone) == number
+        for older in times[:number]:
+            write(store, [(zone, older, hour(1), 99)])
+        assert trips(store, zone) == number
+    for number, moment in enumerate(times[::-1]):  # the same of creations
+        write(store, [(zone, times[-1], moment, -number)])
+    assert trips(store, zone) == 0
+
+
 def test_a_missing_key_is_not_found(store: FeatureStore, zone: int) -> None:
     write(store, [(zone, hour(1), hour(1), 1)])
     assert read(store, [zone + 5_000_000, zone]) == [

@@ -24,14 +24,16 @@ from flows.settings import load
 from flows.models.taxi.spec import spec
 from flows.steps import feature_store
 from datetime import datetime
-whole, calls = Store.online_write_batch, []
-def write(self, config, table, data, progress):
+whole, calls = Store.write_columns, []
+def write(self, config, table, batch):
     calls.append(table.name)
     if len(calls) == 2:  # one view is written, of the next one a half
-        whole(self, config, table, data[: len(data) // 2], progress)
+        half = len(batch.keys) // 2
+        cut = [part[:half] if not isinstance(part, dict) else {{name: part[name][:half] for name in part}} for part in batch]
+        whole(self, config, table, type(batch)(*cut))
         os.kill(os.getpid(), signal.SIGKILL)
-    whole(self, config, table, data, progress)
-Store.online_write_batch = write
+    whole(self, config, table, batch)
+Store.write_columns = write
 feature_store.materialize(load(), spec, datetime.fromisoformat("{start}"), datetime.fromisoformat("{end}"))
 """
 
