@@ -16,8 +16,8 @@ from flows.errors import EvergreenError
 from flows.settings import Settings, shown
 from flows.spec import ModelSpec
 from flows.steps import machines, prefect_server, spark, storage
-from flows.steps.backtest.models import code_of
 from flows.steps.champion_health import Line
+from flows.steps.same_code import code_of
 from flows.steps.trusted import one_line
 
 SECONDS = 5.0

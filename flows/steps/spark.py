@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from flows import errors
-from flows.errors import ContractError, UnavailableError
+from flows.errors import ContractError, EvergreenError, UnavailableError
 from flows.settings import NO_TELEMETRY, POLITE, Settings
 from flows.steps.files import scratch
 from flows.steps.sql import literal
@@ -166,8 +166,8 @@ def told(settings: Settings, what: str) -> Iterator[None]:
         raise ContractError(f"{what} cannot be computed on Spark ({_first(error)}); correct it") from error
     except (PySparkException, Py4JError) as error:
         ours = re.search(r"^flows\.errors\.(\w+): (.+)$", str(error), re.MULTILINE)
-        if ours and issubclass(getattr(errors, ours[1], object), errors.EvergreenError):  # a worker's own refusal
-            raise getattr(errors, ours[1])(ours[2]) from error
+        if ours:
+            raise refusal(ours[1], ours[2]) from error
         raise UnavailableError(
             f"{what} broke off on {settings.compute_url} ({_first(error)}); look at the workers, and whether they see "
             f"{settings.home}, then run again"
@@ -183,6 +183,14 @@ def _cancel_without_workers(context: Any, done: threading.Event) -> None:
         alone = 0.0 if _workers(context) else alone + LOOK_SECONDS
         if alone >= WORKERS_SECONDS:  # again at each look: a job may begin after the first
             context.cancelAllJobs()
+
+
+def refusal(kind: str, message: str) -> EvergreenError:
+    """Return the error of ours, by the name of its kind, that a worker refused with."""
+    found = vars(errors).get(kind)
+    if isinstance(found, type) and issubclass(found, EvergreenError):
+        return found(message)
+    return EvergreenError(f"{kind}: {message}")
 
 
 def place(path: Path | str) -> str:

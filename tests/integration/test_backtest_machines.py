@@ -21,8 +21,8 @@ from flows.errors import UnavailableError
 from flows.settings import Settings
 from flows.spec import load_model
 from flows.steps import doctor, machines
-from flows.steps.backtest.models import code_of
 from flows.steps.processes import free_port
+from flows.steps.same_code import code_of
 
 SHARED = '["team.shared"]'
 WANTED: dict[str, Any] = {"start": date(2024, 1, 5), "every": "day", "cost_train": 500.0}

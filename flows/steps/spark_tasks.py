@@ -1,0 +1,72 @@
+"""Pieces of work on the Spark cluster, each a task of one worker: a text goes there, a text comes back.
+
+What a worker refuses is an answer as well, so that it is raised here as it was there, and Spark does not try it again. A
+worker that is lost in mid-task is no answer: Spark gives the task to another.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from flows import errors
+from flows.errors import EvergreenError
+from flows.settings import Settings
+from flows.steps import spark
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+Work = Callable[[str], str]
+
+
+def each(settings: Settings, what: str, work: Work, asked: Sequence[str]) -> list[str]:
+    """Have workers do ``work``, a function that is found by its name there, for each text; return the answers in order.
+
+    Raises what a worker refused with, UnavailableError about ``what`` if the cluster did not end it.
+    """
+    session = spark.session(settings)
+    with spark.told(settings, what):
+        numbers = session.range(0, len(asked), numPartitions=len(asked))
+        done = numbers.mapInArrow(partial(answered, work, list(asked)), "id bigint, answer string, refusal string")
+        found = sorted(done.collect(), key=lambda row: int(row["id"]))
+    for row in found:
+        if row["refusal"] is not None:
+            raise spark.refusal(*row["refusal"].split(": ", 1))
+    return [row["answer"] for row in found]
+
+
+def answered(work: Work, asked: Sequence[str], batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    """Answer, on a worker, the texts whose numbers are in the one column of each batch."""
+    import pyarrow as pa
+
+    for batch in batches:
+        answers: list[str | None] = []
+        refusals: list[str | None] = []
+        for number in batch.column(0).to_pylist():
+            try:
+                answer, refusal = work(asked[number]), None
+            except EvergreenError as error:
+                answer, refusal = None, f"{_kind(error)}: {error}"
+            answers.append(answer)
+            refusals.append(refusal)
+        columns = [batch.column(0), pa.array(answers, pa.string()), pa.array(refusals, pa.string())]
+        yield pa.record_batch(columns, names=["id", "answer", "refusal"])
+
+
+def _kind(error: EvergreenError) -> str:
+    """Return the name of the nearest kind of an error that everybody knows."""
+    return next(str(kind.__name__) for kind in type(error).__mro__ if vars(errors).get(kind.__name__) is kind)
+
+
+def settings_there(
+    home: str, model_packages: tuple[str, ...], trusted_types: tuple[str, ...], feature_registry: str = ""
+) -> Settings:
+    """Return, on a worker, the settings of a home that it sees: servers are the affair of the process that asks."""
+    return Settings(
+        home=Path(home), profile="local", ledger_url="", mlflow_tracking_uri="", online_store_url="", storage_url="",
+        compute_url="", dask_url="", feature_registry_url=feature_registry, model_packages=model_packages,
+        trusted_types=trusted_types,
+    )  # fmt: skip
