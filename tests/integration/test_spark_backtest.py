@@ -16,11 +16,12 @@ from spark_parts import Cluster
 from team.counted import built
 from team.noted import PLACE, builders
 from team_parts import holders_of_secrets, stores
-from training_parts import copy_home, featurized, opened
+from training_parts import copy_home, featurized, opened, python
 
 from flows.errors import ContractError
 from flows.steps import spark
 from flows.steps.backtest import models
+from flows.steps.processes import free_port
 
 pytestmark = pytest.mark.long
 
@@ -149,6 +150,15 @@ def test_a_session_is_made_anew_once_when_what_it_passed_on_is_gone(
     assert spark.session(settings).sparkContext is after  # or jobs of other threads would be broken off
     seen = after.parallelize([0], 1).map(lambda _: os.environ.get("TEST_NOTES")).collect()
     assert seen == [None]
+
+
+def test_a_backtest_is_refused_before_a_server_is_started_for_it_where_no_master_answers(tmp_path: Path) -> None:
+    away = {"EVERGREEN_HOME": str(tmp_path), "EVERGREEN_COMPUTE_URL": f"spark://127.0.0.1:{free_port()}"}
+    done = python("import sys; sys.argv[1:] = ['backtest']; from flows.cli import main; main()", environment=away)
+    assert done.returncode == 1
+    assert done.stderr.startswith("evergreen: no Spark master answers at spark://127.0.0.1")
+    assert len(done.stderr.splitlines()) == 1
+    assert not list(tmp_path.rglob("prefect.db"))
 
 
 def test_a_bucket_is_filled_and_read_by_the_process_that_asks(
