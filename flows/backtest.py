@@ -24,7 +24,7 @@ from flows.ingest import ingest
 from flows.runs import recorded, stage
 from flows.settings import Settings, load
 from flows.spec import Costs, ModelSpec, PolicyName, load_model
-from flows.steps import feature_store, history, machines, past, spark, stages
+from flows.steps import feature_store, history, machines, past, spark, spark_tasks, stages
 from flows.steps.backtest import findings, kept, logged, on_spark, page
 from flows.steps.backtest.models import Made, open_window, prune, train_window
 from flows.steps.backtest.replay import Bench, Outcome, replay
@@ -86,6 +86,8 @@ def replay_history(
         kind, steps = plan_steps(spec, accepted, every, start, end)
         if home.dask_url:
             get_run_logger().info(machines.look(home, model, code_of(spec)))
+        if on_cluster(home):
+            get_run_logger().info(spark_tasks.look(home, spec))
         store = feature_store.open_store(home)
         joined = join_features(home, store, spec, accepted, steps, judge, start is not None)
         place = on_spark.keep(home, joined) if on_cluster(home) else kept.keep(home, joined)

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING
 from flows import errors
 from flows.errors import EvergreenError
 from flows.settings import Settings
-from flows.steps import spark
+from flows.spec import ModelSpec
+from flows.steps import same_code, spark
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -36,6 +37,23 @@ def each(settings: Settings, what: str, work: Work, asked: Sequence[str]) -> lis
         if row["refusal"] is not None:
             raise spark.refusal(*row["refusal"].split(": ", 1))
     return [row["answer"] for row in found]
+
+
+def look(settings: Settings, spec: ModelSpec) -> str:
+    """Have the workers write into the home and compare their code with ours, and return what is to be said of the cluster.
+
+    Raises as ``spark.session``, ContractError if one would make another model.
+    """
+    said, many = spark.look(settings), 4 * spark.session(settings).sparkContext.defaultParallelism
+    each(
+        settings, "a look at the workers", partial(_compared, same_code.code_of(spec)), [spec.model_dump_json()] * many
+    )
+    return f"{said} and have its code"
+
+
+def _compared(code: str, spec: str) -> str:
+    same_code.require(code, ModelSpec.model_validate_json(spec))
+    return "the same"
 
 
 def answered(work: Work, asked: Sequence[str], batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:

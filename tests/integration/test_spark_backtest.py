@@ -19,7 +19,8 @@ from team_parts import holders_of_secrets, stores
 from training_parts import copy_home, featurized, opened, python
 
 from flows.errors import ContractError
-from flows.steps import spark
+from flows.spec import load_model
+from flows.steps import doctor, same_code, spark
 from flows.steps.backtest import models
 from flows.steps.processes import free_port
 
@@ -144,12 +145,35 @@ def test_a_session_is_made_anew_once_when_what_it_passed_on_is_gone(
     monkeypatch.setenv(PLACE, "somewhere")
     before = spark.session(settings).sparkContext
     assert spark.session(settings).sparkContext is before
+    before_passed = before.getConf().get(f"{spark.ENVIRONMENT}{PLACE}")
     monkeypatch.delenv(PLACE)
     after = spark.session(settings).sparkContext
     assert after is not before
     assert spark.session(settings).sparkContext is after  # or jobs of other threads would be broken off
-    seen = after.parallelize([0], 1).map(lambda _: os.environ.get("TEST_NOTES")).collect()
-    assert seen == [None]
+    assert before_passed == "somewhere"
+    assert after.getConf().get(f"{spark.ENVIRONMENT}{PLACE}") is None
+
+
+def test_workers_of_other_code_are_named_before_any_work(
+    tmp_path: Path, source: Path, prefect_api: str, spark_cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from flows.backtest import backtest
+
+    notes = tmp_path / "notes"
+    with days_home(tmp_path / "home", source, prefect_api, notes, EVERGREEN_COMPUTE_URL=spark_cluster.url) as home:
+        spec = load_model("taxi", home)
+        [line] = [one for one in doctor.examine(home, spec) if one.part == "Spark"]
+        assert line.state == "good", line
+        monkeypatch.setattr(same_code, "code_of", lambda *_: "0" * 64)  # of this process: the workers have their own
+        with pytest.raises(
+            ContractError, match=r"^taxi: \S+ has other code or libraries[^\n]*bring it up to date[^\n]*$"
+        ):
+            backtest(**WANTED)
+        assert not builders(notes)
+        assert not home.backtests("taxi").exists()
+        [line] = [one for one in doctor.examine(home, spec) if one.part == "Spark"]
+        assert line.state == "bad"
+        assert "other code or libraries" in line.found
 
 
 def test_a_backtest_is_refused_before_a_server_is_started_for_it_where_no_master_answers(tmp_path: Path) -> None:
