@@ -62,6 +62,12 @@ def rows_of(home: Path) -> str:
     return str(json.loads(record.read_text())["digest"])
 
 
+def digests(home: Path) -> dict[str, str]:
+    """Return the digest of the model of each window, by its folder."""
+    records = (home / "backtests" / "taxi" / "models").glob(f"*/{models.RECORD}")
+    return {one.parent.name: json.loads(one.read_text())["digest"] for one in records}
+
+
 def jobs() -> list[int]:
     from pyspark import SparkContext
 
@@ -91,7 +97,8 @@ def test_a_worker_killed_in_mid_window_changes_nothing_and_each_window_is_traine
         spark_cluster.add_worker()
         assert figures(found) == here.found
         assert found["found_before"] == 0
-        assert rows_of(home.home) == rows_of(here.home)  # joined by Spark, and by DuckDB: to the bit
+        assert rows_of(home.home) == rows_of(here.home)  # joined by Spark, and by DuckDB
+        assert digests(home.home) == digests(here.home)
         by = builders(notes)
         assert os.getpid() not in by
         assert len([one for one in by if one in killed]) == 1  # what it had begun, the other did again
