@@ -78,7 +78,7 @@ class Settings(BaseSettings):
     )
     compute_url: str = Field(
         default="",
-        description="spark://HOST:PORT for features, joins, checks, trials, backtests and scoring (extra `spark`); default: DuckDB",
+        description="spark://HOST:PORT for features, joins, checks, trials, backtests, scoring (extra `spark`); default: DuckDB",
     )
     dask_url: str = Field(
         default="",

@@ -6,6 +6,7 @@ worker that is lost in mid-task is no answer: Spark gives the task to another.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 Work = Callable[[str], str]
+# Spark sets it to the cores of a task where nobody else has, and scikit-learn then takes no heed of how many cores there are.
+THREADS = "OMP_NUM_THREADS"
 
 
 def each(settings: Settings, what: str, work: Work, asked: Sequence[str]) -> list[str]:
@@ -31,7 +34,8 @@ def each(settings: Settings, what: str, work: Work, asked: Sequence[str]) -> lis
     session = spark.session(settings)
     with spark.told(settings, what):
         numbers = session.range(0, len(asked), numPartitions=len(asked))
-        done = numbers.mapInArrow(partial(answered, work, list(asked)), "id bigint, answer string, refusal string")
+        there = partial(answered, work, list(asked), os.environ.get(THREADS))
+        done = numbers.mapInArrow(there, "id bigint, answer string, refusal string")
         found = sorted(done.collect(), key=lambda row: int(row["id"]))
     for row in found:
         if row["refusal"] is not None:
@@ -56,9 +60,18 @@ def _compared(code: str, spec: str) -> str:
     return "the same"
 
 
-def answered(work: Work, asked: Sequence[str], batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-    """Answer, on a worker, the texts whose numbers are in the one column of each batch."""
+def answered(
+    work: Work, asked: Sequence[str], threads: str | None, batches: Iterable[pa.RecordBatch]
+) -> Iterator[pa.RecordBatch]:
+    """Answer, on a worker, the texts whose numbers are in the one column of each batch.
+
+    ``threads`` is what the environment of the process that asks says of OpenMP: as many must sum here, to the same bits.
+    """
     import pyarrow as pa
+
+    os.environ.pop(THREADS, None)
+    if threads is not None:
+        os.environ[THREADS] = threads
 
     for batch in batches:
         answers: list[str | None] = []

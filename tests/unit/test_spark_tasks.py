@@ -44,7 +44,7 @@ def numbers(*ids: int) -> pa.RecordBatch:
 
 def test_texts_are_answered_by_their_numbers_and_refusals_are_answers() -> None:
     asked = ["one", "too few", "of a kind of its own", "two"]
-    rows = [row for batch in answered(work, asked, [numbers(3, 1), numbers(0, 2)]) for row in batch.to_pylist()]
+    rows = [row for batch in answered(work, asked, None, [numbers(3, 1), numbers(0, 2)]) for row in batch.to_pylist()]
     assert rows == [
         {"id": 3, "answer": "TWO", "refusal": None},
         {"id": 1, "answer": None, "refusal": "RefusedError: there are too few: ingest more"},
@@ -58,7 +58,18 @@ def test_texts_are_answered_by_their_numbers_and_refusals_are_answers() -> None:
 
 def test_what_is_no_refusal_is_raised_for_spark_to_try_again() -> None:
     with pytest.raises(ValueError, match="no refusal"):
-        list(answered(work, ["one", "broken"], [numbers(0, 1)]))
+        list(answered(work, ["one", "broken"], None, [numbers(0, 1)]))
+
+
+@pytest.mark.parametrize("threads", [None, "3"])
+def test_openmp_is_told_on_a_worker_what_it_is_told_where_the_work_is_asked_for(threads: str | None) -> None:
+    os.environ["OMP_NUM_THREADS"] = "1"  # as Spark does
+
+    def threads_here(_: str) -> str:
+        return str(os.environ.get("OMP_NUM_THREADS"))
+
+    [batch] = answered(threads_here, [""], threads, [numbers(0)])
+    assert batch["answer"].to_pylist() == [str(threads)]
 
 
 @pytest.mark.parametrize("kind", ["Missing", "annotations", "__doc__"])
