@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from datetime import date, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,12 +24,13 @@ from flows.ingest import ingest
 from flows.runs import recorded, stage
 from flows.settings import Settings, load
 from flows.spec import Costs, ModelSpec, PolicyName, load_model
-from flows.steps import feature_store, history, machines, past, stages
-from flows.steps.backtest import findings, kept, logged, page
-from flows.steps.backtest.models import Made, code_of, open_window, prune, train_window
+from flows.steps import feature_store, history, machines, past, spark, spark_tasks, stages
+from flows.steps.backtest import findings, kept, logged, on_spark, page
+from flows.steps.backtest.models import Made, open_window, prune, train_window
 from flows.steps.backtest.replay import Bench, Outcome, replay
 from flows.steps.backtest.timeline import History, plan_steps, read_history
 from flows.steps.periods import Kind
+from flows.steps.same_code import code_of
 
 AT_ONCE = 2  # windows: one's fit, which takes all threads, beside another's probe, a process of its own
 
@@ -43,7 +45,7 @@ def _parser_failed(_task: Any, _run: Any, state: Any) -> bool:
 make_task: Any = task(
     name="train-window", cache_policy=NO_CACHE, retries=4, retry_delay_seconds=0.1, retry_condition_fn=_parser_failed
 )
-train = make_task(train_window)
+train, train_on_spark = make_task(train_window), make_task(on_spark.train_window)
 conclude = stage(findings.conclude, name="conclude")
 log_backtest = stage(logged.log, name="log-backtest", retries=2, retry_delay_seconds=2)
 
@@ -84,8 +86,11 @@ def replay_history(
         kind, steps = plan_steps(spec, accepted, every, start, end)
         if home.dask_url:
             get_run_logger().info(machines.look(home, model, code_of(spec)))
+        if on_cluster(home):
+            get_run_logger().info(spark_tasks.look(home, spec))
         store = feature_store.open_store(home)
-        place = kept.keep(home, join_features(home, store, spec, accepted, steps, judge, start is not None))
+        joined = join_features(home, store, spec, accepted, steps, judge, start is not None)
+        place = on_spark.keep(home, joined) if on_cluster(home) else kept.keep(home, joined)
         replayed = kept.opened(home, place)
         made = train_all(home, replayed, place, judge)
         models = [open_window(home, replayed, step, one) for step, one in enumerate(made)]
@@ -120,10 +125,15 @@ def train_all(home: Settings, replayed: History, place: kept.Place, judge: timed
     Every policy may need any of them, and the best plan in hindsight needs them all.
     """
     made: dict[int, Made] = {}
-    code, steps = code_of(replayed.spec), range(len(replayed.steps))
-    with progress(f"{replayed.spec.name}: windows", len(steps)) as advance, task_runner(home) as runner:
+    what, code, steps = f"{replayed.spec.name}: windows", code_of(replayed.spec), range(len(replayed.steps))
+    watch: Callable[[], AbstractContextManager[None]]
+    many, work, watch = task_runner(home), train, nullcontext
+    if on_cluster(home):
+        # Each task is watched as well, this is for those that wait: where all workers are gone, none waits for them anew.
+        work, watch = train_on_spark, partial(spark.told, home, what)
+    with progress(what, len(steps)) as advance, watch(), many as runner:
         futures = {
-            runner.submit(train, {"place": place, "step": step, "judge": judge, "code": code}): step for step in steps
+            runner.submit(work, {"place": place, "step": step, "judge": judge, "code": code}): step for step in steps
         }
         with machines.told(home, runner.client, futures) if home.dask_url else nullcontext():
             for future in as_completed(list(futures)):
@@ -148,13 +158,21 @@ def replay_all(bench: Bench, policies: Sequence[PolicyName]) -> list[Outcome]:
         return [future.result() for future in futures]
 
 
-def task_runner(home: Settings) -> Any:
-    """Return what runs the trainings: threads of this process, or the workers of a Dask cluster if the settings name one."""
-    if not home.dask_url:
-        return ThreadPoolTaskRunner(max_workers=AT_ONCE)
-    from prefect_dask import DaskTaskRunner
+def on_cluster(home: Settings) -> bool:
+    """Say whether the workers of the Spark cluster train: the settings name one, and no Dask cluster for it."""
+    return bool(home.compute_url and not home.dask_url)
 
-    return DaskTaskRunner(address=home.dask_url)
+
+def task_runner(home: Settings) -> Any:
+    """Return what runs the trainings: threads of this process, or the workers of a Dask cluster if the settings name one.
+
+    On a Spark cluster a thread waits for each window that is under way there.
+    """
+    if home.dask_url:
+        from prefect_dask import DaskTaskRunner
+
+        return DaskTaskRunner(address=home.dask_url)
+    return ThreadPoolTaskRunner(max_workers=on_spark.hands(home) if home.compute_url else AT_ONCE)
 
 
 @contextmanager

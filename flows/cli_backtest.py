@@ -71,11 +71,13 @@ def backtest(
 
     def check(settings: Settings, spec: ModelSpec, engine: Engine) -> None:
         from flows import ledger
-        from flows.steps import machines, sources
+        from flows.steps import machines, sources, spark
         from flows.steps.backtest.timeline import plan_steps
 
         if settings.dask_url:
             machines.reach(settings)
+        if settings.compute_url:
+            spark.answering(settings)
         accepted = ledger.list_partitions(engine, model, "accepted")
         if data is not None:
             sources.check(data)

@@ -78,10 +78,11 @@ class Settings(BaseSettings):
     )
     compute_url: str = Field(
         default="",
-        description="spark://HOST:PORT of a cluster for features, joins, checks and scoring (extra `spark`); default: DuckDB",
+        description="spark://HOST:PORT for features, joins, checks, trials, backtests, scoring (extra `spark`); default: DuckDB",
     )
     dask_url: str = Field(
-        default="", description="tcp://HOST:PORT of a Dask scheduler for backtests (extra `dask`); default: threads"
+        default="",
+        description="tcp://HOST:PORT of a Dask scheduler for backtests (extra `dask`); default: Spark, if named, or threads",
     )
     landing_folder: str = Field(
         default="", description="where files of raw rows arrive, in a folder by model; default: landing in the home"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,6 +12,7 @@ from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
 
+import psutil
 from services_parts import missing
 from serving_parts import eventually
 
@@ -54,6 +56,18 @@ class Cluster:
                 "--work-dir", str(self.folder / f"work-{number}"), self.url, log=f"worker-{number}",
             )
         )  # fmt: skip
+
+    def kill(self) -> list[int]:
+        """Kill the newest worker with the executors below it, as if its machine were lost; returns the processes killed."""
+        killed = psutil.Process(self.workers[-1].pid)
+        # Executors of an application that has ended may be there as zombies.
+        below = [one for one in killed.children(recursive=True) if one.status() != psutil.STATUS_ZOMBIE]
+        family = [killed, *below]
+        assert any("CoarseGrainedExecutorBackend" in " ".join(one.cmdline()) for one in family)
+        for one in family:
+            one.send_signal(signal.SIGKILL)
+        self.workers[-1].wait(timeout=20)
+        return [one.pid for one in family]
 
     def stop(self) -> None:
         """End all processes, the executors among them."""

@@ -48,7 +48,7 @@ def examine(settings: Settings, spec: ModelSpec) -> list[Finding]:
     findings: list[Finding] = []
     parts: dict[str, Callable[[Settings, ModelSpec], Iterator[Finding]]] = {
         "libraries": _libraries, "home": _home, "storage": _storage, "ledger": _ledger, "MLflow": _mlflow,
-        "feature store": _features, "online store": _online, "Spark": lambda settings, _: _findings(cluster(settings)),
+        "feature store": _features, "online store": _online, "Spark": lambda settings, spec: _findings(cluster(settings, spec)),
         "Dask": lambda settings, spec: _findings(dask(settings, spec)), "Prefect": _prefect, "service": _service,
     }  # fmt: skip
     for part, look in parts.items():

@@ -114,10 +114,9 @@ def _fit(
     # A column without any value teaches nothing, and scikit-learn's trees fail on it: constant, it teaches nothing either.
     empty = [name for name in inputs if inputs[name].dtype.kind == "f" and inputs[name].isna().all()]
     inputs = inputs.assign(**dict.fromkeys(map(str, empty), 0.0)) if empty else inputs
-    with threadpool_limits(limits=spec.training.threads):
-        estimator = make_estimator(path, params, build)
-        with _blame(f"{path}: fit failed with {params}"):
-            return estimator.fit(inputs, label.to_numpy())
+    estimator = make_estimator(path, params, build)  # before the limit: it holds for libraries that are there already
+    with threadpool_limits(limits=spec.training.threads), _blame(f"{path}: fit failed with {params}"):
+        return estimator.fit(inputs, label.to_numpy())
 
 
 @contextmanager

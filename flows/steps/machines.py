@@ -96,7 +96,7 @@ async def _ask(settings: Settings, question: dict[str, str]) -> tuple[int, dict[
 
 def hindrance(question: dict[str, str]) -> str:
     """Say, on a worker, what keeps it from the work of a backtest, as the end of a sentence; nothing if nothing does."""
-    from flows.steps.backtest.models import code_of
+    from flows.steps.same_code import code_of
 
     try:
         settings = load()

@@ -15,9 +15,9 @@ from flows import ledger
 from flows.errors import EvergreenError
 from flows.settings import Settings, shown
 from flows.spec import ModelSpec
-from flows.steps import machines, prefect_server, spark, storage
-from flows.steps.backtest.models import code_of
+from flows.steps import machines, prefect_server, spark_tasks, storage
 from flows.steps.champion_health import Line
+from flows.steps.same_code import code_of
 from flows.steps.trusted import one_line
 
 SECONDS = 5.0
@@ -46,14 +46,14 @@ def bucket(settings: Settings) -> Iterator[Line]:
         yield "storage", "good", f"{settings.storage_url} can be written and read", ""
 
 
-def cluster(settings: Settings) -> Iterator[Line]:
+def cluster(settings: Settings, spec: ModelSpec) -> Iterator[Line]:
     """Yield whether the Spark cluster of the settings, if there is one, works: its workers write into the home."""
     if not settings.compute_url:
         return
     try:
-        found = spark.look(settings)
+        found = spark_tasks.look(settings, spec)
     except EvergreenError as error:
-        mend = "start master and workers; each must see the home, and this environment's Python, under the same path"
+        mend = "start master and workers; each must have the home, and this environment's Python and code, under the same path"
         yield "Spark", "bad", one_line(error), mend
     else:
         yield "Spark", "good", found, ""

@@ -7,6 +7,7 @@ Spark's own options, such as the memory of executors, are read from ``$SPARK_CON
 from __future__ import annotations
 
 import glob
+import json
 import os
 import re
 import shutil
@@ -21,7 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from flows import errors
-from flows.errors import ContractError, UnavailableError
+from flows.errors import ContractError, EvergreenError, UnavailableError
 from flows.settings import NO_TELEMETRY, POLITE, Settings
 from flows.steps.files import scratch
 from flows.steps.sql import literal
@@ -45,6 +46,7 @@ OPTIONS = {
 # What Python on the workers needs of this process's environment; nothing of it is secret.
 PASSED_ON = ("PYTHONPATH", *NO_TELEMETRY, *POLITE)
 ENVIRONMENT = "spark.executorEnv."
+MADE_WITH = "spark.evergreen.passed"  # the option that says what a session has passed on
 _ONE = threading.Lock()
 
 
@@ -72,9 +74,8 @@ def session(settings: Settings) -> SparkSession:
 
 def _serves(context: Any, settings: Settings) -> bool:
     """Say whether a context is of these settings, and its workers have this process's environment of now."""
-    made = {name: value for name, value in context.getConf().getAll() if name.startswith(ENVIRONMENT)}
-    ours = {name: value for name, value in made.items() if name.removeprefix(ENVIRONMENT) in PASSED_ON}
-    return context.master == settings.compute_url and not context._jsc.sc().isStopped() and ours == _passed()
+    alive = context.master == settings.compute_url and not context._jsc.sc().isStopped()
+    return alive and context.getConf().get(MADE_WITH) == json.dumps(_passed())
 
 
 def _connect(settings: Settings) -> None:
@@ -87,12 +88,15 @@ def _connect(settings: Settings) -> None:
             "EVERGREEN_COMPUTE_URL needs Java 17 or 21; install it or set JAVA_HOME, or take the setting away"
         )
     conf = SparkConf().setMaster(settings.compute_url).setAll(list(_options(answering(settings)).items()))
+    passed = _passed()
     log = settings.home / "tmp" / "spark.log"
     log.parent.mkdir(parents=True, exist_ok=True)
     os.environ["PYSPARK_PYTHON"] = sys.executable
     try:
         with log.open("ab") as output:
             gateway: Any = SparkContext._gateway or launch_gateway(conf, {"stderr": output, "stdout": output})
+        # Java would give what it is started with to each later session as well, when it is in this environment no more.
+        conf.setAll([*passed.items(), (MADE_WITH, json.dumps(passed))])
         context = SparkContext(conf=conf, gateway=gateway)
     except Exception as error:  # of Java, Py4J or pyspark: whatever it is, there is no session
         raise UnavailableError(f"no session on {settings.compute_url} ({_first(error)}); {log} says more") from error
@@ -113,7 +117,7 @@ def _workers(context: Any) -> int:
 
 def _options(host: str) -> dict[str, str]:
     loopback = {"spark.driver.host": host, "spark.driver.bindAddress": host} if host == "127.0.0.1" else {}
-    return OPTIONS | loopback | _passed()
+    return OPTIONS | loopback
 
 
 def _passed() -> dict[str, str]:
@@ -166,8 +170,8 @@ def told(settings: Settings, what: str) -> Iterator[None]:
         raise ContractError(f"{what} cannot be computed on Spark ({_first(error)}); correct it") from error
     except (PySparkException, Py4JError) as error:
         ours = re.search(r"^flows\.errors\.(\w+): (.+)$", str(error), re.MULTILINE)
-        if ours and issubclass(getattr(errors, ours[1], object), errors.EvergreenError):  # a worker's own refusal
-            raise getattr(errors, ours[1])(ours[2]) from error
+        if ours:
+            raise refusal(ours[1], ours[2]) from error
         raise UnavailableError(
             f"{what} broke off on {settings.compute_url} ({_first(error)}); look at the workers, and whether they see "
             f"{settings.home}, then run again"
@@ -183,6 +187,14 @@ def _cancel_without_workers(context: Any, done: threading.Event) -> None:
         alone = 0.0 if _workers(context) else alone + LOOK_SECONDS
         if alone >= WORKERS_SECONDS:  # again at each look: a job may begin after the first
             context.cancelAllJobs()
+
+
+def refusal(kind: str, message: str) -> EvergreenError:
+    """Return the error of ours, by the name of its kind, that a worker refused with."""
+    found = vars(errors).get(kind)
+    if isinstance(found, type) and issubclass(found, EvergreenError):
+        return found(message)
+    return EvergreenError(f"{kind}: {message}")
 
 
 def place(path: Path | str) -> str:

@@ -7,28 +7,23 @@ fits with the same code, libraries and number of threads as this process would, 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from functools import partial
-from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
-from flows.errors import ContractError, TamperedError
+from flows.errors import TamperedError
 from flows.settings import Settings
 from flows.spec import ModelSpec
-from flows.steps import spark
+from flows.steps import same_code, spark_tasks
 from flows.steps.files import sha256_of
 from flows.steps.fitting import Measure, trial_error
 from flows.steps.training_set import TrainingSet
-
-if TYPE_CHECKING:
-    import pyarrow as pa
 
 
 class Asked(NamedTuple):
     """What a worker has to know to fit: spec and training set as JSON, the factory, and what code must be there."""
 
-    model: str
     spec: str
     data: str
     factory: str
@@ -38,30 +33,21 @@ class Asked(NamedTuple):
 def measuring(settings: Settings, spec: ModelSpec, data: TrainingSet, factory: str) -> Measure:
     """Return what has the cluster fit an estimator of the factory for each set of parameters, and returns their errors."""
     question = Asked(
-        spec.name, spec.model_dump_json(), data.model_dump_json(), factory, _code(spec, factory)
+        spec.model_dump_json(), data.model_dump_json(), factory, same_code.code_of(spec, factory)
     )  # fmt: skip
-    return partial(_errors, settings, question)
+    return partial(_errors, settings, f"the trials of {spec.name}", question)
 
 
-def _errors(settings: Settings, question: Asked, tried: Sequence[dict[str, Any]]) -> list[float]:
+def _errors(settings: Settings, what: str, question: Asked, tried: Sequence[dict[str, Any]]) -> list[float]:
     """Return the validation error of each set of parameters, in their order; each is a task."""
-    with spark.told(settings, f"the trials of {question.model}"):
-        numbers = spark.session(settings).range(0, len(tried), numPartitions=len(tried))
-        found = numbers.mapInArrow(
-            partial(_trials, question, [json.dumps(params) for params in tried]), "id bigint, error double"
-        ).collect()
-    return [row["error"] for row in sorted(found, key=lambda row: int(row["id"]))]
+    asked = [json.dumps(params) for params in tried]
+    return [float(error) for error in spark_tasks.each(settings, what, partial(_trial, question), asked)]
 
 
-def _trials(question: Asked, tried: list[str], batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-    import pyarrow as pa
-
-    for batch in batches:
-        errors = []
-        for number in batch.column(0).to_pylist():
-            spec, data = _opened(question)
-            errors.append(trial_error(spec, data, json.loads(tried[number]), question.factory))
-        yield pa.record_batch([batch.column(0), pa.array(errors, pa.float64())], names=["id", "error"])
+def _trial(question: Asked, params: str) -> str:
+    """Return the validation error of one set of parameters, on a worker, to the last bit."""
+    spec, data = _opened(question)
+    return repr(float(trial_error(spec, data, json.loads(params), question.factory)))
 
 
 def _opened(question: Asked) -> tuple[ModelSpec, TrainingSet]:
@@ -70,19 +56,9 @@ def _opened(question: Asked) -> tuple[ModelSpec, TrainingSet]:
     Raises ContractError if code or libraries here would make another estimator, TamperedError for another training set.
     """
     spec, data = ModelSpec.model_validate_json(question.spec), TrainingSet.model_validate_json(question.data)
-    if _code(spec, question.factory) != question.code:
-        raise ContractError(
-            f"{question.model}: a worker has other code or libraries than the process that asks; install the same there"
-        )
+    same_code.require(question.code, spec, question.factory)
     if sha256_of(Path(data.uri)) != data.digest:
         raise TamperedError(
             f"{data.uri} is not the training set that was written; each worker must see this very folder"
         )
     return spec, data
-
-
-def _code(spec: ModelSpec, factory: str) -> str:
-    """Return what tells apart the code and the libraries that fit."""
-    from flows.steps.lineage import LIBRARIES, sources_hash
-
-    return f"{sources_hash(spec, factory)} {[metadata.version(name) for name in LIBRARIES]}"

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 
 from flows.settings import Settings
 from flows.spec import ModelSpec, load_model
-from flows.steps import spark
+from flows.steps import spark, spark_tasks
 from flows.steps.files import scratch
 
 if TYPE_CHECKING:
@@ -123,10 +123,8 @@ def _opened(question: Asked) -> Callable[[pa.Table], pa.Table]:
     from flows.steps.feature_store import open_store
     from flows.steps.scoring import predict
 
-    settings = Settings(
-        home=Path(question.home), profile="local", ledger_url="", mlflow_tracking_uri="", online_store_url="", storage_url="",
-        compute_url="", feature_registry_url=question.feature_registry, model_packages=question.model_packages,
-        trusted_types=question.trusted_types,
-    )  # fmt: skip
+    settings = spark_tasks.settings_there(
+        question.home, question.model_packages, question.trusted_types, question.feature_registry
+    )
     bundle = load_bundle(Path(question.folder), question.digest, settings.trusted_types)
     return partial(predict, load_model(question.model, settings), open_store(settings), bundle, question.version)

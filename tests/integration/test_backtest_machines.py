@@ -4,45 +4,22 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
-from datetime import date
 from pathlib import Path
 from typing import Any
 
 import pytest
+from backtest_parts import SHARED, WANTED, days_home, figures
 from dask_parts import Cluster
 from serving_parts import eventually
 from team.noted import PLACE, builders
 from team_parts import holders_of_secrets, objects, stores
-from training_parts import copy_home, featurized, opened
+from training_parts import featurized
 
 from flows.errors import UnavailableError
-from flows.settings import Settings
 from flows.spec import load_model
 from flows.steps import doctor, machines
-from flows.steps.backtest.models import code_of
 from flows.steps.processes import free_port
-
-SHARED = '["team.shared"]'
-WANTED: dict[str, Any] = {"start": date(2024, 1, 5), "every": "day", "cost_train": 500.0}
-CLOCKS = ("at", "seconds", "files", "found_before")
-
-
-def figures(found: dict[str, Any]) -> dict[str, Any]:
-    """Return what a backtest found, without what clocks measured."""
-    outcomes = [{**one, "seconds": 0.0} for one in found["outcomes"]]
-    plain = {name: value for name, value in found.items() if name not in CLOCKS}
-    return plain | {"outcomes": outcomes, "best": {**found["best"], "seconds": 0.0}}
-
-
-@contextmanager
-def days_home(folder: Path, source: Path, api: str, notes: Path, **more: str) -> Iterator[Settings]:
-    """Open a copy of a home with eight accepted days, whose estimators are noted."""
-    notes.mkdir(exist_ok=True)
-    with opened(folder, api, SHARED, {PLACE: str(notes), **more}) as home:
-        copy_home(source, home)
-        yield home
+from flows.steps.same_code import code_of
 
 
 @pytest.fixture(scope="module")

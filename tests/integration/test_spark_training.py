@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import signal
 import threading
 import time
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -127,14 +125,7 @@ def test_a_worker_killed_in_mid_job_changes_nothing(
 
         eventually(lambda: busy() >= 2 or not thread.is_alive(), 300)
         assert thread.is_alive()
-        killed = psutil.Process(spark_cluster.workers[1].pid)
-        # Executors of an application that has ended may be there as zombies.
-        below = [one for one in killed.children(recursive=True) if one.status() != psutil.STATUS_ZOMBIE]
-        family = [killed, *below]
-        assert any("CoarseGrainedExecutorBackend" in " ".join(one.cmdline()) for one in family)
-        for one in family:
-            one.send_signal(signal.SIGKILL)
-        spark_cluster.workers[1].wait(timeout=20)
+        spark_cluster.kill()
         assert thread.is_alive()
         thread.join(timeout=300)
         assert not thread.is_alive()

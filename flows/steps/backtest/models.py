@@ -3,28 +3,26 @@
 from __future__ import annotations
 
 import hashlib
-import platform
 import shutil
 import time
 from dataclasses import dataclass
 from datetime import timedelta
-from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from pydantic import ConfigDict, ValidationError
 
-from flows.errors import ContractError, UnavailableError
+from flows.errors import UnavailableError
 from flows.locks import locked
 from flows.settings import Settings, load
 from flows.spec import Frozen, ModelSpec
-from flows.steps import bundle, evaluation, fitting, metrics, probe, reference, storage, training_set
+from flows.steps import bundle, evaluation, fitting, metrics, probe, reference, same_code, storage, training_set
 from flows.steps.backtest.kept import Place, opened
 from flows.steps.backtest.timeline import History, micros
 from flows.steps.evaluation import Evaluation, Losses, Predicted
 from flows.steps.files import replacing, scratch, sha256_of, write_text
-from flows.steps.lineage import LIBRARIES, sources_hash
+from flows.steps.same_code import code_of
 from flows.steps.training_set import Window
 
 if TYPE_CHECKING:
@@ -32,20 +30,7 @@ if TYPE_CHECKING:
 
 KEPT = timedelta(days=60)
 LONGEST_SECONDS = 86400  # that one window is trained, by whoever has its lock
-RECORD, JUDGED = "record.json", "judged.npy"
-# What changes nothing of a model that is trained.
-ASIDE = {
-    "triggers",
-    "costs",
-    "rollout",
-    "promotion",
-    "gates",
-    "slices",
-    "description",
-    "owner",
-    "history_data",
-    "request",
-}
+RECORD, JUDGED, SCORES = "record.json", "judged.npy", "scores-"
 
 
 class Trained(Frozen):
@@ -95,17 +80,14 @@ class Model:
         return scores if self.trained.classes is None else np.asarray(self.trained.classes)[scores.argmax(axis=1)]
 
 
-def train_window(place: Place, step: int, judge: timedelta | None, code: str) -> Made:
-    """Make the model of a window of the replay that lies at ``place``, by this machine's own settings.
+def train_window(place: Place, step: int, judge: timedelta | None, code: str, settings: Settings | None = None) -> Made:
+    """Make the model of a window of the replay that lies at ``place``; by this machine's own settings if none are given.
 
-    Raises ContractError if the machine runs other code than whoever asks, which is of the digest ``code``.
+    Raises ContractError if the machine has other code than whoever asks, which is of the digest ``code``.
     """
-    settings = load()
+    settings = settings or load()
     history = opened(settings, place)
-    if code_of(history.spec) != code:
-        raise ContractError(
-            f"{platform.node()} runs other code or libraries than the backtest; bring it up to date, then run again"
-        )
+    same_code.require(code, history.spec)
     return make_window(settings, history, step, judge)
 
 
@@ -122,7 +104,7 @@ def make_window(
     with scratch(settings.home, "window") as draft:
         data = training_set.write_training_set(rows, list(history.features), window, draft)
         key = hashlib.sha256(repr([data.digest, code_of(spec, factory)]).encode()).hexdigest()
-        folder = _place(settings, spec) / key[:32]
+        folder = windows(settings, spec.name) / key[:32]
         with locked(settings, f"backtests/{spec.name}/models/{key[:32]}", LONGEST_SECONDS):
             trained = _find(settings, folder, key)
             made = trained is None
@@ -134,7 +116,7 @@ def make_window(
 
 def open_window(settings: Settings, history: History, step: int, made: Made) -> Model:
     """Return the model that was made of a window, with its losses on the rows of the replay."""
-    spec, folder = history.spec, _place(settings, history.spec) / made.folder
+    spec, folder = history.spec, windows(settings, history.spec.name) / made.folder
     trained = _find(settings, folder)
     if trained is None:
         raise UnavailableError(f"{folder} is not whole; run the backtest again, which makes what is missing")
@@ -146,25 +128,18 @@ def open_window(settings: Settings, history: History, step: int, made: Made) -> 
     return Model(trained, Losses(judged[0], judged[1]), chosen, first, scores, losses)
 
 
-def code_of(spec: ModelSpec, factory: str | None = None) -> str:
-    """Return the digest of all that makes a model of a training set: parameters, code and libraries, as they are here."""
-    named = spec.model_dump_json(exclude=ASIDE)
-    libraries = {name: metadata.version(name) for name in LIBRARIES}
-    maker = factory or spec.estimator
-    return hashlib.sha256(repr([named, maker, sources_hash(spec, maker), libraries]).encode()).hexdigest()
-
-
 def prune(settings: Settings, spec: ModelSpec) -> None:
     """Remove what no backtest has used for ``KEPT`` from the home."""
-    place = _place(settings, spec)
+    place = windows(settings, spec.name)
     for record in place.glob(f"*/{RECORD}"):
         if record.stat().st_mtime < time.time() - KEPT.total_seconds():
             shutil.rmtree(record.parent, ignore_errors=True)
             (place / f"{record.parent.name}.lock").unlink(missing_ok=True)
 
 
-def _place(settings: Settings, spec: ModelSpec) -> Path:
-    return settings.backtests(spec.name) / "models"
+def windows(settings: Settings, model: str) -> Path:
+    """Return where a home keeps the trained windows of a model, a folder each."""
+    return settings.backtests(model) / "models"
 
 
 def _find(settings: Settings, folder: Path, key: str = "") -> Trained | None:
@@ -202,16 +177,28 @@ def _make(
         seconds=time.perf_counter() - begun, evaluation=found, probe=opened, reference=known,
         classes=None if classes is None else tuple(np.asarray(classes).tolist()),
     )  # fmt: skip
-    for path in sorted(one for one in folder.iterdir() if one.name != RECORD):
-        storage.publish(settings, path)
+    _publish_parts(settings, folder)
     with storage.writing(settings, folder / RECORD) as temporary:
         write_text(temporary, trained.model_dump_json(indent=1) + "\n")
     return trained
 
 
+def publish(settings: Settings, folder: Path) -> None:
+    """Bring a window that was trained in the home alone into the bucket, if there is one and it has not got it."""
+    if storage.missing(settings, [storage.address(settings, folder / RECORD)]):
+        _publish_parts(settings, folder)
+        storage.publish(settings, folder / RECORD)
+
+
+def _publish_parts(settings: Settings, folder: Path) -> None:
+    """Bring all of a window but its record into the bucket; the record comes last."""
+    for path in sorted(one for one in folder.iterdir() if one.name != RECORD):
+        storage.publish(settings, path)
+
+
 def _scores(settings: Settings, history: History, trained: Trained, folder: Path, first: int) -> Floats:
     """Return what a model says of all rows from ``first`` on; kept beside it for the rows of this history."""
-    path = folder / f"scores-{history.digest[:24]}-{first}.npy"
+    path = folder / f"{SCORES}{history.digest[:24]}-{first}.npy"
     if not path.exists():
         storage.pull(settings, folder, path.name.__eq__)
     if path.exists():

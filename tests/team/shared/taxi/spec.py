@@ -1,4 +1,4 @@
-"""The taxi model with one tree, of which each worker notes that it builds one, and waits while it is held."""
+"""The taxi model with its own estimator, of which each worker notes that it builds one, and waits while it is held."""
 
 from team.replayed.taxi.spec import spec as replayed
 
