@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+SLICE = 4_000_000  # rows that are sorted at once, of some keys; some 100 bytes each
 FINEST = 900_000_000  # microseconds that limits of windows lie apart, or a multiple of it; other ticks are joined
 ZONED = "timestamp('UTC', 6)"
 _MICRO = timedelta(microseconds=1)
@@ -95,9 +96,10 @@ def _from_parts(
     placed = _placed(parts, moments, limits)
     made.append("sums")
     connection.con.execute(f"CREATE TEMP TABLE sums AS {_sums(parts, placed, limits)}")
-    sums = {name: parts.rows.schema()[name] for name in parts.by} | {EVENT: ZONED, LABEL: ZONED, ROWS: "int64"}
-    # Sums of 128 bits here; as floats they are divided just as DuckDB's mean does.
-    sums |= {sum_of(name): "float64" for name in parts.summed} | {count_of(name): "int64" for name in parts.names.values()}
+    # Sums have 128 bits here. To ibis they are floats, so that it divides them as they are; counts are floats, which are small.
+    columns = [ROWS, *map(sum_of, parts.summed), *map(count_of, parts.names.values())]
+    keys = {name: parts.rows.schema()[name] for name in parts.by}
+    sums = keys | {EVENT: ZONED, LABEL: ZONED} | dict.fromkeys(columns, "float64")
     ranks = []
     for value, wanted in parts.ranked.items():
         name = f"ranks{value}"
@@ -105,8 +107,7 @@ def _from_parts(
         connection.con.register("found", _ranked(connection.con, parts, placed, value, moments, limits))
         connection.con.execute(f"CREATE TEMP TABLE {name} AS FROM found")
         connection.con.unregister("found")
-        kinds = {key: parts.rows.schema()[key] for key in parts.by} | {TICK: ZONED} | dict.fromkeys(wanted.values(), "float64")
-        ranks.append(ibis.table(kinds, name=name))
+        ranks.append(ibis.table(keys | {TICK: ZONED} | dict.fromkeys(wanted.values(), "float64"), name=name))
     return whole(parts, ibis.table(sums, name="sums"), ranks, ticks)
 
 
@@ -146,12 +147,14 @@ def _sums(parts: Parts, placed: str, limits: list[int]) -> str:
     """Return SQL of counts and sums by keys and by limits; the times are limits that stand for those of the rows."""
     stamps = f"([{', '.join(f'make_timestamptz({one})' for one in limits)}])"
     keys = "".join(f"{identifier(name)}, " for name in parts.by)
-    columns = [f"count(*) AS {ROWS}"]
-    columns += [f"count({name}) AS {count_of(name)}" for name in parts.names.values()]
+    columns = [f"count(*)::DOUBLE AS {ROWS}"]
+    columns += [f"count({name})::DOUBLE AS {count_of(name)}" for name in parts.names.values()]
     columns += [f"sum({name}) AS {sum_of(name)}" for name in parts.summed]
     inside = f"SELECT {keys}_since, _known, {', '.join(columns)} FROM {placed} GROUP BY {keys}_since, _known"
     return (
         f"SELECT * EXCLUDE (_since, _known), {stamps}[_since] AS {EVENT}, {stamps}[_known + 1] AS {LABEL} FROM ({inside})"
+        # So that few threads have groups in common, each of which would hold them.
+        f"{keys and ' ORDER BY ' + identifiers(parts.by)}"
     )
 
 
@@ -162,27 +165,31 @@ def _ranked(
     import pyarrow as pa
 
     keys = identifiers(parts.by)
-    order = f"ORDER BY {keys}" if keys else ""
-    groups = connection.execute(
-        f"SELECT {keys + ', ' if keys else ''}sum({count_of(value)})::BIGINT AS _size FROM sums GROUP BY ALL {order}"
-    ).to_arrow_table()
-    rows = connection.execute(
-        f"SELECT {value}::DOUBLE AS _value, _since, _known FROM {placed} WHERE {value} IS NOT NULL "
-        f"ORDER BY {keys + ', ' if keys else ''}_value"
-    ).to_arrow_table()
-    values, since, known = (rows.column(name).to_numpy() for name in ("_value", "_since", "_known"))
-    del rows
-    ends = np.cumsum(groups.column("_size").fill_null(0).to_numpy())
-    names = parts.ranked[value]
+    count = int(connection.execute(f"SELECT coalesce(sum({count_of(value)}), 0) FROM sums").fetchone()[0])
+    slices = -(-count // SLICE) if keys else 1
     found: list[pa.Table] = []
-    for tick in moments:
-        low, high = _seen_from(parts, tick, limits), _seen_until(tick, limits)
-        seen = (since > low) & (since <= high) & (known <= high)
-        those, at = quantiles(values, seen, ends, list(names))
-        one = groups.select(parts.by).take(pa.array(those))
-        stamp = pa.array(np.full(len(those), _microseconds(tick)), pa.timestamp("us", "UTC"))
-        columns = [*one.columns, stamp, *map(pa.array, at)]
-        found.append(pa.table(columns, names=[*parts.by, TICK, *names.values()]))
+    for number in range(max(slices, 1)):
+        mine = f"hash({keys}) % {slices} = {number}" if slices > 1 else "true"
+        groups = connection.execute(
+            f"SELECT {keys and keys + ', '}sum({count_of(value)})::BIGINT AS _size FROM sums WHERE {mine} "
+            f"GROUP BY ALL {keys and 'ORDER BY ' + keys}"
+        ).to_arrow_table()
+        rows = connection.execute(
+            f"SELECT {value}::DOUBLE AS _value, _since, _known FROM {placed} WHERE {value} IS NOT NULL AND {mine} "
+            f"ORDER BY {keys and keys + ', '}_value"
+        ).to_arrow_table()
+        values, since, known = (rows.column(name).to_numpy() for name in ("_value", "_since", "_known"))
+        del rows
+        ends = np.cumsum(groups.column("_size").fill_null(0).to_numpy())
+        names = parts.ranked[value]
+        for tick in moments:
+            low, high = _seen_from(parts, tick, limits), _seen_until(tick, limits)
+            seen = (since > low) & (since <= high) & (known <= high)
+            those, at = quantiles(values, seen, ends, list(names))
+            one = groups.select(parts.by).take(pa.array(those))
+            stamp = pa.array(np.full(len(those), _microseconds(tick)), pa.timestamp("us", "UTC"))
+            columns = [*one.columns, stamp, *map(pa.array, at)]
+            found.append(pa.table(columns, names=[*parts.by, TICK, *names.values()]))
     return pa.concat_tables(found)
 
 

@@ -181,7 +181,7 @@ def shares(
 
 
 AT_ONCE = 8_000_000  # rows times ticks; some 100 bytes each
-ONCE = 16_000_000  # rows; some 100 bytes each as well, while they are sorted
+ONCE = 32_000_000  # rows, where each is held once; they are sorted in slices
 TICKS = {"tick": "timestamp('UTC', 6)"}
 
 

@@ -52,7 +52,9 @@ def apart(table: ir.Table) -> Parts | None:
 
     project = table.op()
     grouped = project.parent if isinstance(project, ops.Project) else None
-    join = grouped.parent if isinstance(grouped, ops.Aggregate) else None
+    if not isinstance(grouped, ops.Aggregate):
+        return None
+    join = grouped.parent
     if not isinstance(join, ops.JoinChain) or len(join.rest) != 1:
         return None
     plain = {name: TICK if name == EVENT else name for name in project.values}
@@ -65,7 +67,8 @@ def apart(table: ir.Table) -> Parts | None:
     if window is None or seen_at(rows, ticks, window).op() != join:
         return None
 
-    reaches, names, summed = [window], {}, []
+    reaches, summed = [window], list[str]()
+    names: dict[Any, str] = {}
     ranked: dict[str, dict[float, str]] = {}
     for metric in grouped.metrics.values():
         for one in metric.find(ops.Reduction, filter=ops.Value):
