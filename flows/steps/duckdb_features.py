@@ -57,7 +57,7 @@ def computing(connection: Any, rows: ir.Table, ticks: ir.Table, moments: Sequenc
 
 
 def in_parts(table: ir.Table, moments: Sequence[datetime]) -> bool:
-    """Tell whether a rolling table is computed from its parts at these moments, and some of them: each row is held once."""
+    """Tell whether a table is computed from parts at these moments or at some of them, so that each row is held once."""
     parts = apart(table)
     return parts is not None and _limits(parts, moments) is not None
 
@@ -96,7 +96,7 @@ def _from_parts(
     placed = _placed(parts, moments, limits)
     made.append("sums")
     connection.con.execute(f"CREATE TEMP TABLE sums AS {_sums(parts, placed, limits)}")
-    # Sums have 128 bits here. To ibis they are floats, so that it divides them as they are; counts are floats, which are small.
+    # Sums have 128 bits; ibis is told of floats, so that it divides them as they are. Counts are floats: they take less.
     columns = [ROWS, *map(sum_of, parts.summed), *map(count_of, parts.names.values())]
     keys = {name: parts.rows.schema()[name] for name in parts.by}
     sums = keys | {EVENT: ZONED, LABEL: ZONED} | dict.fromkeys(columns, "float64")
@@ -123,8 +123,10 @@ def _step(limits: Sequence[int]) -> int:
 
 
 def _placed(parts: Parts, moments: Sequence[datetime], limits: list[int]) -> str:
-    """Return SQL of the rows that some tick sees, with ``_since`` and ``_known``: how many limits lie up to its event, and
-    before its label was known."""
+    """Return SQL of the rows that some tick sees, each with where its event and its label lie among the limits.
+
+    ``_since`` is how many limits are not after the event, ``_known`` how many are before the label was known.
+    """
     import ibis
 
     step, first = _step(limits), limits[0]

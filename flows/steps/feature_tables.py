@@ -12,7 +12,7 @@ from zoneinfo import ZoneInfo
 from flows.ledger import Partition
 from flows.settings import Settings
 from flows.spec import Frozen, ModelSpec, resolve
-from flows.steps import duckdb_features, spark_features
+from flows.steps import duckdb_features, reading, spark_features
 from flows.steps.spark_features import Expression
 from flows.steps.sql import identifier, identifiers, literal
 from flows.steps.storage import locals_of, pull, writing
@@ -106,8 +106,7 @@ def compute(settings: Settings, spec: ModelSpec, planned: FeaturePlan) -> dict[s
         return written
     pull(settings, settings.features(spec.name))
     created = datetime.now(UTC)
-    connection = ibis.duckdb.connect(temp_directory=str(settings.home / "tmp" / "duckdb"))
-    connection.raw_sql("SET TimeZone = 'UTC'")
+    connection = ibis.duckdb.from_connection(reading.connect(settings.home))
     connection.raw_sql("SET preserve_insertion_order = false")
     files = locals_of(settings, planned.uris)
     rows = connection.read_parquet(files, table_name="rows", union_by_name=True)
