@@ -11,12 +11,14 @@ import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from flows.steps.files import scratch
 from flows.steps.spark_features import Computed, Expression
-from flows.steps.sql import identifier, identifiers
+from flows.steps.sql import identifier, identifiers, literal
 from flows.steps.window_parts import EVENT, LABEL, ROWS, Parts, apart, count_of, sum_of, whole
 from flows.steps.windows import TICK
 
@@ -32,10 +34,13 @@ _MICRO = timedelta(microseconds=1)
 
 
 @contextmanager
-def computing(connection: Any, rows: ir.Table, ticks: ir.Table, moments: Sequence[datetime]) -> Iterator[Computed]:
+def computing(
+    home: Path, connection: Any, rows: ir.Table, ticks: ir.Table, moments: Sequence[datetime]
+) -> Iterator[Computed]:
     """Yield a function that returns the SQL of a view's rows, for the DuckDB ``connection`` of ibis.
 
-    ``ticks`` holds ``moments``. What the SQL reads is there until the next view, or until the block ends.
+    ``ticks`` holds ``moments``. What the SQL reads is there until the next view, or until the block ends; rows that are
+    too many to be sorted at once lie in the home meanwhile.
     """
     import ibis
 
@@ -47,7 +52,7 @@ def computing(connection: Any, rows: ir.Table, ticks: ir.Table, moments: Sequenc
         parts = apart(table)
         limits = _limits(parts, moments) if parts else None
         if parts and limits:
-            table = _from_parts(connection, parts, ticks, moments, limits, made)
+            table = _from_parts(home, connection, parts, ticks, moments, limits, made)
         return str(ibis.to_sql(table, dialect="duckdb"))
 
     try:
@@ -88,8 +93,9 @@ def quantiles(
 
 
 def _from_parts(
-    connection: Any, parts: Parts, ticks: ir.Table, moments: Sequence[datetime], limits: list[int], made: list[str]
-) -> ir.Table:
+    home: Path, connection: Any, parts: Parts, ticks: ir.Table, moments: Sequence[datetime], limits: list[int],
+    made: list[str],
+) -> ir.Table:  # fmt: skip
     """Make the tables that a rolling table is put together from, their names in ``made``, and return it over them."""
     import ibis
 
@@ -101,13 +107,15 @@ def _from_parts(
     keys = {name: parts.rows.schema()[name] for name in parts.by}
     sums = keys | {EVENT: ZONED, LABEL: ZONED} | dict.fromkeys(columns, "float64")
     ranks = []
-    for value, wanted in parts.ranked.items():
-        name = f"ranks{value}"
-        made.append(name)
-        connection.con.register("found", _ranked(connection.con, parts, placed, value, moments, limits))
-        connection.con.execute(f"CREATE TEMP TABLE {name} AS FROM found")
-        connection.con.unregister("found")
-        ranks.append(ibis.table(keys | {TICK: ZONED} | dict.fromkeys(wanted.values(), "float64"), name=name))
+    with scratch(home, "features") as folder:
+        sources = _slices(connection.con, parts, placed, folder) if parts.ranked else {}
+        for value, wanted in parts.ranked.items():
+            name = f"ranks{value}"
+            made.append(name)
+            connection.con.register("found", _ranked(connection.con, parts, sources, value, moments, limits))
+            connection.con.execute(f"CREATE TEMP TABLE {name} AS FROM found")
+            connection.con.unregister("found")
+            ranks.append(ibis.table(keys | {TICK: ZONED} | dict.fromkeys(wanted.values(), "float64"), name=name))
     return whole(parts, ibis.table(sums, name="sums"), ranks, ticks)
 
 
@@ -141,7 +149,8 @@ def _placed(parts: Parts, moments: Sequence[datetime], limits: list[int]) -> str
     return (
         f"(SELECT *, {place(f'epoch_us({EVENT})')} AS _since, {place(f'epoch_us({LABEL}) - 1')} AS _known "
         f"FROM ({ibis.to_sql(parts.rows, dialect='duckdb')}) WHERE {EVENT} >= make_timestamptz({first}) "
-        f"AND _since > {low} AND _since <= {high} AND _known <= {high})"
+        # greatest() passes over a missing label.
+        f"AND {LABEL} IS NOT NULL AND _since > {low} AND _since <= {high} AND _known <= {high})"
     )
 
 
@@ -160,24 +169,43 @@ def _sums(parts: Parts, placed: str, limits: list[int]) -> str:
     )
 
 
+def _slices(connection: Any, parts: Parts, placed: str, folder: Path) -> dict[str, str]:
+    """Return SQL of the rows by the condition on keys that they fulfil, each of some ``SLICE`` rows.
+
+    They are written to a folder if there are several: each would have all rows read and placed again.
+    """
+    keys = identifiers(parts.by)
+    count = int(connection.execute(f"SELECT coalesce(sum({ROWS}), 0) FROM sums").fetchone()[0])
+    number = -(-count // SLICE)
+    if number < 2 or not keys:
+        return {"true": placed}
+    connection.execute(
+        f"COPY (SELECT {keys}, {identifiers(parts.ranked)}, _since, _known, hash({keys}) % {number} AS _slice FROM {placed}) "
+        f"TO {literal(folder)} (FORMAT parquet, PARTITION_BY (_slice), OVERWRITE_OR_IGNORE)"
+    )
+    found = {}
+    for one in sorted(folder.iterdir()):
+        files = ", ".join(map(literal, sorted(one.iterdir())))
+        condition = f"hash({keys}) % {number} = {one.name.partition('=')[2]}"
+        found[condition] = f"read_parquet([{files}], hive_partitioning = false)"
+    return found
+
+
 def _ranked(
-    connection: Any, parts: Parts, placed: str, value: str, moments: Sequence[datetime], limits: list[int]
+    connection: Any, parts: Parts, sources: dict[str, str], value: str, moments: Sequence[datetime], limits: list[int]
 ) -> pa.Table:
-    """Return keys, tick and the quantiles of a value at each tick."""
+    """Return keys, tick and the quantiles of a value at each tick, from rows by conditions on keys."""
     import pyarrow as pa
 
     keys = identifiers(parts.by)
-    count = int(connection.execute(f"SELECT coalesce(sum({count_of(value)}), 0) FROM sums").fetchone()[0])
-    slices = -(-count // SLICE) if keys else 1
     found: list[pa.Table] = []
-    for number in range(max(slices, 1)):
-        mine = f"hash({keys}) % {slices} = {number}" if slices > 1 else "true"
+    for mine, source in sources.items():
         groups = connection.execute(
             f"SELECT {keys and keys + ', '}sum({count_of(value)})::BIGINT AS _size FROM sums WHERE {mine} "
             f"GROUP BY ALL {keys and 'ORDER BY ' + keys}"
         ).to_arrow_table()
         rows = connection.execute(
-            f"SELECT {value}::DOUBLE AS _value, _since, _known FROM {placed} WHERE {value} IS NOT NULL AND {mine} "
+            f"SELECT {value}::DOUBLE AS _value, _since, _known FROM {source} WHERE {value} IS NOT NULL "
             f"ORDER BY {keys and keys + ', '}_value"
         ).to_arrow_table()
         values, since, known = (rows.column(name).to_numpy() for name in ("_value", "_since", "_known"))

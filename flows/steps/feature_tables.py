@@ -118,7 +118,7 @@ def compute(settings: Settings, spec: ModelSpec, planned: FeaturePlan) -> dict[s
         with (
             spark_features.computing(settings, files, some)
             if settings.compute_url
-            else duckdb_features.computing(connection, seen, ticks, some)
+            else duckdb_features.computing(settings.home, connection, seen, ticks, some)
         ) as computed:
             for view, expression in views.items():
                 # The name sorts by time of writing and is never used twice.
@@ -180,7 +180,7 @@ def shares(
 
 
 AT_ONCE = 8_000_000  # rows times ticks; some 100 bytes each
-ONCE = 32_000_000  # rows, where each is held once; they are sorted in slices
+ONCE = 24_000_000  # rows, where each is held once; they are sorted in slices
 TICKS = {"tick": "timestamp('UTC', 6)"}
 
 

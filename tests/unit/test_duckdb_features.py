@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import duckdb
@@ -55,14 +56,14 @@ def trips(count: int = 6000) -> pa.Table:
     return pa.table(columns)
 
 
-def both(expression: Callable[[Any, Any], Any]) -> tuple[pa.Table, pa.Table]:
+def both(expression: Callable[[Any, Any], Any], home: Path) -> tuple[pa.Table, pa.Table]:
     """Return the table of an expression joined, and from its parts, both in the order of their keys and ticks."""
     connection = ibis.duckdb.connect()
     connection.raw_sql("SET TimeZone = 'UTC'")
     rows = connection.create_table("rows", ibis.memtable(trips()))
     ticks = connection.create_table("ticks", ibis.memtable({"tick": TICKS}, schema={"tick": ZONED}))
     joined = str(ibis.to_sql(expression(rows, ticks), dialect="duckdb"))
-    with duckdb_features.computing(connection, rows, ticks, TICKS) as computed:
+    with duckdb_features.computing(home, connection, rows, ticks, TICKS) as computed:
         parted = computed("view", expression)
         assert "sums" in parted
         first, second = (
@@ -86,10 +87,10 @@ def odd(rows: Any, ticks: Any) -> Any:
     "expression", [*TAXI.values(), *BIKE.values(), odd], ids=[*TAXI, *BIKE, "counts and odd quantiles"]
 )
 def test_a_table_from_parts_is_the_joined_one(
-    expression: Callable[[Any, Any], Any], size: int, monkeypatch: pytest.MonkeyPatch
+    expression: Callable[[Any, Any], Any], size: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr(duckdb_features, "SLICE", size)
-    joined, parted = both(expression)
+    joined, parted = both(expression, tmp_path)
     assert parted.schema == joined.schema
     assert len(parted) == len(joined) > len(TICKS) - 3
     for name in joined.column_names:
