@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from datetime import UTC, date, datetime, time
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,7 +12,8 @@ from zoneinfo import ZoneInfo
 from flows.ledger import Partition
 from flows.settings import Settings
 from flows.spec import Frozen, ModelSpec, resolve
-from flows.steps.spark_features import Computed, computing
+from flows.steps import duckdb_features, reading, spark_features
+from flows.steps.spark_features import Expression
 from flows.steps.sql import identifier, identifiers, literal
 from flows.steps.storage import locals_of, pull, writing
 
@@ -106,22 +106,21 @@ def compute(settings: Settings, spec: ModelSpec, planned: FeaturePlan) -> dict[s
         return written
     pull(settings, settings.features(spec.name))
     created = datetime.now(UTC)
-    connection = ibis.duckdb.connect()
-    connection.raw_sql("SET TimeZone = 'UTC'")
+    connection = ibis.duckdb.from_connection(reading.connect(settings.home))
+    connection.raw_sql("SET preserve_insertion_order = false")
     files = locals_of(settings, planned.uris)
     rows = connection.read_parquet(files, table_name="rows", union_by_name=True)
-    parts = [list(planned.ticks)]  # a cluster shares the work out by itself
-    if not settings.compute_url:
-        by_day = rows.group_by(day=rows.event_timestamp.truncate("D")).agg(rows=rows.count()).to_pandas()
-        counts = {day.date(): int(count) for day, count in zip(by_day["day"], by_day["rows"], strict=True)}
-        parts = shares(spec, planned.ticks, counts)
-    for some in parts:
+    for some, views in _work(settings, spec, planned.ticks, rows):
         connection.raw_sql("DROP TABLE IF EXISTS ticks")  # ibis 12 forgets the name
         ticks = connection.create_table("ticks", ibis.memtable({"tick": some}, schema=TICKS))
-        # What no tick looks back on is not read: the join alone would have all rows read for every share and view.
-        seen = rows.filter([rows.event_timestamp >= some[0] - spec.history, rows.event_timestamp < some[-1]])
-        with computing(settings, files, some) if settings.compute_url else _here(seen, ticks) as computed:
-            for view, expression in resolve(spec.feature_tables).items():
+        # What no tick looks back on is not read: else all rows would be, for every share and view.
+        seen = _seen(spec, rows, some)
+        with (
+            spark_features.computing(settings, files, some)
+            if settings.compute_url
+            else duckdb_features.computing(settings.home, connection, seen, ticks, some)
+        ) as computed:
+            for view, expression in views.items():
                 # The name sorts by time of writing and is never used twice.
                 name = f"{created:%Y%m%dT%H%M%S%f}-{uuid.uuid4().hex[:8]}.parquet"
                 folder = settings.features(spec.name) / view
@@ -134,35 +133,59 @@ def compute(settings: Settings, spec: ModelSpec, planned: FeaturePlan) -> dict[s
     return written
 
 
-def shares(spec: ModelSpec, ticks: Sequence[datetime], counts: Mapping[date, int]) -> list[list[datetime]]:
-    """Return the ticks in shares that are computed at once, each of at most ``AT_ONCE`` rows or of a single tick.
+def _work(
+    settings: Settings, spec: ModelSpec, ticks: Sequence[datetime], rows: ir.Table
+) -> Iterator[tuple[list[datetime], dict[str, Expression]]]:
+    """Yield what is computed at once: ticks, and the views with their expressions.
 
-    A row counts for every tick that looks back on it: a median holds all its values, and twenty-eight ticks at once would
-    hold each row twenty-eight times. ``counts`` are the rows of each day, UTC.
+    A view that is computed in parts holds each row once, another one holds it for every tick that looks back on it.
+    """
+    import ibis
+
+    views: dict[str, Expression] = resolve(spec.feature_tables)
+    if settings.compute_url:
+        yield list(ticks), views  # a cluster shares the work out by itself
+        return
+    by_day = rows.group_by(day=rows.event_timestamp.truncate("D")).agg(rows=rows.count()).to_pandas()
+    counts = {day.date(): int(count) for day, count in zip(by_day["day"], by_day["rows"], strict=True)}
+    table = ibis.table(TICKS, name="ticks")
+    in_parts = {view for view, one in views.items() if duckdb_features.in_parts(one(rows, table), ticks)}
+    for once, names in ((True, in_parts), (False, views.keys() - in_parts)):
+        for some in shares(spec, ticks, counts, once) if names else ():
+            yield some, {view: one for view, one in views.items() if view in names}
+
+
+def shares(
+    spec: ModelSpec, ticks: Sequence[datetime], counts: Mapping[date, int], once: bool = False
+) -> list[list[datetime]]:
+    """Return the ticks in shares that are computed at once, each of at most so many rows or of a single tick.
+
+    With ``once`` each row that some tick looks back on counts once, and there are at most ``ONCE``. Else it counts for
+    every such tick, at most ``AT_ONCE``: a median holds all its values, and twenty-eight ticks at once would hold each
+    row twenty-eight times. ``counts`` are the rows of each day, UTC.
     """
     found: list[list[datetime]] = []
     room = 0
     for tick in ticks:
         first = (tick - spec.history).date()
-        seen = sum(rows for day, rows in counts.items() if first <= day <= tick.date())
+        newest = found[-1][-1].date() if found and once else date.min
+        seen = sum(rows for day, rows in counts.items() if max(first, newest) <= day <= tick.date() and day != newest)
         if not found or seen > room:
             found.append([])
-            room = AT_ONCE
+            room = ONCE if once else AT_ONCE
+            seen = sum(rows for day, rows in counts.items() if first <= day <= tick.date())
         found[-1].append(tick)
         room -= seen
     return found
 
 
 AT_ONCE = 8_000_000  # rows times ticks; some 100 bytes each
+ONCE = 24_000_000  # rows, where each is held once; they are sorted in slices
 TICKS = {"tick": "timestamp('UTC', 6)"}
 
 
-@contextmanager
-def _here(rows: ir.Table, ticks: ir.Table) -> Iterator[Computed]:
-    """Yield a function that returns the SQL of a view over rows and ticks, for the DuckDB that has them."""
-    import ibis
-
-    yield lambda _, expression: str(ibis.to_sql(expression(rows, ticks), dialect="duckdb"))
+def _seen(spec: ModelSpec, rows: ir.Table, ticks: Sequence[datetime]) -> ir.Table:
+    return rows.filter([rows.event_timestamp >= ticks[0] - spec.history, rows.event_timestamp < ticks[-1]])
 
 
 def _copy_statement(sql: str, keys: Sequence[str], created: datetime, earlier: list[Path], target: Path) -> str:

@@ -21,7 +21,13 @@ def rolling(rows: ir.Table, ticks: ir.Table, by: Sequence[str], window: timedelt
     takes ``where=recent(...)``. A group without a row at T has no row. Columns out: ``by``, ``event_timestamp`` (T)
     and the statistics.
     """
-    seen = rows.join(
+    seen = seen_at(rows, ticks, window)
+    return seen.group_by([*by, TICK]).aggregate(**statistics).rename(event_timestamp=TICK)
+
+
+def seen_at(rows: ir.Table, ticks: ir.Table, window: timedelta) -> ir.Table:
+    """Return each row beside each tick T that it counts for: in [T - window, T), with a label known at T."""
+    return rows.join(
         ticks,
         [
             rows.event_timestamp >= ticks[TICK] - ibis.interval(seconds=_seconds(window)),
@@ -29,7 +35,6 @@ def rolling(rows: ir.Table, ticks: ir.Table, by: Sequence[str], window: timedelt
             rows.label_timestamp <= ticks[TICK],
         ],
     )
-    return seen.group_by([*by, TICK]).aggregate(**statistics).rename(event_timestamp=TICK)
 
 
 def recent(window: timedelta) -> Any:

@@ -135,8 +135,8 @@ def test_features_are_the_same_in_shares_as_at_once(
     path = rows_file(tmp_path / "rows.parquet", rows)
     planned = feature_tables.FeaturePlan(ticks=ticks, uris=(str(path),), new=(1,))
     written, found = [], []
-    for most in (feature_tables.AT_ONCE, 1):
-        monkeypatch.setattr(feature_tables, "AT_ONCE", most)
+    for most in (feature_tables.ONCE, 1):
+        monkeypatch.setattr(feature_tables, "ONCE", most)
         one = Settings(home=tmp_path / f"home-{most}")
         written.append(feature_tables.compute(one, spec, planned))
         found.append([[row[:-1] for row in values(one, view)] for view in spec.entities])
