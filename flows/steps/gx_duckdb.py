@@ -69,7 +69,7 @@ class DuckDBMedian(ColumnAggregateMetricProvider):  # type: ignore[misc]
         if not count:
             return None
         place, wanted = (count - 1) // 2, 2 - count % 2
-        for around in (0.02, 0.1, 0.5) if count > 2 * SAMPLED else (0.5,):
+        for around in (0.05, 0.25, 0.5) if count > 2 * SAMPLED else (0.5,):
             below, where = 0, column.is_not(None)
             if around < 0.5:
                 some = sa.tablesample(table, sa.func.system(sa.text(f"{100 * SAMPLED / count:.3f} PERCENT")))
