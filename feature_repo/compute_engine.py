@@ -23,7 +23,9 @@ from feast.utils import _convert_arrow_to_proto
 from feature_repo import online_bytes
 
 NAME = "feature_repo.compute_engine.ColumnsComputeEngine"
-ROWS_A_BATCH = 1_000_000  # whose bytes are made at once, if Feast's configuration says nothing
+ROWS_A_BATCH = (
+    100_000  # whose bytes are made at once if Feast's configuration says nothing: Arrow's offsets end at 2 GiB
+)
 
 
 class ColumnsComputeEngineConfig(LocalComputeEngineConfig):

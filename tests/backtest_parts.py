@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import date
 from pathlib import Path
 from typing import Any
 
-from team.noted import PLACE
+from serving_parts import eventually
+from team.noted import PLACE, builders
 from training_parts import copy_home, opened
 
 from flows.settings import Settings
@@ -32,3 +34,21 @@ def days_home(folder: Path, source: Path, api: str, notes: Path, **more: str) ->
     with opened(folder, api, SHARED, {PLACE: str(notes), **more}) as home:
         copy_home(source, home)
         yield home
+
+
+@contextmanager
+def killing_in_mid_window(notes: Path, kill: Callable[[], object], seconds: float) -> Iterator[None]:
+    """Hold the windows of two workers, kill one of those when both are at work, and let the other go on."""
+    (notes / "hold").touch()
+
+    def kill_one() -> None:
+        try:
+            eventually(lambda: len(set(builders(notes))) == 2, seconds)
+            kill()
+        finally:
+            (notes / "hold").unlink()
+
+    killer = threading.Thread(target=kill_one)
+    killer.start()
+    yield
+    killer.join()

@@ -114,7 +114,7 @@ def compute(settings: Settings, spec: ModelSpec, planned: FeaturePlan) -> dict[s
         connection.raw_sql("DROP TABLE IF EXISTS ticks")  # ibis 12 forgets the name
         ticks = connection.create_table("ticks", ibis.memtable({"tick": some}, schema=TICKS))
         # What no tick looks back on is not read: else all rows would be, for every share and view.
-        seen = _seen(spec, rows, some)
+        seen = rows.filter([rows.event_timestamp >= some[0] - spec.history, rows.event_timestamp < some[-1]])
         with (
             spark_features.computing(settings, files, some)
             if settings.compute_url
@@ -182,10 +182,6 @@ def shares(
 AT_ONCE = 8_000_000  # rows times ticks; some 100 bytes each
 ONCE = 24_000_000  # rows, where each is held once; they are sorted in slices
 TICKS = {"tick": "timestamp('UTC', 6)"}
-
-
-def _seen(spec: ModelSpec, rows: ir.Table, ticks: Sequence[datetime]) -> ir.Table:
-    return rows.filter([rows.event_timestamp >= ticks[0] - spec.history, rows.event_timestamp < ticks[-1]])
 
 
 def _copy_statement(sql: str, keys: Sequence[str], created: datetime, earlier: list[Path], target: Path) -> str:

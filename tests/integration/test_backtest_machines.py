@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from backtest_parts import SHARED, WANTED, days_home, figures
+from backtest_parts import SHARED, WANTED, days_home, figures, killing_in_mid_window
 from dask_parts import Cluster
 from serving_parts import eventually
 from team.noted import PLACE, builders
@@ -47,21 +47,14 @@ def test_a_worker_killed_in_mid_window_changes_nothing_and_each_window_is_traine
 
     notes = tmp_path / "notes"
     with days_home(tmp_path / "home", source, prefect_api, notes, EVERGREEN_DASK_URL=dask_cluster.url) as home:
-        (notes / "hold").touch()
         workers = [dask_cluster.add_worker() for _ in range(2)]
 
         def kill_one() -> None:
-            try:
-                eventually(lambda: len(set(builders(notes))) == 2, 120)
-                workers[0].kill()
-                workers[0].wait()
-            finally:
-                (notes / "hold").unlink()
+            workers[0].kill()
+            workers[0].wait()
 
-        killer = threading.Thread(target=kill_one)
-        killer.start()
-        found = backtest(**WANTED)
-        killer.join()
+        with killing_in_mid_window(notes, kill_one, 120):
+            found = backtest(**WANTED)
         assert figures(found) == on_one_machine
         assert found["found_before"] == 0
         by = builders(notes)

@@ -5,13 +5,11 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import threading
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
-from backtest_parts import SHARED, WANTED, days_home, figures
-from serving_parts import eventually
+from backtest_parts import SHARED, WANTED, days_home, figures, killing_in_mid_window
 from spark_parts import Cluster
 from team.counted import built
 from team.noted import PLACE, builders
@@ -81,19 +79,8 @@ def test_a_worker_killed_in_mid_window_changes_nothing_and_each_window_is_traine
 
     notes, killed = tmp_path / "notes", []
     with days_home(tmp_path / "home", source, prefect_api, notes, EVERGREEN_COMPUTE_URL=spark_cluster.url) as home:
-        (notes / "hold").touch()
-
-        def kill_one() -> None:
-            try:
-                eventually(lambda: len(set(builders(notes))) == 2, 240)
-                killed.extend(spark_cluster.kill())
-            finally:
-                (notes / "hold").unlink()
-
-        killer = threading.Thread(target=kill_one)
-        killer.start()
-        found = backtest(**WANTED)
-        killer.join()
+        with killing_in_mid_window(notes, lambda: killed.extend(spark_cluster.kill()), 240):
+            found = backtest(**WANTED)
         spark_cluster.add_worker()
         assert figures(found) == here.found
         assert found["found_before"] == 0
