@@ -23,9 +23,8 @@ from feast.utils import _convert_arrow_to_proto
 from feature_repo import online_bytes
 
 NAME = "feature_repo.compute_engine.ColumnsComputeEngine"
-ROWS_A_BATCH = (
-    100_000  # whose bytes are made at once if Feast's configuration says nothing: Arrow's offsets end at 2 GiB
-)
+# Whose bytes are made at once if Feast's configuration says nothing: those of wide rows must stay below Arrow's 2 GiB.
+ROWS_A_BATCH = 100_000
 
 
 class ColumnsComputeEngineConfig(LocalComputeEngineConfig):
