@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
+from copy import copy
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +12,11 @@ import duckdb
 import numpy as np
 import pandas as pd
 import pyarrow as pa
-from feast import OnDemandFeatureView
+from feast import Field, OnDemandFeatureView
 from feast.errors import SavedDatasetLocationAlreadyExists
 from feast.infra.offline_stores.offline_store import RetrievalJob, RetrievalMetadata
 from feast.saved_dataset import SavedDatasetStorage
+from feast.transformation.python_transformation import PythonTransformation
 
 from feature_repo import asof, parquet_files
 
@@ -56,7 +58,30 @@ class Narrowed:
             for feature in projection.features:
                 inputs |= {feature.name, f"{projection.name_to_use()}__{feature.name}"}
         narrow = table.select([name for name in table.column_names if name in inputs])
-        return self._view.transform_arrow(narrow, full_feature_names)
+        view: Any = copy(self._view)
+        if isinstance(view.feature_transformation, PythonTransformation):
+            view.feature_transformation = Listing(view.feature_transformation)
+        return view.transform_arrow(narrow, full_feature_names)
+
+
+class Listing:
+    """A transformation in python mode that is handed the lists that Feast makes of columns, made a column at a time."""
+
+    def __init__(self, transformation: PythonTransformation) -> None:
+        self._udf = transformation.udf
+
+    def transform_arrow(self, table: pa.Table, features: list[Field]) -> pa.Table:
+        """Return the features of the rows of a table."""
+        return pa.Table.from_pydict(self._udf({name: as_list(table[name]) for name in table.column_names}))
+
+
+def as_list(column: pa.ChunkedArray) -> list[Any]:
+    """Return a column's values as Arrow's ``to_pylist`` does; numbers and local times take a tenth of its time."""
+    kind = column.type
+    local = pa.types.is_timestamp(kind) and kind.tz is None and kind.unit != "ns"
+    simple = not column.null_count and (local or pa.types.is_floating(kind) or pa.types.is_integer(kind))
+    values: list[Any] = column.to_numpy().tolist() if simple else column.to_pylist()
+    return values
 
 
 class DuckDBRetrievalJob(RetrievalJob):

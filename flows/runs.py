@@ -13,9 +13,10 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from prefect import task
 from prefect.cache_policies import NO_CACHE
 from prefect.runtime import flow_run
+from prefect.tasks import Task
+from prefect.utilities.annotations import opaque
 from sqlalchemy.engine import Engine
 
 from flows import database, ledger
@@ -68,6 +69,17 @@ def recorded(engine: Engine, model: str, flow: str, reason: str = "") -> Iterato
         ledger.end_run(engine, record.id, state, {**record.summary, **resumed, "stages": stages})
 
 
+class _Stage(Task[Any, Any]):
+    """A task whose arguments Prefect takes as they are, and does not look into for results of other tasks.
+
+    A fitted model is a hundred thousand objects, and Prefect would look at each twice. An argument that is itself the
+    result of a task still shows as an edge between the two.
+    """
+
+    def __call__(self, *arguments: Any, **keywords: Any) -> Any:
+        return super().__call__(*map(opaque, arguments), **{name: opaque(one) for name, one in keywords.items()})
+
+
 def stage(function: Callable[..., Any], *, keep: Keep | None = None, **options: Any) -> Any:
     """Return a Prefect task of a step, whose begin and end are kept in the record of the run.
 
@@ -109,8 +121,7 @@ def stage(function: Callable[..., Any], *, keep: Keep | None = None, **options: 
             work.behind.append(name)
         return result
 
-    made: Any = task(name=name, cache_policy=NO_CACHE, **options)
-    return made(timed)
+    return _Stage(timed, name=name, cache_policy=NO_CACHE, **options)
 
 
 @contextmanager

@@ -109,7 +109,7 @@ def measure(rows: int, rounds: int) -> tuple[dict[str, list[float]], float]:
 def figures() -> list[Figure]:
     """Return the flow beside the script, and beside the work of its own stages: what orchestration adds."""
     rows = 1_000_000
-    times, inside = measure(rows, 3)
+    times, inside = measure(rows, 5)
     beside = compared(
         f"training flow on {rows:,} rows", "bare script", times["flow"], times["bare"], bound=1.25,
         note="the script joins, fits and measures with the same libraries; the flow also judges, logs and registers",
@@ -128,7 +128,7 @@ def main() -> None:
     """Print both times and their ratio, interleaved rounds in one process."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rows", type=int, default=1_000_000)
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     times, _ = measure(options.rows, options.rounds)

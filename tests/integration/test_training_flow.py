@@ -8,6 +8,7 @@ from datetime import date
 from pathlib import Path
 
 import pytest
+from serving_parts import eventually
 from training_parts import (
     MANUAL,
     artifact,
@@ -250,6 +251,29 @@ def test_the_lineage_says_all_that_made_a_version(home):
     (entry,) = client.get_run(version.run_id).inputs.dataset_inputs
     assert entry.dataset.digest == lineage.training_set_sha256[:36]
     assert {path.name for path in Path(version.folder).iterdir()} >= {"model.skops", "serving.json", registry.EVIDENCE}
+
+
+def test_prefect_shows_which_stage_worked_on_what_which_other_made(home):
+    from prefect import get_client
+    from prefect.client.schemas.filters import FlowRunFilter
+
+    run = next(run for run in ledger.last_runs(database.connect(home), "taxi", 100) if run.flow == "train")
+
+    def edges():
+        with get_client(sync_client=True) as client:
+            found = client.read_task_runs(flow_run_filter=FlowRunFilter(id={"any_": [run.id]}))
+        names = {one.id: one.name.rpartition("-")[0] for one in found}
+        return {
+            (names.get(made.id), name)
+            for one in found
+            for argument, inputs in one.task_inputs.items()
+            if argument != "__parents__"
+            for made in inputs
+            if (name := names[one.id])
+        }
+
+    wanted = {("build-training-set", "fit"), ("fit", "predict"), ("evaluate", "judge"), ("probe", "judge")}
+    eventually(lambda: wanted <= edges(), 30)
 
 
 def test_definitions_that_are_applied_again_are_the_same_definitions(home):
