@@ -102,9 +102,10 @@ def train(
                 found = evaluate(
                     spec, fitted, trained, judged, reigning.bundle, reigning.version, work.folder / "pictures"
                 )
-                digest = save_bundle(spec, fitted, data, work.bundle)
+                digest = save_bundle(spec, fitted, judged, work.bundle)
+                probe.ask(prober, work.bundle, digest)
                 write_reference(spec, data, fitted, trained, judged, work.bundle)
-                opened = probe_in(prober, work.bundle, digest)
+                opened = probe_in(prober)
             verdicts = judge(spec, found, opened, reigning.request_schema)
             failed = gates.failed(verdicts)
             record = lineage.trace(

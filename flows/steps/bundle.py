@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import platform
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import sha256
 from importlib.metadata import version
 from pathlib import Path
@@ -31,6 +31,7 @@ from flows.steps.trusted import TRUSTED_TYPES, check_archive, one_line, read_byt
 if TYPE_CHECKING:
     import pandas as pd
 
+    from flows.steps.evaluation import Predicted
     from flows.steps.metrics import Floats
     from flows.steps.training_set import TrainingSet
 
@@ -90,26 +91,32 @@ def save_bundle(spec: ModelSpec, estimator: Any, data: TrainingSet, folder: Path
     ``serving.json`` comes last and holds the hash of ``model.skops``, so a write that broke off is never taken for a
     bundle. Raises ContractError if skops cannot write the estimator.
     """
+    from flows.steps.evaluation import part
+
     write_estimator(estimator, folder / MODEL, spec.estimator)
-    return write_manifest(spec, estimator, data, folder)
+    judged = part(data, "judge")
+    judged = replace(judged, scores=metrics.predict(estimator, spec.task, judged.inputs))
+    return write_manifest(spec, estimator, judged, folder)
 
 
-def write_manifest(spec: ModelSpec, estimator: Any, data: TrainingSet, folder: Path) -> str:
-    """Write the manifest of an estimator whose ``model.skops`` is in the folder, and return the bundle's digest."""
-    from flows.steps.training_set import matrix, read_part
+def write_manifest(spec: ModelSpec, estimator: Any, judged: Predicted, folder: Path) -> str:
+    """Write the manifest of an estimator whose ``model.skops`` is in the folder, and return the bundle's digest.
 
-    rows = read_part(data, "judge")
-    chosen = np.unique(np.linspace(0, rows.num_rows - 1, min(GOLDEN_ROWS, rows.num_rows)).astype(np.int64))
-    frame = matrix(rows.take(chosen), data.features)
+    ``judged`` is the judging part with what the estimator says of it.
+    """
+    rows = len(judged.inputs)
+    chosen = np.unique(np.linspace(0, rows - 1, min(GOLDEN_ROWS, rows)).astype(np.int64))
+    frame = judged.inputs.iloc[chosen]
     outputs = _as_rows(metrics.predict(estimator, spec.task, frame))
-    form = _write_compiled(estimator, spec.task, matrix(rows, data.features), folder)
+    form = _write_compiled(estimator, spec.task, judged, folder)
+    names = tuple(map(str, frame.columns))
     classes = getattr(estimator, "classes_", None)
     manifest = Manifest(
         model=spec.name,
         task=spec.task,
         estimator=f"{type(estimator).__module__}.{type(estimator).__qualname__}",
-        feature_names=data.features,
-        feature_types=tuple("float" if frame[name].dtype.kind == "f" else "string" for name in data.features),
+        feature_names=names,
+        feature_types=tuple("float" if frame[name].dtype.kind == "f" else "string" for name in names),
         classes=None if classes is None or spec.task == "regression" else tuple(np.asarray(classes).tolist()),
         request=spec.request,
         key=spec.key,
@@ -132,11 +139,11 @@ def write_manifest(spec: ModelSpec, estimator: Any, data: TrainingSet, folder: P
     return sha256_of(folder / SERVING)
 
 
-def _write_compiled(estimator: Any, task: str, frame: pd.DataFrame, folder: Path) -> CompiledForm:
-    """Write the compiled form of an estimator if it has one that answers as it does on the test set."""
+def _write_compiled(estimator: Any, task: str, judged: Predicted, folder: Path) -> CompiledForm:
+    """Write the compiled form of an estimator if it has one that answers as it does on the judging part."""
     from flows.steps.compiled_check import compile_checked
 
-    data, far, reason = compile_checked(estimator, task, frame, metrics.predict(estimator, task, frame))
+    data, far, reason = compile_checked(estimator, task, judged.inputs, judged.scores)
     if not data:
         (folder / COMPILED).unlink(missing_ok=True)
         return CompiledForm(difference=far if np.isfinite(far) else None, reason=reason)

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from pydantic import ConfigDict
@@ -72,10 +72,21 @@ def started(settings: Settings) -> Iterator[subprocess.Popen[str]]:
             process.kill()
 
 
-def probe_in(process: subprocess.Popen[str], folder: Path, digest: str, timeout: float = TIMEOUT_SECONDS) -> Probe:
-    """Open a bundle in a started process; a crash, a refusal or a time-out (seconds) is ``loaded=False`` with the reason."""
+def ask(process: subprocess.Popen[str], folder: Path, digest: str) -> None:
+    """Have a started process open a bundle; ``probe_in`` waits for what comes of it."""
+    stdin = process.stdin
+    with suppress(BrokenPipeError):  # it has ended, and ``probe_in`` says how
+        if stdin:
+            stdin.write(json.dumps([str(folder), digest]) + "\n")
+            stdin.flush()
+
+
+def probe_in(process: subprocess.Popen[str], timeout: float = TIMEOUT_SECONDS) -> Probe:
+    """Return what came of the bundle that a process was asked for; a crash, a refusal or a time-out (seconds) is
+    ``loaded=False`` with the reason.
+    """
     try:
-        said, errors = process.communicate(json.dumps([str(folder), digest]), timeout=timeout)
+        said, errors = process.communicate(timeout=timeout)
     except subprocess.TimeoutExpired:
         return _refused(f"it did not open and answer within {timeout:.0f} s")
     try:
@@ -86,9 +97,10 @@ def probe_in(process: subprocess.Popen[str], folder: Path, digest: str, timeout:
 
 
 def probe_bundle(folder: Path, digest: str, settings: Settings, timeout: float = TIMEOUT_SECONDS) -> Probe:
-    """Open a bundle in a process of its own, as ``probe_in`` does."""
+    """Open a bundle in a process of its own and return what came of it, as ``probe_in`` does."""
     with started(settings) as process:
-        return probe_in(process, folder, digest, timeout)
+        ask(process, folder, digest)
+        return probe_in(process, timeout)
 
 
 def probe_here(folder: Path, digest: str, trusted_types: Sequence[str]) -> Probe:
@@ -129,7 +141,7 @@ def main() -> None:
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
     import skops.io  # noqa: F401  (before there is a bundle: it imports all of scikit-learn)
 
-    folder, digest = json.loads(sys.stdin.read())
+    folder, digest = json.loads(sys.stdin.readline())
     probe = probe_here(Path(folder), digest, Settings().trusted_types)
     with os.fdopen(answer, "w") as output:
         output.write(probe.model_dump_json() + "\n")

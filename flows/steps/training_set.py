@@ -208,9 +208,13 @@ def write_training_set(rows: pa.Table, features: list[str], window: Window, fold
 
 
 def read_part(data: TrainingSet, part: str) -> pa.Table:
-    """Read the rows of one part of a training set."""
+    """Read the rows of one part of a training set; where they lie side by side they are not copied."""
     rows = feather.read_table(data.uri, memory_map=True)
-    return rows.filter(pc.equal(rows[PART], part))
+    chosen = pc.equal(rows[PART], part)
+    first, count = max(pc.index(chosen, True).as_py(), 0), pc.sum(chosen).as_py() or 0
+    if pc.all(chosen.slice(first, count)).as_py():
+        return rows.slice(first, count)
+    return rows.filter(chosen)
 
 
 def matrix(rows: pa.Table, features: tuple[str, ...]) -> pd.DataFrame:

@@ -98,7 +98,7 @@ def run(
             spec, fitted, trained, judged, reigning.bundle, reigning.version, folder / "pictures"
         )  # fmt: skip
         write_estimator(fitted, folder / "bundle" / bundle.MODEL, given.name)
-        digest = bundle.write_manifest(spec, fitted, data, folder / "bundle")
+        digest = bundle.write_manifest(spec, fitted, judged, folder / "bundle")
         opened = probe.probe_bundle(folder / "bundle", digest, settings)
         verdicts = gates.judge_all(spec, found, opened, reigning.request_schema)
         experiment = Experiment(
