@@ -32,6 +32,8 @@ def cluster(folder: Path) -> Iterator[tuple[str, ...]]:
     place = folder / "spark"
     place.mkdir()
     with spark_parts.cluster(place) as found:
+        # Feast's Spark store has all rows pass through the driver, which in the tests' 512 MB never ends.
+        (place / "spark-defaults.conf").write_text(spark_parts.SMALL + "spark.driver.memory 4g\n")
         (folder / URL).write_text(found.url)
         yield ALL
 
@@ -42,7 +44,8 @@ def offline_store(name: str, folder: Path) -> dict[str, Any]:
     from flows.steps import spark
 
     url = (folder / URL).read_text()
-    spark.session(Settings(home=folder, compute_url=url))
+    session = spark.session(Settings(home=folder, compute_url=url))
+    session.conf.set("spark.sql.execution.arrow.pyspark.enabled", "true")  # as Feast's documentation has it
     if name == FEAST_ON_SPARK:
         return {"type": "spark"}
     kind = "feature_repo.spark_store.SparkAsofOfflineStore"
