@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from itertools import groupby
 from typing import Any
 
 from flows.show import BAD, QUIET, console, line, table
 from flows.steps import bench_page
 from flows.steps.bench import Machine, Result
+
+COLUMNS = ("beside", "ours", "other", "ratio", "spread", "bound", "")
+WIDTHS = (16, 9, 9, 7, 15, 6, 6)  # the same for all figures, and 80 in all
 
 
 def progress(name: str) -> Callable[[str], None]:
@@ -26,10 +30,15 @@ def show_listed(found: list[dict[str, Any]]) -> None:
 def show_benchmarks(found: dict[str, Any]) -> None:
     """Show one table of all figures, the machine, what became worse, and where the page is."""
     results = [Result.model_validate(one) for one in found["results"]]
-    drawn = table(bench_page.COLUMNS, bench_page.rows(results), title="ours beside the other, medians of one run")
-    for column in drawn.columns[2:7]:
-        column.justify, column.no_wrap = "right", True
-    console.print(drawn)
+    line("ours beside the other, medians of one run", "bold")
+    for name, group in groupby(bench_page.rows(results), lambda row: row[0]):
+        line(f"\n{name}", "bold")
+        drawn = table(COLUMNS, [(*row[1:5], f"{row[5]}-{row[6]}", *row[7:]) for row in group])
+        for column, width in zip(drawn.columns, WIDTHS, strict=True):
+            column.width = width
+        for column in drawn.columns[1:5]:
+            column.justify = "right"
+        console.print(drawn)
     for one in results:
         if one.differences:
             rows = [(line.what, line.ours, line.other, line.shown) for line in one.differences]

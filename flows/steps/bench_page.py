@@ -31,7 +31,7 @@ def rows(results: Sequence[Result]) -> list[tuple[str, ...]]:
 def bound(one: Figure) -> str:
     """Return the bounds of a figure in signs."""
     sign = "≤" if one.better == "lower" else "≥"
-    parts = [f"{sign} {one.bound:g}"] if one.bound is not None else []
+    parts = [f"{sign} {one.bound:.3g}"] if one.bound is not None else []
     return ", ".join([*parts, *([f"ours ≤ {one.at_most:g} {one.unit}"] if one.at_most is not None else [])])
 
 
