@@ -1,4 +1,4 @@
-"""Time and peak memory of ingest, features and batch scoring per million rows, as the data grows; 4 GiB for each process.
+"""Time and peak memory of ingest, features, scoring and training per million rows, as the data grows; 4 GiB a process.
 
 ``uv run python -m tests.benchmarks.memory [--millions 1 10 ...] [--draw FILE]``
 
@@ -28,6 +28,7 @@ ROOT = Path(__file__).resolve().parents[2]
 LIMIT = 4 * 2**30
 GROUPS = Path("/sys/fs/cgroup/memory")
 SMALL, LARGE, DAYS, YEAR = 1, 10, 31, 2024  # million rows; a file of more is of more months, each of ten millions
+BUDGET = 500_000  # rows that train, of as many as there are
 
 
 def ingest(folder: Path) -> int:
@@ -50,7 +51,7 @@ def ingest(folder: Path) -> int:
 
 
 def features(folder: Path) -> int:
-    """Compute the feature tables of what was accepted, and register them."""
+    """Compute the feature tables of what was accepted, register them, and mark the partitions."""
     from flows import database, ledger
     from flows.settings import Settings
     from flows.spec import load_model
@@ -59,8 +60,10 @@ def features(folder: Path) -> int:
     home = Settings(home=folder / "home").activate()
     spec, engine = load_model("taxi", home), database.connect(home)
     accepted = ledger.list_partitions(engine, "taxi", "accepted")
-    feature_tables.compute(home, spec, feature_tables.plan(spec, accepted))
+    planned = feature_tables.plan(spec, accepted)
+    feature_tables.compute(home, spec, planned)
     feature_store.apply_definitions(home, spec)
+    ledger.mark_featurized(engine, list(planned.new))
     return sum(one.rows for one in accepted)
 
 
@@ -79,6 +82,24 @@ def score(folder: Path) -> int:
     return found.rows
 
 
+def train(folder: Path) -> int:
+    """Build the training set of the newest window by a budget of rows, and fit the model's estimator on it."""
+    from flows import database, ledger
+    from flows.settings import Settings
+    from flows.spec import load_model
+    from flows.steps import feature_store, fitting, training_set
+
+    home = Settings(home=folder / "home").activate()
+    spec, engine = load_model("taxi", home), database.connect(home)
+    spec = spec.model_copy(update={"training": spec.training.model_copy(update={"max_rows": BUDGET})})
+    accepted = ledger.list_partitions(engine, "taxi", "accepted")
+    window = training_set.choose_window(spec, accepted)
+    data = training_set.build(home, feature_store.open_store(home), spec, accepted, window, folder)
+    fitting.fit(spec, data, dict(spec.params))
+    assert data.train_rows <= BUDGET, data
+    return sum(one.rows for one in accepted if one.id in window.partition_ids)
+
+
 class _Mean:
     """Stands for a model's bundle, so that joining and writing are what is measured: the mean of a row's features."""
 
@@ -91,28 +112,37 @@ class _Mean:
         return rows.mean(axis=1).fillna(0.0).to_numpy()
 
 
-STAGES = {"ingest": ingest, "features": features, "join and score": score}
+STAGES = {"ingest": ingest, "features": features, "join and score": score, "training by budget": train}
 
 
 def write_trips(month: Path, millions: int, target: Path) -> None:
     """Write the trips of a month some times over: up to ten times as the same month, each ten of them 31 days later.
 
-    The few trips of a wrong year come once: a hundred times over they would make months of their own.
+    Months follow one another, as in a file of monthly files put together; within one, rows are in no order. The few trips
+    of a wrong year come once: a hundred times over they would make months of their own.
     """
     import duckdb
 
     with duckdb.connect(config={"memory_limit": "2GB", "temp_directory": str(target.parent)}) as connection:
+        parts = []
+        for number, first in enumerate(range(0, millions, LARGE)):
+            parts.append(str(target.with_name(f"month-{number}.parquet")))
+            connection.execute(
+                f"""COPY (
+                    SELECT trip.* REPLACE (
+                        lpep_pickup_datetime + to_days({DAYS * number}) + to_microseconds(n) AS lpep_pickup_datetime,
+                        lpep_dropoff_datetime + to_days({DAYS * number}) AS lpep_dropoff_datetime
+                    ) FROM range({min(LARGE, millions - first)}) AS again(n), read_parquet($source) AS trip
+                    WHERE ({number} = 0 AND n = 0) OR year(lpep_pickup_datetime) = {YEAR}
+                ) TO $target (FORMAT parquet)""",
+                {"source": str(month), "target": parts[-1]},
+            )
         connection.execute(
-            f"""COPY (
-                SELECT trip.* REPLACE (
-                    lpep_pickup_datetime + to_days({DAYS} * (n // {LARGE})::INTEGER) + to_microseconds(n % {LARGE})
-                    AS lpep_pickup_datetime,
-                    lpep_dropoff_datetime + to_days({DAYS} * (n // {LARGE})::INTEGER) AS lpep_dropoff_datetime
-                ) FROM range({millions}) AS again(n), read_parquet($source) AS trip
-                WHERE n = 0 OR year(lpep_pickup_datetime) = {YEAR}
-            ) TO $target (FORMAT parquet)""",
-            {"source": str(month), "target": str(target)},
+            "COPY (SELECT * FROM read_parquet($parts)) TO $target (FORMAT parquet)",
+            {"parts": parts, "target": str(target)},
         )
+    for part in parts:
+        Path(part).unlink()
 
 
 @contextmanager
@@ -167,7 +197,7 @@ def measure(millions: int) -> dict[str, tuple[float, float, int]]:
         for stage in STAGES:
             found[stage] = run(stage, folder, group)
             seconds, peak, rows = found[stage]
-            print(f"{stage:15} {rows:>12,} rows {seconds:8.1f} s {peak:8.0f} MB "
+            print(f"{stage:18} {rows:>12,} rows {seconds:8.1f} s {peak:8.0f} MB "
                   f"{seconds / rows * 1e6:7.2f} s a million {peak / rows * 1e6:7.0f} MB a million", flush=True)  # fmt: skip
     return found
 
