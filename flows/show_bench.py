@@ -28,7 +28,7 @@ def show_listed(found: list[dict[str, Any]]) -> None:
 
 
 def show_benchmarks(found: dict[str, Any]) -> None:
-    """Show one table of all figures, the machine, what became worse, and where the page is."""
+    """Show a table for each figure, the machine, what became worse, and where the page is."""
     results = [Result.model_validate(one) for one in found["results"]]
     line("ours beside the other, medians of one run", "bold")
     for name, group in groupby(bench_page.rows(results), lambda row: row[0]):

@@ -218,7 +218,7 @@ def measure(rounds: int, names: tuple[str, ...]) -> dict[str, Any]:
         with on_spark.cluster(folder) as stores:
             rows = _child(folder, "--part", "equal", *names, *stores)
             seconds = _child(folder, "--part", "times", "--rounds", str(rounds), *names)
-            # Feast's Spark store takes minutes a round.
+            # Feast's Spark store takes over a minute a round.
             on_clusters = [OURS, *stores]
             beside = _child(folder, "--part", "times", "--rounds", "2", *on_clusters) if stores else {}
     bare = statistics.median(memory[BARE])
@@ -227,9 +227,9 @@ def measure(rounds: int, names: tuple[str, ...]) -> dict[str, Any]:
             "seconds": statistics.median(seconds[name]),
             "seconds_min": min(seconds[name]),
             "seconds_max": max(seconds[name]),
-            "megabytes": statistics.median(memory[name]) if name in memory else None,
+            "megabytes": statistics.median(memory[name]),
             "times_bare": statistics.median(a / b for a, b in zip(seconds[name], seconds[BARE], strict=True)),
-            "memory_times_bare": statistics.median(memory[name]) / bare if name in memory else None,
+            "memory_times_bare": statistics.median(memory[name]) / bare,
         }
         for name in names
     }
@@ -279,7 +279,7 @@ def main() -> int:
     print(f"{'':22}{'seconds (min to max)':>26}{'x bare':>8}{'MB':>8}{'x bare':>8}")
     for name, v in figures["variants"].items():
         span = f"{v['seconds']:.2f} ({v['seconds_min']:.2f} to {v['seconds_max']:.2f})"
-        memory = f"{v['megabytes']:>8.0f}{v['memory_times_bare']:>8.2f}" if v["megabytes"] else ""
+        memory = f"{v['megabytes']:>8.0f}{v['memory_times_bare']:>8.2f}"
         print(f"{name:22}{span:>26}{v['times_bare']:>8.2f}{memory}")
     for name, taken in figures["rounds_on_spark"].items():
         print(f"beside Spark: {name:22}{statistics.median(taken):8.2f} ({min(taken):.2f} to {max(taken):.2f})")

@@ -4,13 +4,13 @@ Runs in Debian's Chromium, headless; the screenshots are kept with pytest's temp
 """
 
 import io
-import os
 import shutil
 from collections.abc import Iterator
 
 import numpy as np
 import pytest
 from PIL import Image
+from services_parts import missing
 from training_parts import copy_home, featurized, opened
 
 from flows import database, ledger
@@ -33,10 +33,7 @@ def home(tmp_path_factory, simulated_days, prefect_api):
 @pytest.fixture(scope="module")
 def browser(tmp_path_factory) -> Iterator:
     if not CHROMIUM or not DRIVER:
-        reason = "chromium and chromedriver are not installed (Debian: chromium, chromium-driver)"
-        if os.environ.get("EVERGREEN_REQUIRE_SERVICES") == "1":
-            pytest.fail(f"{reason} and EVERGREEN_REQUIRE_SERVICES=1")
-        pytest.skip(reason)
+        missing("chromium and chromedriver are not installed (Debian: chromium, chromium-driver)")
     from selenium import webdriver
 
     options = webdriver.ChromeOptions()
