@@ -140,10 +140,11 @@ def create_events(connection: DuckDBPyConnection, spec: ModelSpec, uri: str, loa
         else:
             rows = f"SELECT {identifiers(spec.source.columns)} FROM {loaded or f'read_parquet({literal(uri)})'}"
             connection.execute(f"CREATE TABLE {BASE} AS {with_computed(spec, rows)}")
-        floats = {name for name, kind in spec.source.columns.items() if kind in FLOATS}
-        known = ", ".join(f"bool_or(isnan({identifier(name)}))" for name in floats) or "false"
-        if not any(connection.execute(f"SELECT {known} FROM {BASE}").fetchone() or ()):
-            floats = set()
+        floats = {
+            name
+            for name, kind in spec.source.columns.items()
+            if kind in FLOATS and _any(connection, f"{BASE} WHERE {identifier(name)} = 'nan'::{kind}")
+        }
         shown = ", ".join(
             f"{without_nan(where) if where in floats else identifier(where)} AS {identifier(name)}"
             for name, where in layout.shown.items()
@@ -174,6 +175,10 @@ def layout_of(spec: ModelSpec) -> Layout | None:
 
 def _columns(connection: DuckDBPyConnection, table: str) -> set[str]:
     return {str(row[0]) for row in connection.execute(f"DESCRIBE {identifier(table)}").fetchall()}
+
+
+def _any(connection: DuckDBPyConnection, rows: str) -> bool:
+    return connection.execute(f"SELECT 1 FROM {rows} LIMIT 1").fetchone() is not None
 
 
 def delete_events(connection: DuckDBPyConnection, rejected: str, for_good: bool = False) -> None:
@@ -212,7 +217,8 @@ def _utc(connection: DuckDBPyConnection, spec: ModelSpec, name: str, plus: timed
     if kind == ZONED:
         return f"{identifier(name)} + INTERVAL {plus.total_seconds():.0f} SECOND" if plus else identifier(name)
     time = local_sql(spec, name, kind)
-    bounds = connection.execute(f"SELECT min({time}), max({time}) FROM {EVENTS} WHERE isfinite({time})").fetchone()
+    finite = f"{time} > TIMESTAMP '-infinity' AND {time} < TIMESTAMP 'infinity'"  # in most blocks known of all rows
+    bounds = connection.execute(f"SELECT min({time}), max({time}) FROM {EVENTS} WHERE {finite}").fetchone()
     return utc_sql(time, spec.source.time_zone, bounds or (), plus)
 
 

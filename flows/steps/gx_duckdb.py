@@ -8,6 +8,7 @@ which takes seconds.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Literal
 
 import sqlalchemy as sa
@@ -47,10 +48,7 @@ class DuckDBExecutionEngine(SqlAlchemyExecutionEngine):  # type: ignore[misc]
 
 
 class DuckDBMedian(ColumnAggregateMetricProvider):  # type: ignore[misc]
-    """The exact median without a sort of all values, which is most of the time of Great Expectations' own.
-
-    A sample says between which values it lies; those alone are sorted. Is it not among them, a wider range is.
-    """
+    """The exact median without a sort of all values, which is most of the time of Great Expectations' own."""
 
     metric_name = "column.median"
 
@@ -65,27 +63,47 @@ class DuckDBMedian(ColumnAggregateMetricProvider):  # type: ignore[misc]
     ) -> Any:
         table, _, accessor = execution_engine.get_compute_domain(metric_domain_kwargs, MetricDomainTypes.COLUMN)
         column: Any = sa.column(accessor["column"])
-        count = execution_engine.execute_query(sa.select(sa.func.count(column)).select_from(table)).scalar()
-        if not count:
-            return None
-        place, wanted = (count - 1) // 2, 2 - count % 2
-        for around in (0.05, 0.25, 0.5) if count > 2 * SAMPLED else (0.5,):
-            below, where = 0, column.is_not(None)
-            if around < 0.5:
-                some = sa.tablesample(table, sa.func.system(sa.text(f"{100 * SAMPLED / count:.3f} PERCENT")))
-                ends = (sa.func.quantile_disc(column, share) for share in (0.5 - around, 0.5 + around))
-                low, high = execution_engine.execute_query(sa.select(*ends).select_from(some)).one()
-                if low is None:
-                    continue
-                less = sa.select(sa.func.count()).select_from(table).where(column < low)
-                below, where = execution_engine.execute_query(less).scalar(), column.between(low, high)
-            if below > place:
-                continue
-            middle = sa.select(column).select_from(table).where(where).order_by(column)
-            found = execution_engine.execute_query(middle.offset(place - below).limit(wanted)).scalars().all()
-            if len(found) == wanted:
-                return found[0] if wanted == 1 else float(found[0] + found[1]) / 2.0
+
+        def ask(query: Any) -> list[Any]:
+            return list(execution_engine.execute_query(query).all())
+
+        low, high = _by_range(ask, table, column) or _by_counts(ask, table, column)
+        return low if low == high else float(low + high) / 2.0
+
+
+def _by_range(ask: Callable[[Any], list[Any]], table: Any, column: Any) -> tuple[Any, Any] | None:
+    """Return the two middle values of many that seldom repeat: a sample says about where, and those alone are sorted.
+
+    None if there are few, if many repeat, or if the middle is not where it should be.
+    """
+    ((rows,),) = ask(sa.select(sa.func.count()).select_from(table))
+    if rows <= 2 * SAMPLED:
         return None
+    some = sa.tablesample(table, sa.func.system(sa.text(f"{100 * SAMPLED / rows:.3f} PERCENT")))
+    ((known, kinds),) = ask(sa.select(sa.func.count(column), sa.func.count(column.distinct())).select_from(some))
+    for around in (0.05, 0.25) if 2 * kinds > known else ():
+        ends = (sa.func.quantile_disc(column, share) for share in (0.5 - around, 0.5 + around))
+        ((low, high),) = ask(sa.select(*ends).select_from(some))
+        figures = sa.func.count(column), sa.func.count().filter(column < low)
+        ((count, below),) = ask(sa.select(*figures).select_from(table))
+        wanted, place = 2 - count % 2, (count - 1) // 2 - below
+        middle = sa.select(column).select_from(table).where(column.between(low, high)).order_by(column)
+        found = ask(middle.offset(place).limit(wanted)) if place >= 0 else []
+        if len(found) == wanted:
+            return found[0][0], found[-1][0]
+    return None
+
+
+def _by_counts(ask: Callable[[Any], list[Any]], table: Any, column: Any) -> tuple[Any, Any]:
+    """Return the two middle values, the same twice if there is one, none if there are no values; counts each value."""
+    count = sa.func.count()
+    counts = sa.select(column.label("value"), count.label("n")).select_from(table).where(column.is_not(None))
+    each = counts.group_by(column).subquery().c
+    upto, total = sa.func.sum(each.n).over(order_by=each.value), sa.func.sum(each.n).over()
+    run = sa.select(each.value, upto.label("upto"), total.label("total")).subquery().c
+    low, high = (sa.func.min(run.value).filter(2 * run.upto >= run.total + more) for more in (0, 1))
+    ((first, last),) = ask(sa.select(low, high))
+    return first, last
 
 
 class EvergreenDuckDB(SQLDatasource):  # type: ignore[misc]

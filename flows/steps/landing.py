@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 # Version 2 writes differences, and dictionaries only where they pay: a third faster than the defaults, and no larger.
 PARQUET_OPTIONS = """(FORMAT parquet, COMPRESSION zstd, COMPRESSION_LEVEL 1, PARQUET_VERSION v2,
-    DICTIONARY_SIZE_LIMIT 1000, WRITE_BLOOM_FILTER false, USE_TMP_FILE false)"""
+    DICTIONARY_SIZE_LIMIT 2000, WRITE_BLOOM_FILTER false, USE_TMP_FILE false)"""
 
 
 class Slice(Frozen):

@@ -37,6 +37,9 @@ def describe_rows(connection: DuckDBPyConnection, columns: Mapping[str, str], la
     except duckdb.OutOfRangeException:  # squares beyond a double's reach, and infinity, are an error to DuckDB
         figures = _moments(connection, columns, "FILTER (abs({}) < 1e150)")
     rows = figures.pop("")["rows"]
+    _add_counted(connection, columns, figures)
+    for figure in figures.values():
+        figure["nulls"] = rows - figure["count"]
     if rows:
         step = math.ceil(rows / SAMPLE)
         sampled = EVENTS
@@ -47,7 +50,6 @@ def describe_rows(connection: DuckDBPyConnection, columns: Mapping[str, str], la
             connection.execute(f"CREATE OR REPLACE TEMP TABLE {sampled} AS {every_nth}")
         _add_quantiles(connection, columns, figures, sampled)
         _add_histograms(connection, columns, figures, sampled)
-        _add_top_values(connection, columns, figures)
     return {"rows": rows, "label": label, "columns": {name: _json(figures[name]) for name in columns}}
 
 
@@ -57,12 +59,17 @@ def is_number(kind: str) -> bool:
 
 
 def _moments(connection: DuckDBPyConnection, columns: Mapping[str, str], only: str = "") -> dict[str, dict[str, Any]]:
-    """Return what one pass over the rows gives; under "" their number. ``only`` says which values have a mean."""
+    """Return what one pass over the rows gives of all that is not counted by value; under "" their number.
+
+    ``only`` says which values have a mean.
+    """
     wanted: list[tuple[str, str, str]] = [("", "rows", "count(*)")]
     for name, kind in columns.items():
+        if _is_counted(kind):
+            continue
         column = identifier(name)
         wanted.append((name, "count", f"count({column})"))
-        if is_number(kind) or is_time(kind) or kind == "VARCHAR":
+        if is_number(kind) or is_time(kind):
             wanted += [(name, "min", f"min({column})"), (name, "max", f"max({column})")]
         if is_number(kind):
             those = only.format(column)
@@ -74,10 +81,6 @@ def _moments(connection: DuckDBPyConnection, columns: Mapping[str, str], only: s
     figures: dict[str, dict[str, Any]] = {"": {}, **{name: {"type": kind} for name, kind in columns.items()}}
     for (name, figure, _), value in zip(wanted, found, strict=True):
         figures[name][figure] = value
-    for name, kind in columns.items():
-        figures[name]["nulls"] = figures[""]["rows"] - figures[name]["count"]
-        if _is_counted(kind):
-            figures[name]["distinct"] = 0
     return figures
 
 
@@ -146,22 +149,33 @@ def _epoch(value: date | datetime) -> float:
     return (moment.replace(tzinfo=None) - datetime(1970, 1, 1)).total_seconds()  # noqa: DTZ001
 
 
-def _add_top_values(
+def _add_counted(
     connection: DuckDBPyConnection, columns: Mapping[str, str], figures: dict[str, dict[str, Any]]
 ) -> None:
-    names = [name for name, kind in columns.items() if _is_counted(kind)]
-    parts = [
-        f"(SELECT {literal(name)} AS name, CAST(value AS VARCHAR) AS value, n, count(*) OVER () AS kinds FROM ("
-        f"SELECT {column} AS value, count(*) AS n FROM {EVENTS} WHERE {column} IS NOT NULL GROUP BY ALL"
-        f") AS counted ORDER BY n DESC, counted.value LIMIT {TOP})"
-        for name, column in ((name, identifier(name)) for name in names)
-    ]
-    for name in names:
-        figures[name]["top"] = []
-    if parts:
-        for name, value, count, kinds in connection.execute(" UNION ALL ".join(parts)).fetchall():
-            figures[name]["top"].append({"value": value[:200], "count": count})
-            figures[name]["distinct"] = kinds
+    """Count the values of whole numbers and texts; all their figures come from these few counts."""
+    counted = {name: f"counted_{place}" for place, (name, kind) in enumerate(columns.items()) if _is_counted(kind)}
+    if not counted:
+        return
+    tables, wanted = [], []
+    for name, table in counted.items():
+        column = identifier(name)
+        tables.append(
+            f"{table} AS MATERIALIZED (SELECT {column} AS value, count(*) AS n FROM {EVENTS} "
+            f"WHERE {column} IS NOT NULL GROUP BY ALL)"
+        )
+        figure, rows = (
+            "count: coalesce(sum(n), 0)::BIGINT, min: min(value), max: max(value), 'distinct': count(*)",
+            table,
+        )
+        if is_number(columns[name]):
+            figure += ", mean: any_value(mean), std: sqrt(sum(n * (value::DOUBLE - mean) ** 2) / nullif(sum(n) - 1, 0))"
+            rows += f", (SELECT sum(n * value::DOUBLE) / sum(n) AS mean FROM {table})"
+        top = f"SELECT value, n FROM {table} ORDER BY n DESC, value LIMIT {TOP}"
+        wanted.append(f"(SELECT {{{figure}}} FROM {rows})")
+        wanted.append(f"(SELECT list({{value: left(value::VARCHAR, 200), count: n}}) FROM ({top}))")
+    found = connection.execute(f"WITH {', '.join(tables)} SELECT {', '.join(wanted)}").fetchone() or ()
+    for name, figure, top in zip(counted, found[::2], found[1::2], strict=True):
+        figures[name] |= figure | {"top": top or []}
 
 
 def _json(value: Any) -> Any:
