@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import glob
 from collections.abc import Callable, Generator, Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,24 +12,20 @@ import numpy as np
 import pyarrow as pa
 
 from flows.errors import ContractError, UnavailableError, UsageError
-from flows.spec import Frozen, ModelSpec, RequestField
+from flows.spec import Frozen, ModelSpec
 from flows.steps.files import replacing
-from flows.steps.reading import connect, describe
-from flows.steps.sql import identifier, literal
+from flows.steps.reading import connect
+from flows.steps.score_requests import answered_by_time, batches, in_time_order, prepare, requests_of
 from flows.steps.storage import pull
 
 if TYPE_CHECKING:
-    from duckdb import DuckDBPyConnection
     from feast import FeatureStore
 
     from flows.settings import Settings
     from flows.steps.bundle import Bundle
     from flows.steps.spark_scoring import Asked
 
-BATCH = 500_000  # rows that are joined and predicted at once
 SUFFIXES = (".parquet", ".csv")
-TYPES = {"int": "BIGINT", "float": "DOUBLE", "string": "VARCHAR", "timestamp": "TIMESTAMP"}
-OFFSET = r"[0-9]([zZ]|[+-][0-9]{2}(:?[0-9]{2})?)$"  # after its date, a text that ends so is an instant, no local time
 
 
 class Scored(Frozen):
@@ -57,6 +52,8 @@ def score_file(
     are ``prediction``, ``probability_<class>`` for classes, and ``model_version``. Rows keep their order. Raises
     UsageError for input that does not fit, by column and row, and for a target that cannot be; nothing is written then.
 
+    A file whose batches do not follow one another in time is predicted in order of time, and written in its own.
+
     With ``question``, what workers have to know of this very bundle, the Spark cluster of the settings answers.
     """
     origin, goal = _checked_paths(source, target)
@@ -64,20 +61,21 @@ def score_file(
     added = ["prediction", *(f"probability_{name}" for name in bundle.manifest.classes or ()), "model_version"]
     rows = 0
     with connect(settings.home) as connection:
-        columns = _prepare(connection, spec, origin, added)
-        batches, requests = partial(_batches, connection, origin), partial(_requests, spec)
-        if question is None:
-            answered = ((table, predict(spec, store, bundle, version, requests(table))) for table in batches())
+        columns = prepare(connection, spec, origin, added)
+        read, requests = partial(batches, connection, origin), partial(requests_of, spec)
+        answer = partial(predict, spec, store, bundle, version)
+        answered: Generator[pa.Table]
+        if question is not None:
+            answered = _on_spark(settings, question, bundle, read, requests)
+        elif in_time_order(connection, spec):
+            answered = (_beside(table, answer(requests(table))) for table in read())
         else:
-            answered = _on_spark(settings, question, bundle, batches, requests)
+            answered = answered_by_time(connection, spec, origin, answer)
         try:
             with replacing(goal) as temporary, _Writer(temporary, goal) as writer, closing(answered):
-                for table, predictions in answered:
-                    kept = table.select(list(columns))
-                    for name in added:
-                        kept = kept.append_column(name, predictions[name])
-                    writer.write(kept)
-                    rows += kept.num_rows
+                for table in answered:
+                    writer.write(table.select([*columns, *added]))
+                    rows += table.num_rows
         except OSError as error:
             raise UnavailableError(f"{goal} cannot be written ({error}); free some space or write elsewhere") from error
     return Scored(target=str(goal), rows=rows, version=version)
@@ -87,18 +85,25 @@ def _on_spark(
     settings: Settings,
     question: Asked,
     bundle: Bundle,
-    batches: Callable[[], Iterator[pa.Table]],
+    read: Callable[[], Iterator[pa.Table]],
     requests: Callable[[pa.Table], pa.Table],
-) -> Generator[tuple[pa.Table, pa.Table]]:
-    """Yield the rows of a file with their predictions, made by the cluster: the file is read twice."""
+) -> Generator[pa.Table]:
+    """Yield the rows of a file with their predictions beside, made by the cluster: the file is read twice."""
     from flows.steps.spark_scoring import answering
 
     classes = bundle.manifest.classes
     kind = pa.float64() if classes is None else pa.array(list(classes)).type
     shares = [pa.field(f"probability_{name}", pa.float64()) for name in classes or ()]
     schema = pa.schema([pa.field("prediction", kind), *shares, pa.field("model_version", pa.int64())])
-    with answering(settings, question, map(requests, batches()), schema) as answers:
-        yield from zip(batches(), answers, strict=True)
+    with answering(settings, question, map(requests, read()), schema) as answers:
+        for table, answer in zip(read(), answers, strict=True):
+            yield _beside(table, answer)
+
+
+def _beside(table: pa.Table, answers: pa.Table) -> pa.Table:
+    for name in answers.column_names:
+        table = table.append_column(name, answers[name])
+    return table
 
 
 def predict(spec: ModelSpec, store: FeatureStore, bundle: Bundle, version: int, requests: pa.Table) -> pa.Table:
@@ -142,126 +147,6 @@ def _checked_paths(source: str, target: str) -> tuple[Path, Path]:
     if goal.is_dir() or goal.resolve() == origin.resolve():
         raise UsageError(f"{goal} is {'a folder' if goal.is_dir() else 'the input itself'}; name another file to write")
     return origin, goal
-
-
-def _prepare(connection: DuckDBPyConnection, spec: ModelSpec, origin: Path, added: list[str]) -> tuple[str, ...]:
-    """Make the view ``typed``, the file's columns and its request fields as the model takes them; check every row.
-
-    Returns the names of the file's own columns.
-    """
-    path = literal(glob.escape(str(origin)))
-    reader = f"read_parquet({path})" if origin.suffix.lower() == ".parquet" else f"read_csv({path}, sample_size = -1)"
-    with _told(origin):
-        columns = describe(connection, f"SELECT * FROM {reader}", {})
-    fields = _fields(spec)
-    missing = [field.name for field in fields if field.name not in columns]
-    if missing:
-        has = ", ".join(columns)[:300]
-        raise UsageError(f"{origin} lacks column {', '.join(missing)} (it has {has}); add it, or rename what holds it")
-    clash = [name for name in columns if name in added]
-    if clash:
-        raise UsageError(f"{origin} has a column {', '.join(clash)}, which scoring adds; rename it in the input")
-    casts = [f"{_cast(field, columns[field.name], spec)} AS {identifier(_typed(field))}" for field in fields]
-    with _told(origin):
-        connection.execute(f"CREATE TEMP VIEW typed AS SELECT *, {', '.join(casts)} FROM {reader}")
-        found = connection.execute(
-            f"SELECT count(*), {', '.join(map(_check, fields))} FROM (SELECT row_number() OVER () AS n, * FROM typed)"
-        ).fetchone()
-    assert found is not None
-    if not found[0]:
-        raise UsageError(f"{origin} holds no rows; there is nothing to score")
-    for place, field in enumerate(fields):
-        count, first, value = found[1 + 3 * place : 4 + 3 * place]
-        if count:
-            shown = "missing" if value is None else repr(value[:40])
-            raise UsageError(
-                f"{origin}: column {field.name} is {shown} in row {first} ({count:,} such rows); it must be "
-                f"{_wanted(field)}: correct or drop the rows"
-            )
-    return tuple(columns)
-
-
-def _batches(connection: DuckDBPyConnection, origin: Path) -> Iterator[pa.Table]:
-    """Yield the rows of ``typed`` in their order."""
-    with _told(origin):
-        for batch in connection.execute("SELECT * FROM typed").to_arrow_reader(BATCH):
-            yield pa.Table.from_batches([batch])
-
-
-def _requests(spec: ModelSpec, table: pa.Table) -> pa.Table:
-    """Return the request fields of a batch under their own names, and ``event_timestamp``, UTC."""
-    import pyarrow.compute as pc
-
-    typed = {field.name: table[_typed(field)] for field in _fields(spec)}
-    times = pc.assume_timezone(
-        typed[spec.source.event_time], spec.source.time_zone, ambiguous="earliest", nonexistent="latest"
-    )
-    fields = {field.name: typed[field.name] for field in spec.request}
-    return pa.table({**fields, "event_timestamp": times.cast(pa.timestamp("us", "UTC"))})
-
-
-def _fields(spec: ModelSpec) -> list[RequestField]:
-    """Return the request fields, and the event time if it is not one of them."""
-    time = spec.source.event_time
-    if any(field.name == time for field in spec.request):
-        return list(spec.request)
-    return [*spec.request, RequestField(name=time, type="timestamp", description="event time", example=None)]
-
-
-def _typed(field: RequestField) -> str:
-    return f"__typed_{field.name}"
-
-
-def _cast(field: RequestField, found: str, spec: ModelSpec) -> str:
-    """Return SQL for a column as the type of its field, NULL where it is not; times become local, without zone."""
-    column, wanted = identifier(field.name), TYPES[field.type]
-    if field.type == "timestamp":
-        zone = literal(spec.source.time_zone)
-        instant = f"(TRY_CAST({column} AS TIMESTAMPTZ) AT TIME ZONE {zone})"
-        if found == "TIMESTAMP WITH TIME ZONE":
-            return instant
-        if found == "VARCHAR":
-            zoned = f"regexp_matches(substr({column}, 11), {literal(OFFSET)})"
-            return f"CASE WHEN {zoned} THEN {instant} ELSE TRY_CAST({column} AS TIMESTAMP) END"
-    if field.type == "int":  # 74.0 is a whole number, 74.6 is none
-        whole = f"TRY_CAST({column} AS BIGINT)"
-        return f"CASE WHEN {whole} = TRY_CAST({column} AS DOUBLE) THEN {whole} END"
-    return f"TRY_CAST({column} AS {wanted})"
-
-
-def _check(field: RequestField) -> str:
-    """Return SQL for how many values are missing, of another type or out of bounds, and row and value of the first."""
-    column = identifier(_typed(field))
-    tests = [f"{column} IS NULL" if field.required else f"{column} IS NULL AND {identifier(field.name)} IS NOT NULL"]
-    if field.type == "float":
-        tests.append(f"NOT isfinite({column})")
-    if field.minimum is not None:
-        tests.append(f"{column} < {field.minimum!r}")
-    if field.maximum is not None:
-        tests.append(f"{column} > {field.maximum!r}")
-    bad = f"FILTER (WHERE {' OR '.join(tests)})"
-    return f"count(*) {bad}, min(n) {bad}, arg_min_null({identifier(field.name)}::VARCHAR, n) {bad}"
-
-
-def _wanted(field: RequestField) -> str:
-    kind = {"int": "a whole number", "float": "a number", "string": "a text", "timestamp": "a time"}[field.type]
-    bounds = [
-        *([f"at least {field.minimum:g}"] if field.minimum is not None else []),
-        *([f"at most {field.maximum:g}"] if field.maximum is not None else []),
-    ]
-    return ", ".join([kind, *bounds])
-
-
-@contextmanager
-def _told(origin: Path) -> Iterator[None]:
-    """Turn a reader's error into one line."""
-    import duckdb
-
-    try:
-        yield
-    except duckdb.Error as error:
-        line = str(error).strip().splitlines()[0][:300]
-        raise UsageError(f"{origin} cannot be read ({line}); name a whole parquet or CSV file") from error
 
 
 class _Writer:

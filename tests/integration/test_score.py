@@ -17,7 +17,7 @@ from flows.errors import RefusedError, UsageError
 from flows.models.taxi.simulator import simulate_day
 from flows.models.taxi.spec import spec
 from flows.settings import Settings
-from flows.steps import feature_store, feature_tables, scoring
+from flows.steps import feature_store, feature_tables, score_requests, scoring
 from flows.steps.bundle import Bundle, frame_of, load_bundle, save_bundle
 from flows.steps.files import sha256_of, write_parquet
 from flows.steps.training_set import Window, matrix, read_part, write_training_set
@@ -144,9 +144,38 @@ def test_csv_in_and_out_gives_what_parquet_gives(place, requests, tmp_path):
 def test_several_batches_are_one_file(place, requests, tmp_path, monkeypatch):
     requests.to_parquet(tmp_path / "in.parquet")
     run(place, tmp_path / "in.parquet", tmp_path / "whole.parquet")
-    monkeypatch.setattr(scoring, "BATCH", 30)
+    monkeypatch.setattr(score_requests, "BATCH", 30)
     run(place, tmp_path / "in.parquet", tmp_path / "parts.parquet")
     assert pq.read_table(tmp_path / "parts.parquet").equals(pq.read_table(tmp_path / "whole.parquet"))
+
+
+def test_a_file_in_no_order_of_time_is_predicted_by_time_and_written_in_its_own_order(place, tmp_path, monkeypatch):
+    frame = events(1, DAYS)[REQUEST].assign(Prediction="theirs")
+    shuffled = frame.sample(frac=1, random_state=0)
+    spans = []
+
+    def predict(*given):
+        times = given[-1]["event_timestamp"].to_numpy()
+        spans.append(times.max() - times.min())
+        return known(*given)
+
+    known = scoring.predict
+    monkeypatch.setattr(scoring, "predict", predict)
+    for name, rows in (("whole", frame), ("sorted", frame), ("shuffled", shuffled)):
+        rows.to_parquet(tmp_path / f"{name}.parquet", index=False, row_group_size=500)
+        run(place, tmp_path / f"{name}.parquet", tmp_path / f"{name} out.parquet")
+        monkeypatch.setattr(score_requests, "BATCH", 300)
+    batches = (len(spans) - 1) // 2
+    assert batches >= 5
+    assert spans[1 : 1 + batches] == pytest.approx(spans[1 + batches :])
+    assert max(spans[1:]) < spans[0] / 3
+    whole, ordered, mixed = (
+        pd.read_parquet(tmp_path / f"{name} out.parquet") for name in ("whole", "sorted", "shuffled")
+    )
+    assert mixed["Prediction"].tolist() == ["theirs"] * len(frame)
+    pd.testing.assert_frame_equal(ordered, whole)
+    mixed.index = shuffled.index
+    pd.testing.assert_frame_equal(mixed.sort_index(), whole)
 
 
 def test_a_classifier_gives_the_likeliest_class_and_all_probabilities(place, requests):

@@ -21,7 +21,7 @@ from flows.errors import ContractError, TamperedError
 from flows.models.taxi.simulator import simulate_day
 from flows.models.taxi.spec import spec
 from flows.spec import resolve
-from flows.steps import feature_store, feature_tables, fitting, scoring, spark, spark_fitting
+from flows.steps import feature_store, feature_tables, fitting, score_requests, scoring, spark, spark_fitting
 from flows.steps.bundle import load_bundle, save_bundle
 from flows.steps.spark_scoring import asked
 from flows.steps.training_set import TrainingSet, Window, build, choose_window, matrix, read_part, write_training_set
@@ -201,7 +201,7 @@ def bundles(places: SimpleNamespace) -> Any:
 def test_batch_scoring_on_the_cluster_writes_the_same_file(
     places: SimpleNamespace, bundles: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(scoring, "BATCH", 700)
+    monkeypatch.setattr(score_requests, "BATCH", 700)
     monkeypatch.setattr(spark, "ARROW_ROWS", 300)
     folder, digest = bundles
     rows = asked_rows(places.duckdb).drop_columns(["event_timestamp", "label"])
