@@ -90,8 +90,8 @@ def watch(settings: Settings, models: list[str]) -> int:
     Those that a run was answering when it was killed, with the whole stack perhaps, wait as well.
     """
     from flows import database, events, outbox
+    from flows.lookup import load_model
     from flows.runs import close_crashed
-    from flows.spec import load_model
 
     engine = database.connect(settings)
     told = 0

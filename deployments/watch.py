@@ -15,7 +15,7 @@ from sqlalchemy.engine import Engine
 from flows import arrivals, database, events, settings
 from flows.arrivals import Arrival
 from flows.errors import EvergreenError
-from flows.spec import load_model
+from flows.lookup import load_model
 
 LOOK_SECONDS = 1.0
 AGAIN_SECONDS = 300.0  # files that are still there so long after it was told of them are told of again

@@ -21,9 +21,10 @@ from prefect.task_runners import ThreadPoolTaskRunner
 from flows import database, ledger
 from flows.featurize import featurize
 from flows.ingest import ingest
+from flows.lookup import load_model
 from flows.runs import recorded, stage
 from flows.settings import Settings, load
-from flows.spec import Costs, ModelSpec, PolicyName, load_model
+from flows.spec import Costs, ModelSpec, PolicyName
 from flows.steps import feature_store, history, machines, past, spark, spark_tasks, stages
 from flows.steps.backtest import findings, kept, logged, on_spark, page
 from flows.steps.backtest.models import Made, open_window, prune, train_window

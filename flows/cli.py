@@ -214,8 +214,8 @@ def serve(
 def status(model: Model = "taxi", home: Home = None, as_json: AsJson = False) -> None:
     """Say what serves, what waits, what was landed and what ran last."""
     from flows import database, ledger
+    from flows.lookup import load_model
     from flows.show import show_status
-    from flows.spec import load_model
     from flows.steps.status import status as look
 
     settings = open_home(home, model)
@@ -250,8 +250,8 @@ def partitions(
 def versions(model: Model = "taxi", home: Home = None, as_json: AsJson = False) -> None:
     """List the registered versions of a model."""
     from flows import database
+    from flows.lookup import load_model
     from flows.show import show_versions
-    from flows.spec import load_model
     from flows.steps.status import versions as look
 
     settings = open_home(home, model)

@@ -28,8 +28,8 @@ Why = Annotated[str, typer.Option(help="The reason, kept in the ledger.")]
 
 def open_home(home: Path | None, model: str) -> Any:
     """Read the settings and make sure that the model is one, before anything is started or written."""
+    from flows.lookup import load_model
     from flows.settings import Settings
-    from flows.spec import load_model
 
     settings = Settings() if home is None else Settings(home=home)
     load_model(model, settings)
@@ -51,7 +51,7 @@ def run_flow(home: Path | None, model: str, call: Callable[[], Any], check: Chec
     end_on_signals()
     if check is not None:
         from flows import database
-        from flows.spec import load_model
+        from flows.lookup import load_model
 
         check(settings, load_model(model, settings), database.connect(settings))
     with prefect_server(settings):

@@ -19,9 +19,9 @@ def add(app: typer.Typer) -> None:
 
 def doctor(model: Model = "taxi", home: Home = None, as_json: AsJson = False) -> None:
     """Look at every part that the settings use, and say how to mend what is wrong; changes nothing."""
+    from flows.lookup import load_model
     from flows.settings import Settings
     from flows.show import quiet_libraries, show_findings
-    from flows.spec import load_model
     from flows.steps.doctor import examine
 
     settings = Settings() if home is None else Settings(home=home)
@@ -90,8 +90,8 @@ def plan(
     as_json: AsJson = False,
 ) -> None:
     """Show what applying the feature definitions would change; refuse what is destructive, or defined twice."""
+    from flows.lookup import load_model
     from flows.show import quiet_libraries, show_changes
-    from flows.spec import load_model
     from flows.steps import feature_plan
 
     settings = open_home(home, model)
@@ -125,8 +125,8 @@ def candidate(
         return train(model=model, reason=reason, force=True)
 
     from flows import database
+    from flows.lookup import load_model
     from flows.show import show_lines
-    from flows.spec import load_model
     from flows.steps.candidate import write_report
 
     outcome = run_flow(home, model, call)
@@ -147,8 +147,8 @@ def smoke(
     as_json: AsJson = False,
 ) -> None:
     """Test a prediction service as it runs: ready, its contract, a prediction, a refusal, no failure under load."""
+    from flows.lookup import load_model
     from flows.show import show_lines
-    from flows.spec import load_model
     from flows.steps import processes, serving
     from flows.steps.smoke import smoke as test
 
@@ -186,8 +186,8 @@ def deliver(
     """Deliver a pipeline version to a place; if it fails there, the version before is put back."""
     from deployments import delivery, places
     from flows import database
+    from flows.lookup import load_model
     from flows.show import quiet_libraries, show_lines
-    from flows.spec import load_model
 
     quiet_libraries()
     passed = None
@@ -214,8 +214,8 @@ def promote_across(source: str, target: str, version: int | None, why: str, mode
     """Copy a version from one place's registry to another's and make it the champion there; nothing is trained anew."""
     from deployments import places
     from flows import database
+    from flows.lookup import load_model
     from flows.show import show_promoted
-    from flows.spec import load_model
     from flows.steps import transfer
 
     giver = places.settings_of(source)

@@ -101,8 +101,8 @@ def _open(home: Path | None, model: str) -> tuple[Any, Any, Any]:
         raise UsageError(f"{wanted.home} is no folder; name with --home the one that was trained in")
     settings = open_home(home, model)
     from flows import database
+    from flows.lookup import load_model
     from flows.show import quiet_libraries
-    from flows.spec import load_model
 
     quiet_libraries()
     return settings, load_model(model, settings), database.connect(settings)

@@ -42,8 +42,9 @@ def new(
 ) -> None:
     """Make a model of a table: look at it, warn of what will hurt, write the files to be read and edited."""
     from flows.errors import UsageError
+    from flows.lookup import known_models
     from flows.settings import Settings
-    from flows.spec import NAME, known_models
+    from flows.spec import NAME
     from flows.steps.new import choose, drafting, table
     from flows.steps.new.wanted import Wanted, parse_moment, parse_names, parse_span, parse_task, refuse
     from flows.steps.reading import connect

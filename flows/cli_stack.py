@@ -20,8 +20,8 @@ def up(model: Model = "taxi", home: Home = None) -> None:
     """Start everything in the foreground: Prefect, worker, watcher, MLflow UI, Feast UI, prediction service."""
     from deployments import stack
     from flows.errors import UsageError
+    from flows.lookup import load_model
     from flows.show import show_links
-    from flows.spec import load_model
 
     settings = open_home(home, model)
     if settings.profile == "team":

@@ -15,9 +15,10 @@ from rich.text import Text
 from flows import demo_own, demo_steps
 from flows.demo_steps import MODEL, Stage, Step
 from flows.errors import UsageError
+from flows.lookup import load_model
 from flows.settings import Settings, shown
 from flows.show import console, end_on_signals, line, quiet_libraries, stop_if_interrupted
-from flows.spec import Frozen, load_model
+from flows.spec import Frozen
 from flows.steps.files import write_text
 
 MARK = "demo.json"  # says that a home is the demo's own

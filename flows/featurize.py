@@ -7,9 +7,9 @@ from typing import Any
 from prefect import flow
 
 from flows import database, ledger
+from flows.lookup import load_model
 from flows.runs import recorded, stage
 from flows.settings import load
-from flows.spec import load_model
 from flows.steps import feature_store, feature_tables, stages
 from flows.steps.keeping import KeptTables
 from flows.steps.own_code import code_hash

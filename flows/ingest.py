@@ -15,9 +15,10 @@ from flows.errors import BrokenCheckError, EvergreenError, UnavailableError
 from flows.featurize import featurize as update_features
 from flows.ledger import Partition
 from flows.locks import locked
+from flows.lookup import load_model
 from flows.runs import recorded, stage
 from flows.settings import Settings, load, shown
-from flows.spec import ModelSpec, load_model
+from flows.spec import ModelSpec
 from flows.steps import decision, docs, judging, landing
 from flows.steps.periods import Kind, parse_kind
 from flows.steps.reading import connect

@@ -11,9 +11,10 @@ from sqlalchemy.engine import Engine
 
 from flows import database, events, ledger, outbox
 from flows.causes import Cause
+from flows.lookup import load_model
 from flows.runs import recorded, stage
 from flows.settings import Settings, load
-from flows.spec import ModelSpec, load_model
+from flows.spec import ModelSpec
 from flows.steps import (
     decision,
     drift,

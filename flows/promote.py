@@ -11,9 +11,9 @@ from sqlalchemy.engine import Engine
 from flows import approval, database, events, ledger
 from flows.errors import UnavailableError
 from flows.ledger import Promotion
+from flows.lookup import load_model
 from flows.runs import recorded, stage
 from flows.settings import Settings, load
-from flows.spec import load_model
 from flows.steps import promotion, registry
 from flows.steps.processes import person
 

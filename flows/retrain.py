@@ -12,9 +12,10 @@ from flows import causes, database, ledger, outbox
 from flows.errors import ConflictError
 from flows.events import Kind
 from flows.limits import PATIENCE_SECONDS, alone
+from flows.lookup import load_model
 from flows.runs import recorded
 from flows.settings import load
-from flows.spec import ModelSpec, load_model
+from flows.spec import ModelSpec
 from flows.steps import decision
 
 GLANCE_SECONDS = 1.0

@@ -10,10 +10,11 @@ from sqlalchemy.engine import Engine
 
 from flows import database, events, ledger, trials
 from flows.errors import ConflictError, RefusedError
+from flows.lookup import load_model
 from flows.promote import announce, check, choose, record
 from flows.runs import recorded, stage
 from flows.settings import Settings, load
-from flows.spec import ModelSpec, load_model
+from flows.spec import ModelSpec
 from flows.steps import promotion, rollout, storage
 from flows.steps.processes import person
 from flows.steps.status import on_trial

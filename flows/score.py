@@ -7,9 +7,9 @@ from typing import Any
 from prefect import flow
 
 from flows import database
+from flows.lookup import load_model
 from flows.runs import recorded, stage
 from flows.settings import load
-from flows.spec import load_model
 from flows.steps import scoring
 from flows.steps.bundle import load_bundle
 from flows.steps.champion import reigning

@@ -12,11 +12,12 @@ from prefect.events import emit_event
 from sqlalchemy.engine import Engine
 
 from flows import approval, database, events, ledger, trials
+from flows.lookup import load_model
 from flows.promote import promote
 from flows.rollout import begin_trial
 from flows.runs import Record, recorded, root_run, stage
 from flows.settings import Settings, load
-from flows.spec import ModelSpec, load_model
+from flows.spec import ModelSpec
 from flows.steps import (
     bundle,
     card,

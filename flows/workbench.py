@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any, Literal, overload
 
 from flows import database
 from flows.errors import UsageError
+from flows.lookup import load_model
 from flows.settings import Settings
-from flows.spec import load_model
 from flows.steps.files import scratch
 from flows.steps.research import adopting, feature_list, logged, rows
 from flows.steps.research import experiment as experiments

@@ -18,8 +18,8 @@ from typing import Any
 from filelock import FileLock
 
 from flows import database, ledger
+from flows.lookup import load_model
 from flows.settings import Settings
-from flows.spec import load_model
 from flows.steps import registry
 
 TESTS = Path(__file__).parent

@@ -17,8 +17,9 @@ from deployments.service.logs import log_json
 from deployments.service.workers import end_with_parent, supervise
 from flows import settings as settings_of
 from flows.errors import EvergreenError, UnavailableError
+from flows.lookup import load_model
 from flows.settings import Settings
-from flows.spec import ModelSpec, load_model
+from flows.spec import ModelSpec
 
 MOST_CONNECTIONS = 1024  # of one worker; the guard answers 503 to what is more than its queue long before
 GRACE_SECONDS = 1

@@ -82,8 +82,8 @@ class Housekeeping:
 
 def main(home: str, model: str) -> None:
     """Fold the closed journals of a home."""
+    from flows.lookup import load_model
     from flows.settings import load
-    from flows.spec import load_model
     from flows.steps.prediction_hours import fold
 
     os.nice(19)

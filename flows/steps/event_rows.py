@@ -8,7 +8,8 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, NamedTuple
 
 from flows.errors import ContractError
-from flows.spec import ModelSpec, resolve_callable
+from flows.lookup import resolve_callable
+from flows.spec import ModelSpec
 from flows.steps.periods import utc_sql
 from flows.steps.sql import identifier, identifiers, literal, without_nan
 

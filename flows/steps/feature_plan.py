@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
+from flows.lookup import resolve
 from flows.settings import Settings
-from flows.spec import Frozen, ModelSpec, resolve
+from flows.spec import Frozen, ModelSpec
 from flows.steps import event_rows, feature_store
 from flows.steps.sql import identifier
 

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING
 from zoneinfo import ZoneInfo
 
 from flows.ledger import Partition
+from flows.lookup import resolve
 from flows.settings import Settings
-from flows.spec import Frozen, ModelSpec, resolve
+from flows.spec import Frozen, ModelSpec
 from flows.steps import duckdb_features, reading, spark_features
 from flows.steps.spark_features import Expression
 from flows.steps.sql import identifier, identifiers, literal

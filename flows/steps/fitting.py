@@ -7,7 +7,8 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from flows.errors import ContractError, EvergreenError
-from flows.spec import ModelSpec, resolve_callable
+from flows.lookup import resolve_callable
+from flows.spec import ModelSpec
 from flows.steps import metrics
 from flows.steps.training_set import TrainingSet, matrix, read_part
 from flows.steps.trusted import one_line

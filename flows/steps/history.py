@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from flows.errors import UsageError
+from flows.lookup import resolve_callable
 from flows.settings import Settings
-from flows.spec import Frozen, ModelSpec, RequestField, resolve_callable
+from flows.spec import Frozen, ModelSpec, RequestField
 from flows.steps.event_rows import DAY, compiled, dated_sql, numbered_sql
 from flows.steps.files import replacing, write_parquet
 from flows.steps.periods import period_of

@@ -20,8 +20,8 @@ from typing import Any
 from uuid import uuid4
 
 from flows.errors import EvergreenError, UnavailableError
+from flows.lookup import load_model
 from flows.settings import Settings, load
-from flows.spec import load_model
 from flows.steps import storage
 from flows.steps.files import write_text
 from flows.steps.prefect_server import is_healthy

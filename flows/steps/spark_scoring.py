@@ -12,8 +12,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from flows.lookup import load_model
 from flows.settings import Settings
-from flows.spec import ModelSpec, load_model
+from flows.spec import ModelSpec
 from flows.steps import spark, spark_tasks
 from flows.steps.files import scratch
 

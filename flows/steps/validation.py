@@ -9,7 +9,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from flows.errors import BrokenCheckError, ContractError
-from flows.spec import Frozen, ModelSpec, resolve_callable
+from flows.lookup import resolve_callable
+from flows.spec import Frozen, ModelSpec
 from flows.steps.event_rows import EVENTS, ROW
 from flows.steps.sql import identifier, literal
 

@@ -58,8 +58,8 @@ def bare(source: Path, folder: Path) -> float:
 def land(source: Path, folder: Path, kind: str) -> float:
     """Land the rows in a fresh home by the plain steps; return the seconds."""
     from flows import database, ledger
+    from flows.lookup import load_model
     from flows.settings import Settings
-    from flows.spec import load_model
     from flows.steps import docs, judging, landing
     from flows.steps.periods import parse_kind
     from flows.steps.reading import connect

@@ -34,8 +34,8 @@ BUDGET = 500_000  # rows that train, of as many as there are
 def ingest(folder: Path) -> int:
     """Land and judge the file as one month."""
     from flows import database
+    from flows.lookup import load_model
     from flows.settings import Settings
-    from flows.spec import load_model
     from flows.steps import judging, landing
     from flows.steps.periods import parse_kind
     from flows.steps.reading import connect
@@ -53,8 +53,8 @@ def ingest(folder: Path) -> int:
 def features(folder: Path) -> int:
     """Compute the feature tables of what was accepted, register them, and mark the partitions."""
     from flows import database, ledger
+    from flows.lookup import load_model
     from flows.settings import Settings
-    from flows.spec import load_model
     from flows.steps import feature_store, feature_tables
 
     home = Settings(home=folder / "home").activate()
@@ -69,8 +69,8 @@ def features(folder: Path) -> int:
 
 def score(folder: Path) -> int:
     """Fit a model on some rows and predict the whole file with it, features joined as of each row."""
+    from flows.lookup import load_model
     from flows.settings import Settings
-    from flows.spec import load_model
     from flows.steps import feature_store
     from flows.steps.scoring import score_file
 
@@ -85,8 +85,8 @@ def score(folder: Path) -> int:
 def train(folder: Path) -> int:
     """Build the training set of the newest window by a budget of rows, and fit the model's estimator on it."""
     from flows import database, ledger
+    from flows.lookup import load_model
     from flows.settings import Settings
-    from flows.spec import load_model
     from flows.steps import feature_store, fitting, training_set
 
     home = Settings(home=folder / "home").activate()

@@ -56,7 +56,7 @@ def answer(home: Settings, rows: int) -> None:
     import pyarrow.parquet as pq
 
     from flows import database, ledger
-    from flows.spec import load_model
+    from flows.lookup import load_model
     from flows.steps.bundle import load_bundle
     from flows.steps.champion import reigning
     from flows.steps.feature_store import historical, open_store

@@ -14,9 +14,10 @@ from typing import Any
 import numpy as np
 
 from flows import database, ledger
+from flows.lookup import load_model
 from flows.models.taxi.simulator import simulate_day
 from flows.settings import Settings
-from flows.spec import Costs, PolicyName, load_model
+from flows.spec import Costs, PolicyName
 from flows.steps.backtest.findings import beside_best
 from flows.steps.backtest.kept import keep, opened
 from flows.steps.backtest.models import make_window, open_window

@@ -27,8 +27,9 @@ from typing import Any
 import httpx
 
 from flows import database, ledger
+from flows.lookup import load_model
 from flows.settings import Settings, load
-from flows.spec import ModelSpec, load_model
+from flows.spec import ModelSpec
 from flows.steps.bench import Figure, compared
 from flows.steps.bundle import Manifest
 from flows.steps.processes import free_port, stop

@@ -5,8 +5,8 @@ from __future__ import annotations
 import tempfile
 from pathlib import Path
 
+from flows.lookup import load_model
 from flows.settings import Settings
-from flows.spec import load_model
 from flows.steps.bench import Figure, compared
 from flows.steps.event_rows import EVENTS, ROW, create_events
 from flows.steps.gx_duckdb import TableJudge

@@ -148,8 +148,8 @@ def test_no_version_promotion_or_prediction_is_without_its_whole_chain(
     demo: dict[str, Any], restored_environment: None
 ) -> None:
     from flows import database, ledger
+    from flows.lookup import load_model
     from flows.settings import Settings
-    from flows.spec import load_model
     from flows.steps import lineage_facts, lineage_graph, registry
     from flows.steps.lineage_facts import Answered
     from flows.steps.prediction_log import read_predictions
@@ -195,8 +195,8 @@ def test_no_version_promotion_or_prediction_is_without_its_whole_chain(
 @pytest.mark.long
 def test_every_version_is_made_again_to_the_bit(demo: dict[str, Any], restored_environment: None) -> None:
     from flows import database
+    from flows.lookup import load_model
     from flows.settings import Settings
-    from flows.spec import load_model
     from flows.steps import registry, reproduction, version_record
 
     home = Settings(home=demo["home"]).activate()

@@ -26,7 +26,7 @@ def home(trained_home):
 
 
 def test_the_champion_stays_and_the_next_run_promotes_what_was_registered_without_training_again(home):
-    from flows.spec import load_model
+    from flows.lookup import load_model
     from flows.train import train
 
     assert python(KILLED_BEFORE_PROMOTING).returncode == -signal.SIGKILL

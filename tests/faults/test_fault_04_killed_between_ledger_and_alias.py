@@ -9,7 +9,7 @@ import pytest
 from training_parts import champion, copy_home, history, log_again, opened, python, trained
 
 from flows import database
-from flows.spec import load_model
+from flows.lookup import load_model
 from flows.steps import registry, status
 
 KILLED_BEFORE_THE_ALIAS = """

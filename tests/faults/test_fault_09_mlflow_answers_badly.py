@@ -16,8 +16,8 @@ import pytest
 from training_parts import artifact, copy_home, opened, trained
 
 from flows.errors import RefusedError
+from flows.lookup import load_model
 from flows.settings import Settings
-from flows.spec import load_model
 from flows.steps import promotion, registry
 from flows.steps.lineage import Lineage
 from flows.steps.processes import free_port, stop

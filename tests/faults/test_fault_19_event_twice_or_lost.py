@@ -11,7 +11,7 @@ import pytest
 from training_parts import copy_home, featurized, numbers, opened
 
 from flows import causes, database, events, outbox
-from flows.spec import load_model
+from flows.lookup import load_model
 
 REASON = "performance: rmse 7 where 4 were expected"
 

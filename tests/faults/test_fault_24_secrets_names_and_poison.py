@@ -13,8 +13,8 @@ from training_parts import copy_home, numbers, opened, python, state, trained
 from deployments import declared
 from flows import causes, database, events, ledger, outbox
 from flows.errors import EvergreenError, UsageError
+from flows.lookup import load_model
 from flows.settings import shown
-from flows.spec import load_model
 
 SECRET = "hunter2"
 

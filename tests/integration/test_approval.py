@@ -13,7 +13,7 @@ import pytest
 from training_parts import champion, copy_home, history, log_again, opened, trained
 
 from flows import database, ledger
-from flows.spec import load_model
+from flows.lookup import load_model
 from flows.steps import registry
 
 SECONDS = 90

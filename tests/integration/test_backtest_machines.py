@@ -16,7 +16,7 @@ from team_parts import holders_of_secrets, objects, stores
 from training_parts import featurized
 
 from flows.errors import UnavailableError
-from flows.spec import load_model
+from flows.lookup import load_model
 from flows.steps import doctor, machines
 from flows.steps.processes import free_port
 from flows.steps.same_code import code_of

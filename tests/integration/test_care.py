@@ -10,8 +10,8 @@ from training_parts import champion, copy_home, history, numbers, opened, traine
 
 from flows import database
 from flows.errors import RefusedError, TamperedError, UsageError
+from flows.lookup import load_model
 from flows.settings import Settings
-from flows.spec import load_model
 from flows.steps import promotion, registry, transfer
 from flows.steps.backup import backup, restore
 from flows.steps.doctor import Finding, examine

@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 from flows.cli import app
 from flows.errors import UsageError
-from flows.spec import load_model
+from flows.lookup import load_model
 
 ROWS = 6000
 KIND = """it's "{{ 7 * 7 }}" {% raw %}"""

@@ -15,8 +15,8 @@ from training_parts import copy_home, opened, state, trained
 from typer.testing import CliRunner
 
 from flows import database, ledger
+from flows.lookup import load_model
 from flows.models.taxi.simulator import simulate_day
-from flows.spec import load_model
 from flows.steps import lineage_facts, lineage_graph, reproduction, version_record
 
 REVISED = "2024-01-03"

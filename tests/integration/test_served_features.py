@@ -17,7 +17,7 @@ from serving_parts import eventually
 from deployments.service.features import OnlineFeatures
 from deployments.service.predictor import Predictor, Snapshot
 from flows import database, ledger
-from flows.spec import load_model
+from flows.lookup import load_model
 from flows.steps import feature_store, feature_tables, registry
 from flows.steps.bundle import load_bundle
 from flows.steps.docs import write_index

@@ -151,7 +151,7 @@ from deployments.service.cache import BundleCache
 from deployments.service.features import OnlineFeatures
 from deployments.service.request import RequestParser
 from flows import database, ledger, settings
-from flows.spec import load_model
+from flows.lookup import load_model
 home = settings.load({str(settings.home)!r})
 spec = load_model("taxi", home)
 OnlineFeatures(home, spec)(["hour"], RequestParser(spec).example())

@@ -17,7 +17,7 @@ from team_parts import holders_of_secrets, stores
 from training_parts import copy_home, featurized, opened, python
 
 from flows.errors import ContractError
-from flows.spec import load_model
+from flows.lookup import load_model
 from flows.steps import doctor, same_code, spark
 from flows.steps.backtest import models
 from flows.steps.processes import free_port

@@ -18,9 +18,9 @@ from offline_cases import ZONE, hour, open_store, past_view, write_past
 
 from flows import ledger
 from flows.errors import ContractError, TamperedError
+from flows.lookup import resolve
 from flows.models.taxi.simulator import simulate_day
 from flows.models.taxi.spec import spec
-from flows.spec import resolve
 from flows.steps import feature_store, feature_tables, fitting, score_requests, scoring, spark, spark_fitting
 from flows.steps.bundle import load_bundle, save_bundle
 from flows.steps.spark_scoring import asked

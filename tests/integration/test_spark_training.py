@@ -16,8 +16,8 @@ from training_parts import copy_home, opened, trained
 
 from flows import database, ledger
 from flows.errors import UnavailableError
+from flows.lookup import load_model
 from flows.settings import Settings
-from flows.spec import load_model
 from flows.steps import doctor, registry, spark
 from flows.steps.processes import free_port, stop
 

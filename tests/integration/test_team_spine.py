@@ -12,8 +12,8 @@ from serving_parts import eventually
 from team_parts import SECRETS, holders_of_secrets, mlflow_server, objects, prefect_server, stores
 
 from flows import database, ledger
+from flows.lookup import load_model
 from flows.models.taxi.simulator import simulate_day
-from flows.spec import load_model
 from flows.steps import reproduction, version_record
 from flows.steps.processes import stop
 

@@ -24,8 +24,8 @@ from training_parts import (
 
 from flows import database, ledger
 from flows.errors import ContractError, RefusedError
+from flows.lookup import load_model
 from flows.models.taxi.simulator import simulate_day
-from flows.spec import load_model
 from flows.steps import feature_record, feature_store, registry
 from flows.steps.lineage import ROOT, Lineage
 

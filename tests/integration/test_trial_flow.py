@@ -13,7 +13,7 @@ from training_parts import champion, copy_home, history, log_again, numbers, ope
 
 from flows import database, ledger, trials
 from flows.errors import ConflictError, RefusedError
-from flows.spec import load_model
+from flows.lookup import load_model
 from flows.steps import registry
 from flows.steps.prediction_log import Answer, PredictionLog, read_predictions
 from flows.steps.status import status

@@ -12,8 +12,8 @@ from training_parts import artifact, copy_home, opened, state, trained
 
 from flows import workbench as evergreen
 from flows.errors import RefusedError, TamperedError, UsageError
+from flows.lookup import load_model
 from flows.settings import Settings
-from flows.spec import load_model
 from flows.steps import registry
 from flows.steps.fitting import make_estimator
 from flows.steps.research.experiment import Experiment

@@ -8,8 +8,8 @@ import pandas as pd
 import pytest
 
 from flows.errors import UsageError
+from flows.lookup import known_models, load_model
 from flows.settings import Settings
-from flows.spec import known_models, load_model
 from flows.steps.new import choose, drafting, table
 from flows.steps.new.draft import Given
 from flows.steps.new.wanted import Wanted, refuse, span_text

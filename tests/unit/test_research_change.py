@@ -10,8 +10,8 @@ from research_parts import git
 from training_parts import TESTS
 
 from flows.errors import RefusedError
+from flows.lookup import load_model
 from flows.settings import Settings
-from flows.spec import load_model
 from flows.steps.research import change
 from flows.steps.research.adopting import adopt
 from flows.steps.research.logged import Adoptable

@@ -9,8 +9,8 @@ import pytest
 from deployments import declared, deploy, stack
 from flows import events
 from flows.errors import UnavailableError, UsageError
+from flows.lookup import load_model, resolve
 from flows.settings import Settings
-from flows.spec import load_model, resolve
 
 EVENTS = {value for name, value in vars(events).items() if name.isupper()}
 

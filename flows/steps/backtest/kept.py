@@ -10,8 +10,9 @@ from pydantic import ValidationError
 
 from flows.errors import UnavailableError
 from flows.ledger import Partition
+from flows.lookup import load_model
 from flows.settings import Settings
-from flows.spec import Frozen, load_model
+from flows.spec import Frozen
 from flows.steps import storage
 from flows.steps.backtest.timeline import History, Step
 from flows.steps.files import sha256_of, write_arrow, write_text

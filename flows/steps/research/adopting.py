@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from flows.errors import RefusedError
+from flows.lookup import resolve
 from flows.settings import Settings
-from flows.spec import Frozen, ModelSpec, resolve
+from flows.spec import Frozen, ModelSpec
 from flows.steps.own_code import OURS, origin
 from flows.steps.research import change, merging
 from flows.steps.research.logged import Adoptable

@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from flows.errors import EvergreenError, UsageError
+from flows.lookup import known_models, load_model
 from flows.settings import Settings
-from flows.spec import ModelSpec, known_models, load_model
+from flows.spec import ModelSpec
 from flows.steps import feature_store
 from flows.steps.sql import identifier, identifiers, literal
 from flows.steps.statistics import is_number

@@ -15,7 +15,8 @@ from types import CodeType, FunctionType, ModuleType
 from typing import Any
 
 from flows.errors import UsageError
-from flows.spec import ModelSpec, resolve_callable
+from flows.lookup import resolve_callable
+from flows.spec import ModelSpec
 from flows.steps.own_code import OURS, origin
 from flows.steps.research.writing import (
     Name,
