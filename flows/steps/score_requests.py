@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection
 
 BATCH = 500_000  # rows that are joined and predicted at once
+MEMORY = (
+    "1GB"  # for rows and answers that are sorted; beyond it on disk: the features are joined in a DuckDB of their own
+)
 TYPES = {"int": "BIGINT", "float": "DOUBLE", "string": "VARCHAR", "timestamp": "TIMESTAMP"}
 OFFSET = r"[0-9]([zZ]|[+-][0-9]{2}(:?[0-9]{2})?)$"  # after its date, a text that ends so is an instant, no local time
 
@@ -88,14 +91,41 @@ def answered_by_time(
     """
     fields = identifiers(_typed(field) for field in _fields(spec))
     numbered = f"SELECT row_number() OVER () AS {ROW}, {fields} FROM typed ORDER BY {_time(spec)}"
-    with connection.cursor() as writer:
+    connection.execute(f"SET memory_limit = '{MEMORY}'")
+    with connection.cursor() as others:
         verb = "CREATE TABLE answers AS"
         for rows in batches(connection, origin, numbered):
-            writer.register("batch", answer(requests_of(spec, rows)).append_column(ROW, rows[ROW]))
-            writer.execute(f"{verb} FROM batch")
+            others.register("batch", answer(requests_of(spec, rows)).append_column(ROW, rows[ROW]))
+            others.execute(f"{verb} FROM batch")
             verb = "INSERT INTO answers"
-    in_order = f"SELECT * EXCLUDE ({ROW}) FROM (FROM answers ORDER BY {ROW})"
-    yield from batches(connection, origin, f"FROM typed POSITIONAL JOIN ({in_order})")
+        others.unregister("batch")
+        in_order = others.execute(f"SELECT * EXCLUDE ({ROW}) FROM answers ORDER BY {ROW}")
+        take = taking(in_order.to_arrow_reader(BATCH))
+        for rows in batches(connection, origin):
+            yield beside(rows, take(rows.num_rows))
+
+
+def taking(found: pa.RecordBatchReader) -> Callable[[int], pa.Table]:
+    """Return what takes so many of the next rows of a reader as a table."""
+    waiting = found.schema.empty_table()
+
+    def take(rows: int) -> pa.Table:
+        nonlocal waiting
+        parts = [waiting]
+        while sum(part.num_rows for part in parts) < rows:
+            parts.append(pa.Table.from_batches([found.read_next_batch()]))
+        table = pa.concat_tables(parts)
+        waiting = table.slice(rows)
+        return table.slice(0, rows)
+
+    return take
+
+
+def beside(table: pa.Table, answers: pa.Table) -> pa.Table:
+    """Return a table with the columns of another beside it."""
+    for name in answers.column_names:
+        table = table.append_column(name, answers[name])
+    return table
 
 
 def requests_of(spec: ModelSpec, table: pa.Table) -> pa.Table:

@@ -15,7 +15,7 @@ from flows.errors import ContractError, UnavailableError, UsageError
 from flows.spec import Frozen, ModelSpec
 from flows.steps.files import replacing
 from flows.steps.reading import connect
-from flows.steps.score_requests import answered_by_time, batches, in_time_order, prepare, requests_of
+from flows.steps.score_requests import answered_by_time, batches, beside, in_time_order, prepare, requests_of
 from flows.steps.storage import pull
 
 if TYPE_CHECKING:
@@ -68,7 +68,7 @@ def score_file(
         if question is not None:
             answered = _on_spark(settings, question, bundle, read, requests)
         elif in_time_order(connection, spec):
-            answered = (_beside(table, answer(requests(table))) for table in read())
+            answered = (beside(table, answer(requests(table))) for table in read())
         else:
             answered = answered_by_time(connection, spec, origin, answer)
         try:
@@ -97,13 +97,7 @@ def _on_spark(
     schema = pa.schema([pa.field("prediction", kind), *shares, pa.field("model_version", pa.int64())])
     with answering(settings, question, map(requests, read()), schema) as answers:
         for table, answer in zip(read(), answers, strict=True):
-            yield _beside(table, answer)
-
-
-def _beside(table: pa.Table, answers: pa.Table) -> pa.Table:
-    for name in answers.column_names:
-        table = table.append_column(name, answers[name])
-    return table
+            yield beside(table, answer)
 
 
 def predict(spec: ModelSpec, store: FeatureStore, bundle: Bundle, version: int, requests: pa.Table) -> pa.Table:

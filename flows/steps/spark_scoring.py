@@ -17,6 +17,7 @@ from flows.settings import Settings
 from flows.spec import ModelSpec
 from flows.steps import spark, spark_tasks
 from flows.steps.files import scratch
+from flows.steps.score_requests import taking
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -67,7 +68,8 @@ def answering(
             sql = spark.written(scored, folder / "answers")
         with duckdb.connect() as connection:
             found = connection.execute(f"SELECT * FROM ({sql}) ORDER BY {ROW}").to_arrow_reader(spark.ARROW_ROWS)
-            yield _cut(found, sizes)
+            take = taking(found)
+            yield (take(size).drop_columns([ROW]) for size in sizes)
 
 
 def _spark_schema(schema: pa.Schema) -> str:
@@ -90,18 +92,6 @@ def _write(requests: Iterable[pa.Table], folder: Path) -> list[int]:
             )
         sizes.append(table.num_rows)
     return sizes
-
-
-def _cut(found: pa.RecordBatchReader, sizes: list[int]) -> Iterator[pa.Table]:
-    """Yield the rows of a reader as tables of the given sizes, without the column of their numbers."""
-    waiting = found.schema.empty_table()
-    for size in sizes:
-        parts = [waiting]
-        while sum(part.num_rows for part in parts) < size:
-            parts.append(pa.Table.from_batches([found.read_next_batch()]))
-        table = pa.concat_tables(parts)
-        waiting = table.slice(size)
-        yield table.slice(0, size).drop_columns([ROW])
 
 
 def _answered(question: Asked, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
