@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import glob
+import os
 from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
-from flows.errors import UsageError
+from flows.errors import UnavailableError, UsageError
 from flows.spec import ModelSpec, RequestField
 from flows.steps.event_rows import ROW
 from flows.steps.reading import describe
@@ -91,12 +93,14 @@ def answered_by_time(
     """
     fields = identifiers(_typed(field) for field in _fields(spec))
     numbered = f"SELECT row_number() OVER () AS {ROW}, {fields} FROM typed ORDER BY {_time(spec)}"
-    connection.execute(f"SET memory_limit = '{MEMORY}'")
+    with told(origin):
+        connection.execute(f"SET memory_limit = '{MEMORY}'")
     with connection.cursor() as others:
         verb = "CREATE TABLE answers AS"
         for rows in batches(connection, origin, numbered):
             others.register("batch", answer(requests_of(spec, rows)).append_column(ROW, rows[ROW]))
-            others.execute(f"{verb} FROM batch")
+            with told(origin):
+                others.execute(f"{verb} FROM batch")
             verb = "INSERT INTO answers"
         others.unregister("batch")
         in_order = others.execute(f"SELECT * EXCLUDE ({ROW}) FROM answers ORDER BY {ROW}")
@@ -206,4 +210,8 @@ def told(origin: Path) -> Iterator[None]:
         yield
     except duckdb.Error as error:
         line = str(error).strip().splitlines()[0][:300]
+        if isinstance(error, duckdb.OutOfMemoryException) or os.strerror(errno.ENOSPC) in str(error):
+            raise UnavailableError(
+                f"{origin} and its answers do not fit into memory and temporary space ({line}); free some"
+            ) from error
         raise UsageError(f"{origin} cannot be read ({line}); name a whole parquet or CSV file") from error

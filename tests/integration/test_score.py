@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from flows import database, ledger
-from flows.errors import RefusedError, UsageError
+from flows.errors import RefusedError, UnavailableError, UsageError
 from flows.models.taxi.simulator import simulate_day
 from flows.models.taxi.spec import spec
 from flows.settings import Settings
@@ -176,6 +176,15 @@ def test_a_file_in_no_order_of_time_is_predicted_by_time_and_written_in_its_own_
     pd.testing.assert_frame_equal(ordered, whole)
     mixed.index = shuffled.index
     pd.testing.assert_frame_equal(mixed.sort_index(), whole)
+
+
+def test_what_does_not_fit_into_memory_and_space_says_so_and_writes_nothing(place, tmp_path, monkeypatch):
+    events(1, DAYS)[REQUEST].sample(frac=1, random_state=0).to_parquet(tmp_path / "in.parquet", row_group_size=500)
+    monkeypatch.setattr(score_requests, "BATCH", 300)
+    monkeypatch.setattr(score_requests, "MEMORY", "1KB")
+    with pytest.raises(UnavailableError, match="and its answers do not fit"):
+        run(place, tmp_path / "in.parquet", tmp_path / "out.parquet")
+    assert [path.name for path in tmp_path.iterdir()] == ["in.parquet"]
 
 
 def test_a_classifier_gives_the_likeliest_class_and_all_probabilities(place, requests):
