@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from flows.steps.files import scratch
-from flows.steps.spark_features import Computed, Expression
 from flows.steps.sql import identifier, identifiers, literal
 from flows.steps.window_parts import EVENT, LABEL, ROWS, Parts, apart, count_of, sum_of, whole
 from flows.steps.windows import TICK
@@ -25,6 +24,8 @@ from flows.steps.windows import TICK
 if TYPE_CHECKING:
     import ibis.expr.types as ir
     import pyarrow as pa
+
+    from flows.steps.windows import Computed, Expression
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 SLICE = 4_000_000  # rows that are sorted at once, of some keys; some 100 bytes each

@@ -14,12 +14,13 @@ from flows.lookup import resolve
 from flows.settings import Settings
 from flows.spec import Frozen, ModelSpec
 from flows.steps import duckdb_features, reading, spark_features
-from flows.steps.spark_features import Expression
 from flows.steps.sql import identifier, identifiers, literal
 from flows.steps.storage import locals_of, pull, writing
 
 if TYPE_CHECKING:
     import ibis.expr.types as ir
+
+    from flows.steps.windows import Expression
 
 
 class FeaturePlan(Frozen):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
@@ -14,8 +14,7 @@ from flows.steps.files import scratch
 if TYPE_CHECKING:
     import ibis.expr.types as ir
 
-Expression = Callable[["ir.Table", "ir.Table"], "ir.Table"]
-Computed = Callable[[str, Expression], str]
+    from flows.steps.windows import Computed, Expression
 
 
 @contextmanager

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import timedelta
 from typing import Any
 
@@ -11,6 +11,9 @@ import ibis.expr.types as ir
 
 TICK = "tick"
 UNITS = 1_000_000  # of ``mean``: what it counts in are millionths
+
+Expression = Callable[[ir.Table, ir.Table], ir.Table]  # of a feature view, over rows and ticks
+Computed = Callable[[str, Expression], str]  # SQL of a view's rows, by its name and expression
 
 
 def rolling(rows: ir.Table, ticks: ir.Table, by: Sequence[str], window: timedelta, **statistics: Any) -> ir.Table:
