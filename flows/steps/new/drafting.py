@@ -167,7 +167,7 @@ def check(place: Place, draft: Draft) -> None:
     script = (
         "import importlib, sys; s = importlib.import_module(sys.argv[1] + '.spec').spec; "
         "from flows.steps.event_rows import compiled; compiled(s); "
-        "from flows.spec import resolve; [resolve(p) for p in (s.feature_tables, s.estimator, s.search_space)]; "
+        "from flows.lookup import resolve; [resolve(p) for p in (s.feature_tables, s.estimator, s.search_space)]; "
         "importlib.import_module(s.definitions)"
     )
     roots = [str(place.folder.parents[place.package.count(".")]), *sys.path]
