@@ -72,10 +72,16 @@ def record(
 
 
 def waiting(engine: Engine, model: str) -> list[Cause]:
-    """Return the causes that no run has claimed, oldest first; those whose run ended without an answer are among them.
+    """Return the causes that no run has claimed, oldest first; those older than the last training are answered by it.
 
-    They count as never sent: their event was taken, by a run that was killed.
+    Whoever started that training. Those whose run ended without an answer are among them and count as never sent: their
+    event was taken, by a run that was killed.
     """
+    trained = sa.and_(runs.c.model == model, runs.c.flow == "train", runs.c.state == "completed")
+    with engine.connect() as connection:
+        last = connection.execute(sa.select(sa.func.max(runs.c.started_at)).where(trained)).scalar()
+    if last:
+        settle(engine, model, last, f"answered by the training of {last:%Y-%m-%d %H:%M} UTC")
     ended = sa.select(runs.c.id).where(runs.c.state != "running")
     lost = sa.or_(causes.c.claimed_by.in_(ended), causes.c.claimed_at < now() - FORGOTTEN)
     with write(engine) as connection:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 import sys
+from keyword import iskeyword
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -50,10 +51,12 @@ def new(
     from flows.steps.reading import connect
 
     settings = Settings() if home is None else Settings(home=home)
-    if not NAME.fullmatch(name) or name in known_models(settings):
+    if not NAME.fullmatch(name) or iskeyword(name) or name in known_models(settings):
         known = name in known_models(settings)
         why = (
-            "is a model already" if known else "is no name: lower-case letters, digits and underscores, a letter first"
+            "is a model already"
+            if known
+            else "is no name: lower-case letters, digits and underscores, a letter first, and no word of Python's"
         )
         raise UsageError(f"{name[:60]!r} {why}; choose another name")
     place = drafting.place_of(name, into)

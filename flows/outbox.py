@@ -33,22 +33,11 @@ def flush(engine: Engine, spec: ModelSpec) -> int:
 
     These are the ones that could not be sent, whose event was lost, or that had to wait for a cool-down or for data.
     """
-    found = waiting(engine, spec.name)
+    found = causes.waiting(engine, spec.name)
     if not found or not decision.decide(weigh(engine, spec, found), spec.triggers).retrain:
         return 0
     due = [one for one in found if one.event and (one.sent_at is None or database.now() - one.sent_at > AGAIN)]
     return sum(tell(engine, one) for one in due)
-
-
-def waiting(engine: Engine, model: str) -> list[Cause]:
-    """Return the causes that wait; those older than the last training are answered by it, whoever started it."""
-    trained = [run for run in ledger.last_runs(engine, model, limit=1000) if run.flow == "train"]
-    last = next((run for run in trained if run.state == "completed"), None)
-    if last:
-        causes.settle(
-            engine, model, last.started_at, f"answered by the training of {last.started_at:%Y-%m-%d %H:%M} UTC"
-        )
-    return causes.waiting(engine, model)
 
 
 def weigh(engine: Engine, spec: ModelSpec, found: list[Cause]) -> decision.Facts:

@@ -75,7 +75,7 @@ def answer(engine: Engine, spec: ModelSpec, run_id: str) -> dict[str, Any]:
     if mine:
         choice = decision.Decision(retrain=True, reasons=tuple(dict.fromkeys(one.reason for one in mine)))
     else:
-        waiting = outbox.waiting(engine, spec.name)
+        waiting = causes.waiting(engine, spec.name)
         choice = decision.decide(outbox.weigh(engine, spec, waiting), spec.triggers)
         # A state waits until it can be answered; a moment, such as a schedule's, has its answer now.
         due = [one.id for one in waiting if choice.retrain or not one.event]

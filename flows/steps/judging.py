@@ -199,9 +199,10 @@ def _judge_rows(bench: Bench, partition: Partition, file: str) -> Decision:
     left, first, last = connection.execute(
         f"SELECT count(*), min({added['event_timestamp']}), max({added['event_timestamp']}) FROM {EVENTS}"
     ).fetchone() or (0, None, None)
-    reasons = judgement.reasons or (() if left else ("no row is left",))
+    gone = () if left or judgement.reasons else _failed("a row is left", ["no row is left"])
+    reasons = judgement.reasons or tuple(check.observed for check in gone)
     common: dict[str, Any] = {
-        "checks": judgement.checks,
+        "checks": judgement.checks + gone,
         "results": judgement.results,
         "statistics": describe_rows(connection, _profiled(spec), spec.label.name),
         "sample": _sample(connection),

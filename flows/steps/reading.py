@@ -242,6 +242,8 @@ def _cast(name: str, wanted: str) -> str:
 def _complaint(error: Exception, file: SourceFile) -> str:
     """Return what the reader complained of, in one line, with the file's own name in place of our link to it."""
     line = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+    if isinstance(error, UnicodeDecodeError):
+        line = f"it is not in UTF-8 ({line}); save it so"
     return f"the file cannot be read: {line.strip().replace(str(file.path), file.name)[:300]}"
 
 

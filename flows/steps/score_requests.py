@@ -214,4 +214,6 @@ def told(origin: Path) -> Iterator[None]:
             raise UnavailableError(
                 f"{origin} and its answers do not fit into memory and temporary space ({line}); free some"
             ) from error
+        if "utf-8" in str(error):
+            raise UsageError(f"{origin} is not in UTF-8 ({line}); save it so") from error
         raise UsageError(f"{origin} cannot be read ({line}); name a whole parquet or CSV file") from error

@@ -94,6 +94,7 @@ def test_an_odd_table_becomes_files_that_pass_and_a_model_that_trains(package, o
     assert spec.task == "binary"
     landed = ingest(source=str(odd_table), model="payments")
     assert {one["status"] for one in landed} == {"accepted"}
+    assert sum(one["rejected_rows"] for one in landed) == 0  # the amounts that are missing cost no row
     featurize(model="payments")
     found = train(model="payments")
     assert found["promoted"], found
@@ -103,6 +104,9 @@ def test_an_odd_table_becomes_files_that_pass_and_a_model_that_trains(package, o
 def test_what_cannot_be_is_one_line_and_nothing_is_written(package, tmp_path):
     path = tmp_path / "some.csv"
     frame = pd.DataFrame({"n": range(600), "x": np.sin(np.arange(600)), "y": np.arange(600) % 3, "z": "same"})
+    frame["seconds"] = 1_700_000_000 + frame["n"] * 60
+    frame["comma"] = [f"{value:.4f}".replace(".", ",") if value else "" for value in frame["x"]]
+    frame["slips"] = [f"{value:.4f}" if number % 50 else "n/a" for number, value in enumerate(frame["x"])]
     frame.to_csv(path, index=False)
     counts = ("--time", "n", "--start", "2024-01-01", "--every", "1h")
     for words, told in (
@@ -117,6 +121,10 @@ def test_what_cannot_be_is_one_line_and_nothing_is_written(package, tmp_path):
         (("m", "--label", "x", *counts[:5], "1s"), "--every"),
         (("taxi", "--label", "x", *counts), "a model already"),
         (("No Name", "--label", "x", *counts), "is no name"),
+        (("class", "--label", "x", *counts), "is no name"),
+        (("m", "--label", "x", "--time", "seconds"), "seems to hold seconds since 1970"),
+        (("m", "--label", "comma", *counts), "decimal comma, write a point: 599 rows"),
+        (("m", "--label", "slips", *counts), "but for 'n/a' and the like"),
         (("m", "--label", "x", "--into", "elsewhere", *counts), "no folder"),
     ):
         into = () if "--into" in words else ("--into", "own_models")
@@ -125,6 +133,34 @@ def test_what_cannot_be_is_one_line_and_nothing_is_written(package, tmp_path):
         assert told in str(done.exception), done.exception
         assert "\n" not in str(done.exception)
         assert list(package.iterdir()) == []
+
+
+def test_files_of_a_table_have_the_same_columns(package, tmp_path):
+    frame = pd.DataFrame({"t": pd.date_range("2024-01-01", periods=600, freq="h"), "x": range(600), "y": range(600)})
+    (tmp_path / "months").mkdir()
+    frame.to_csv(tmp_path / "months" / "1.csv", index=False)
+    for other, told in (
+        (frame[["x", "t", "y"]], "it has them in another order"),
+        (frame.rename(columns={"x": "new"}), "it lacks 'x' and adds 'new'"),
+    ):
+        other.to_csv(tmp_path / "months" / "2.csv", index=False)
+        done = new("m", "--data", tmp_path / "months", "--time", "t", "--label", "y", "--into", "own_models")
+        assert isinstance(done.exception, UsageError)
+        assert told in str(done.exception)
+
+
+def test_the_newest_value_may_be_infinite_and_a_key_grows_until_it_names_one_row(package, tmp_path):
+    rng = np.random.default_rng(0)
+    times = pd.Timestamp("2024-01-01") + pd.to_timedelta(np.sort(rng.integers(0, 60 * 24 * 60, 5000)), unit="min")
+    frame = pd.DataFrame({"t": times, "shop": rng.integers(0, 9, 5000), "x": rng.normal(size=5000)})
+    frame["y"] = frame["x"] + rng.normal(size=5000)
+    frame.loc[4999, "x"] = np.inf
+    frame = pd.concat([frame, frame[:3]], ignore_index=True).sort_values("t", ignore_index=True)
+    frame.to_parquet(tmp_path / "t.parquet")
+    done = new("m", "--data", tmp_path / "t.parquet", "--time", "t", "--label", "y", "--into", "own_models")
+    assert done.exit_code == 0, done.exception
+    assert "3 rows have the t, x of a row before them" in " ".join(done.output.split())
+    assert 'key=("t", "x")' in (package / "m" / "spec.py").read_text()
 
 
 def test_a_model_that_is_there_is_left_alone(package, tmp_path):

@@ -82,8 +82,10 @@ def test_released_causes_wait_again_and_answered_ones_do_not(engine):
 
 def test_a_training_answers_the_causes_that_were_raised_before_it(engine):
     before = raised(engine)
-    began = database.now()
+    ledger.start_run(engine, run_id="t", model="taxi", flow="train", reason="by hand", executor="")
     after = raised(engine, kind="distribution")
-    causes.settle(engine, "taxi", began, "by hand")
+    assert ids(causes.waiting(engine, "taxi")) == [before.id, after.id]
+    ledger.end_run(engine, "t", "completed", {})
     assert ids(causes.waiting(engine, "taxi")) == [after.id]
-    assert [one.outcome for one in causes.listed(engine, "taxi") if one.id == before.id] == ["by hand"]
+    (outcome,) = [one.outcome for one in causes.listed(engine, "taxi") if one.id == before.id]
+    assert outcome.startswith("answered by the training of ")

@@ -65,7 +65,7 @@ def choose(
     event_time = named[moments.columns[0]] if moments.form == "time" else _free("time", named)
     form = "ordinal" if moments.form == "order" else moments.form
     form = "date" if form == "time" and event_time != moments.columns[0] else form  # a copy under a plain name
-    key = _key(connection, looked, event_time, given, [named[name] for name in entities], slot)
+    key, repeats = _key(connection, looked, event_time, given, [named[name] for name in entities], slot)
     views = _views(wanted.name, [named[name] for name in entities], named[slot] if slot else None)
     numbered = _free("row_number", named) if moments.form == "order" else None
     used = [
@@ -101,6 +101,8 @@ def choose(
     notes, warnings = warn.collect(
         connection, looked, moments, label, task, rest, left, leaks, draft, bool(wanted.delay), sorted_by
     )
+    if repeats:
+        warnings = (*warnings, f"{repeats:,} rows have the {', '.join(key)} of a row before them and will be rejected")
     return Chosen(draft=draft, notes=notes, warnings=warnings)
 
 
@@ -110,6 +112,8 @@ def _task(label: Column, wanted: Wanted, ask: Ask) -> Task:
         raise UsageError(
             f"{label.name} holds {label.kind}, which cannot be predicted; name another column with --label"
         )
+    if label.nearly:
+        raise UsageError(f"{label.name} {label.nearly}; correct the table")
     if label.distinct < 2:
         raise UsageError(f"{label.name} is constant, there is nothing to predict; name another column with --label")
     task = wanted.task
@@ -162,20 +166,29 @@ def _free(name: str, named: dict[str, str]) -> str:
 def _key(
     connection: DuckDBPyConnection, looked: Looked, event_time: str, given: tuple[Given, ...],
     entities: list[str], slot: str | None,
-) -> tuple[str, ...]:  # fmt: skip
-    """Return the fewest fields that together name one row, time and entities first; a prediction meets its label on them."""
+) -> tuple[tuple[str, ...], int]:  # fmt: skip
+    """Return the fewest fields that together name one row, and how many rows repeat another's all the same.
+
+    Time and entities come first. A prediction meets its label on them.
+    """
     raw = {one.name: one.raw for one in given}
     key = [*entities]
 
-    def repeated(names: list[str]) -> int:
-        columns = ", ".join(["moment", *(identifier(raw[name]) for name in names)])
-        query = f"SELECT count(*) - count(DISTINCT ({columns})) FROM {TIMED}"
+    def repeated(names: list[str], table: str) -> int:
+        query = f"SELECT count(*) - count(DISTINCT ({columns(names)})) FROM {table}"
         return int((connection.execute(query).fetchone() or (0,))[0])
 
-    bad = repeated(key)
+    def columns(names: list[str]) -> str:
+        return ", ".join(["moment", *(identifier(raw[name]) for name in names)])
+
+    bad = repeated(key, TIMED)
     others = [one.name for one in given if one.required and one.name not in key and one.raw != slot]
-    while bad > REPEATED * looked.rows and others:
-        counts = {name: repeated([*key, name]) for name in others}
+    together = (
+        f"SELECT * FROM {TIMED} QUALIFY count(*) OVER (PARTITION BY {columns(key)}) > 1"  # all others are told apart
+    )
+    connection.execute(f"CREATE OR REPLACE TEMP TABLE repeating AS {together}")
+    while bad and others:
+        counts = {name: repeated([*key, name], "repeating") for name in others}
         best = min(others, key=lambda name: counts[name])
         if counts[best] >= bad:
             break
@@ -186,7 +199,7 @@ def _key(
             f"{bad} of {looked.rows} rows share their time and all that is given with another row; name what tells them "
             "apart with --entity, or drop the repetitions"
         )
-    return (event_time, *key)
+    return (event_time, *key), bad
 
 
 def _views(model: str, entities: list[str], slot: str | None) -> tuple[View, ...]:

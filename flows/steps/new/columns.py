@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from flows.errors import UsageError
 from flows.spec import Frozen
-from flows.steps.event_rows import ADDED, DAY, LABEL_TIME, ROW
+from flows.steps.event_rows import ADDED, DAY, FLOATS, LABEL_TIME, ROW
 from flows.steps.new.draft import Given
 from flows.steps.new.leaks import Leak, find
 from flows.steps.new.moments import TIMED, Moments
@@ -108,6 +108,8 @@ def _unfit(column: Column, rows: int, entity: bool) -> str | None:
         return f"is missing in {column.nulls / rows:.0%} of the rows"
     if column.distinct <= 1:
         return "is constant"
+    if column.nearly:
+        return column.nearly
     if column.form == "text" and column.distinct > 0.9 * known:
         return "is an id: nearly each row has its own text"
     if column.form == "whole" and column.distinct == known and (column.ascending or IDS.search(column.name)):
@@ -124,7 +126,9 @@ def given_of(
 ) -> Given:
     """Return a column as a field of the request."""
     known = 1 - column.nulls / looked.rows
-    query = f"SELECT last({identifier(column.name)} ORDER BY moment) FILTER ({identifier(column.name)} IS NOT NULL) FROM {TIMED}"
+    value = identifier(column.name)
+    known_one = f"isfinite({value})" if column.kind in FLOATS else f"{value} IS NOT NULL"
+    query = f"SELECT last({value} ORDER BY moment) FILTER ({known_one}) FROM {TIMED}"
     example: Any = (connection.execute(query).fetchone() or (None,))[0]
     common: dict[str, Any] = {
         "name": name, "raw": column.name, "flag": column.form == "flag", "feature": feature, "known": known,
@@ -138,8 +142,7 @@ def given_of(
     low, high = bounds(float(column.low), float(column.high)) if column.low is not None else (None, None)
     if column.form == "whole":
         return Given(type="int", example=int(example), low=low, high=high, **common)
-    value = float(f"{float(example):.6g}")
-    return Given(type="float", example=value, low=low, high=high, **common)
+    return Given(type="float", example=float(f"{float(example):.6g}"), low=low, high=high, **common)
 
 
 def bounds(low: float, high: float) -> tuple[float, float]:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 NONE = "none"
 HOURS = range(24)
+EPOCH_YEARS = (20, 130)  # after 1970, between which a number is a time and no count
 MISSING = 0.05  # share of rows without a time that can be done without
 DAY, HOUR = timedelta(days=1), timedelta(hours=1)
 ENOUGH = 500  # rows that make a partition worth a judgement of its own
@@ -50,6 +51,8 @@ def find(connection: DuckDBPyConnection, looked: Looked, wanted: Wanted, ask: As
     columns = [looked.column(name) for name in names]
     start, every = wanted.start, wanted.every
     if not columns or columns[0].form == "whole":
+        if columns:
+            _check_count(columns[0])
         what = f"{columns[0].name} counts the rows" if columns else "The order of the rows stands for their time"
         start = start or parse_moment(ask(f"{what}: at what time does it start?", "--start 2024-01-01"))
         every = every or parse_span(ask(f"{what}: how much time lies between two?", "--every 30min"))
@@ -118,6 +121,17 @@ def _hour_of(connection: DuckDBPyConnection, looked: Looked, day: Column, wanted
             if plain < 0.5 * looked.rows and parted >= 0.98 * looked.rows:
                 return column
     return None
+
+
+def _check_count(column: Column) -> None:
+    """Raise UsageError for a column that does not count the rows, but time since 1970."""
+    for unit, size in (("seconds", 1), ("milliseconds", 10**3), ("microseconds", 10**6), ("nanoseconds", 10**9)):
+        low, high = (years * 31_556_952 * size for years in EPOCH_YEARS)
+        if low <= int(column.low or 0) and int(column.high or 0) <= high:
+            raise UsageError(
+                f"{column.name} seems to hold {unit} since 1970; write times as 2024-01-31 08:30:00, or name another "
+                "column with --time"
+            )
 
 
 def _check_hour(column: Column) -> None:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 TABLE = "looked_at"
 SAMPLE = 200_000  # rows of a larger table that are looked at value by value
 FEW = 200  # values that a category may have
+NUMBERS = 0.9  # share of texts that read as numbers from which the others are slips
 LONGEST_NAME = 80
 MOST_COLUMNS = 500
 
@@ -28,7 +29,10 @@ Form = Literal["whole", "number", "flag", "text", "time", "other"]
 
 
 class Column(Frozen):
-    """A column in a few figures; ``values`` are its values, the most frequent first, if they are few."""
+    """A column in a few figures; ``values`` are its values, the most frequent first, if they are few.
+
+    ``nearly`` says of texts of which most are numbers what keeps the others from it.
+    """
 
     name: str
     kind: str
@@ -39,6 +43,7 @@ class Column(Frozen):
     high: Any = None
     ascending: bool = False
     values: tuple[Any, ...] = ()
+    nearly: str = ""
 
 
 class Looked(Frozen):
@@ -78,7 +83,10 @@ def _gather(connection: DuckDBPyConnection, files: list[SourceFile]) -> dict[str
     for file in files[1:]:
         other = read_unknown(connection, "one_more", file)
         if list(other) != list(columns):
-            raise UsageError(f"{file.origin} has other columns than {files[0].origin}; name files of one table")
+            raise UsageError(
+                f"{file.origin} has other columns than {files[0].origin}: it {_difference(list(columns), list(other))}; "
+                "name files of one table"
+            )
         wider = {
             name: kind
             if kind == other[name]
@@ -93,6 +101,13 @@ def _gather(connection: DuckDBPyConnection, files: list[SourceFile]) -> dict[str
         connection.execute(f"INSERT INTO {TABLE} SELECT * FROM one_more")
         columns = wider
     return columns
+
+
+def _difference(columns: list[str], others: list[str]) -> str:
+    """Return how the columns of another file differ."""
+    lost, added = ([name for name in some if name not in rest] for some, rest in ((columns, others), (others, columns)))
+    parts = [f"{verb} {', '.join(map(repr, names[:5]))}" for verb, names in (("lacks", lost), ("adds", added)) if names]
+    return " and ".join(parts) or "has them in another order"
 
 
 def _check_names(names: list[str]) -> None:
@@ -154,8 +169,23 @@ def _column(connection: DuckDBPyConnection, name: str, kind: str) -> Column:
         )
     return Column(
         name=name, kind=kind, form=form, nulls=nulls, distinct=distinct, low=low, high=high, ascending=ascending,
-        values=values,
+        values=values, nearly=_nearly(connection, column) if form == "text" and distinct > FEW else "",
     )  # fmt: skip
+
+
+def _nearly(connection: DuckDBPyConnection, column: str) -> str:
+    """Return what keeps a column of texts from being one of numbers, nothing if they are texts."""
+    comma = f"replace({column}, ',', '.')"
+    point, either = (f"TRY_CAST({text} AS DOUBLE) IS NOT NULL" for text in (column, comma))
+    share, commas, odd = connection.execute(
+        f"SELECT avg(({either})::INT), count(*) FILTER ({either} AND NOT {point}), mode({column}) FILTER (NOT {either}) "
+        f"FROM {TABLE} WHERE {column} IS NOT NULL"
+    ).fetchone() or (0.0, 0, None)
+    if (share or 0.0) < NUMBERS:
+        return ""
+    parts = [f"has numbers with a decimal comma, write a point: {commas:,} rows"] if commas else []
+    parts += [f"has numbers, but for {odd[:40]!r} and the like, leave them empty"] if odd is not None else []
+    return "; ".join(parts)
 
 
 def sample(connection: DuckDBPyConnection, names: list[str], rows: int) -> pd.DataFrame:
