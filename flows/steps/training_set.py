@@ -64,7 +64,10 @@ def choose_window(
     """
     known = [partition for partition in accepted if partition.first_event and partition.last_event]
     if not known:
-        raise RefusedError(f"{spec.name}: no accepted partition to train on; run `evergreen ingest SOURCE` first")
+        raise RefusedError(
+            f"{spec.name}: no accepted partition to train on; run `evergreen ingest SOURCE` first, or see "
+            "in `evergreen partitions` why none was taken"
+        )
     newest = timedelta(microseconds=1)
     end = max(partition.last_event for partition in known if partition.last_event) + newest
     end = min(end, until or end)
