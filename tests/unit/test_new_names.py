@@ -22,13 +22,14 @@ def test_a_text_as_python_is_that_text(text):
 
 
 def test_names_in_requests_are_plain_free_and_different():
-    raw = [*ODD, "a b", "a-b", "a_b", "class", "label", "prediction", "A", "1st", "__init__", "time_hour"]
+    raw = [*ODD, "Straße", "a b", "a-b", "a_b", "class", "label", "prediction", "A", "1st", "__init__", "time_hour"]
     found = names_of(raw)
     names = list(found.values())
     assert all(name.isidentifier() and name.isascii() for name in names)
     assert len({name.lower() for name in names}) == len(raw)
     assert not RESERVED & set(names)
     assert found["a_b"] == "a_b"
+    assert (found["Straße"], found["Größe"]) == ("strasse", "grosse")
     assert found["A"] == "A"
 
 

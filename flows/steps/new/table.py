@@ -201,6 +201,6 @@ def sample(connection: DuckDBPyConnection, names: list[str], rows: int) -> pd.Da
 
 def plain(name: str) -> str:
     """Return a name as Python, SQL and JSON take it without quotes: lower-case ASCII letters, digits and underscores."""
-    text = unicodedata.normalize("NFKD", name).encode("ascii", "ignore").decode()
-    text = re.sub(r"[^a-z0-9]+", "_", text.lower()).strip("_")
+    text = unicodedata.normalize("NFKD", name.casefold()).encode("ascii", "ignore").decode()
+    text = re.sub(r"[^a-z0-9]+", "_", text).strip("_")
     return text if text and text[0].isalpha() else f"column_{text}".rstrip("_")
