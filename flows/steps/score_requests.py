@@ -22,9 +22,7 @@ if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection
 
 BATCH = 500_000  # rows that are joined and predicted at once
-MEMORY = (
-    "1GB"  # for rows and answers that are sorted; beyond it on disk: the features are joined in a DuckDB of their own
-)
+MEMORY = "1GB"  # for rows and answers that are sorted, beyond it on disk: features are joined in a DuckDB of their own
 TYPES = {"int": "BIGINT", "float": "DOUBLE", "string": "VARCHAR", "timestamp": "TIMESTAMP"}
 OFFSET = r"[0-9]([zZ]|[+-][0-9]{2}(:?[0-9]{2})?)$"  # after its date, a text that ends so is an instant, no local time
 

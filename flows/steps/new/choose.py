@@ -183,9 +183,8 @@ def _key(
 
     bad = repeated(key, TIMED)
     others = [one.name for one in given if one.required and one.name not in key and one.raw != slot]
-    together = (
-        f"SELECT * FROM {TIMED} QUALIFY count(*) OVER (PARTITION BY {columns(key)}) > 1"  # all others are told apart
-    )
+    # All other rows are told apart already, so only these are counted again.
+    together = f"FROM {TIMED} QUALIFY count(*) OVER (PARTITION BY {columns(key)}) > 1"
     connection.execute(f"CREATE OR REPLACE TEMP TABLE repeating AS {together}")
     while bad and others:
         counts = {name: repeated([*key, name], "repeating") for name in others}
