@@ -67,7 +67,7 @@ def ingest(
     home: Home = None,
     as_json: AsJson = False,
 ) -> None:
-    """Land raw rows, judge them, accept or quarantine them."""
+    """Land raw rows, judge them, accept or quarantine them; exit status 1 if none of it was accepted."""
 
     def call() -> Any:
         from flows.ingest import ingest as flow
@@ -83,7 +83,10 @@ def ingest(
 
     from flows.show import show_ingested
 
-    report(run_flow(home, model, call, check), as_json, show_ingested)
+    partitions = run_flow(home, model, call, check)
+    report(partitions, as_json, show_ingested)
+    if partitions and all(one["status"] == "quarantined" for one in partitions):
+        raise typer.Exit(1)
 
 
 @app.command()
