@@ -144,7 +144,7 @@ def create_events(connection: DuckDBPyConnection, spec: ModelSpec, uri: str, loa
         floats = {
             name
             for name, kind in spec.source.columns.items()
-            if kind in FLOATS and _any(connection, f"{BASE} WHERE {identifier(name)} = 'nan'::{kind}")
+            if kind in FLOATS and _has_rows(connection, f"{BASE} WHERE {identifier(name)} = 'nan'::{kind}")
         }
         shown = ", ".join(
             f"{without_nan(where) if where in floats else identifier(where)} AS {identifier(name)}"
@@ -178,7 +178,7 @@ def _columns(connection: DuckDBPyConnection, table: str) -> set[str]:
     return {str(row[0]) for row in connection.execute(f"DESCRIBE {identifier(table)}").fetchall()}
 
 
-def _any(connection: DuckDBPyConnection, rows: str) -> bool:
+def _has_rows(connection: DuckDBPyConnection, rows: str) -> bool:
     return connection.execute(f"SELECT 1 FROM {rows} LIMIT 1").fetchone() is not None
 
 

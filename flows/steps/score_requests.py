@@ -101,23 +101,20 @@ def answered_by_time(
                 others.execute(f"{verb} FROM batch")
             verb = "INSERT INTO answers"
         others.unregister("batch")
-        in_order = others.execute(f"SELECT * EXCLUDE ({ROW}) FROM answers ORDER BY {ROW}")
-        take = taking(in_order.to_arrow_reader(BATCH))
+        take = taking(batches(others, origin, f"SELECT * EXCLUDE ({ROW}) FROM answers ORDER BY {ROW}"))
         for rows in batches(connection, origin):
             yield beside(rows, take(rows.num_rows))
 
 
-def taking(found: pa.RecordBatchReader) -> Callable[[int], pa.Table]:
-    """Return what takes so many of the next rows of a reader as a table."""
-    waiting = found.schema.empty_table()
+def taking(tables: Iterator[pa.Table]) -> Callable[[int], pa.Table]:
+    """Return what takes so many of the next rows of some tables as one table."""
+    waiting: list[pa.Table] = []
 
     def take(rows: int) -> pa.Table:
-        nonlocal waiting
-        parts = [waiting]
-        while sum(part.num_rows for part in parts) < rows:
-            parts.append(pa.Table.from_batches([found.read_next_batch()]))
-        table = pa.concat_tables(parts)
-        waiting = table.slice(rows)
+        while sum(table.num_rows for table in waiting) < rows:
+            waiting.append(next(tables))
+        table = pa.concat_tables(waiting)
+        waiting[:] = [table.slice(rows)]
         return table.slice(0, rows)
 
     return take

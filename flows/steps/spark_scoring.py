@@ -68,7 +68,7 @@ def answering(
             sql = spark.written(scored, folder / "answers")
         with duckdb.connect() as connection:
             found = connection.execute(f"SELECT * FROM ({sql}) ORDER BY {ROW}").to_arrow_reader(spark.ARROW_ROWS)
-            take = taking(found)
+            take = taking(pa.Table.from_batches([batch]) for batch in found)
             yield (take(size).drop_columns([ROW]) for size in sizes)
 
 
