@@ -16,6 +16,7 @@ from flows.spec import Frozen, ModelSpec
 from flows.steps.files import replacing
 from flows.steps.reading import connect
 from flows.steps.score_requests import answered_by_time, batches, beside, in_time_order, prepare, requests_of
+from flows.steps.sources import SUFFIXES
 from flows.steps.storage import pull
 
 if TYPE_CHECKING:
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from flows.steps.bundle import Bundle
     from flows.steps.spark_scoring import Asked
 
-SUFFIXES = (".parquet", ".csv")
+WRITTEN = (".parquet", ".csv")
 
 
 class Scored(Frozen):
@@ -48,9 +49,10 @@ def score_file(
 ) -> Scored:
     """Predict every row of a parquet or CSV file and write all of it with the predictions to another, atomically.
 
-    The source needs the request fields, and the event time if that is not one of them; other columns are kept. Added
-    are ``prediction``, ``probability_<class>`` for classes, and ``model_version``. Rows keep their order. Raises
-    UsageError for input that does not fit, by column and row, and for a target that cannot be; nothing is written then.
+    A CSV file to read may be a ``.csv.gz``. The source needs the request fields, and the event time if that is not one
+    of them; other columns are kept. Added are ``prediction``, ``probability_<class>`` for classes, and
+    ``model_version``. Rows keep their order. Raises UsageError for input that does not fit, by column and row, and for
+    a target that cannot be; nothing is written then.
 
     A file whose batches do not follow one another in time is predicted in order of time, and written in its own.
 
@@ -133,9 +135,9 @@ def predict(spec: ModelSpec, store: FeatureStore, bundle: Bundle, version: int, 
 
 def _checked_paths(source: str, target: str) -> tuple[Path, Path]:
     origin, goal = Path(source).expanduser(), Path(target).expanduser()
-    for path, what in ((origin, "read"), (goal, "written")):
-        if path.suffix.lower() not in SUFFIXES:
-            raise UsageError(f"{path} cannot be {what}: name a file that ends in {' or '.join(SUFFIXES)}")
+    for path, what, endings in ((origin, "read", SUFFIXES), (goal, "written", WRITTEN)):
+        if not path.name.lower().endswith(endings):
+            raise UsageError(f"{path} cannot be {what}: name a file that ends in {' or '.join(endings)}")
     if not origin.is_file():
         raise UsageError(f"{origin} is not a file; name a parquet or CSV file of requests")
     if goal.is_dir() or goal.resolve() == origin.resolve():

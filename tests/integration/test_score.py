@@ -130,11 +130,12 @@ def test_a_time_means_the_same_however_it_is_told(place, requests, tmp_path, kin
     assert one.equals(other)
 
 
-def test_csv_in_and_out_gives_what_parquet_gives(place, requests, tmp_path):
+@pytest.mark.parametrize("name", ["in [1].csv", "in.CSV.gz"])
+def test_csv_in_and_out_gives_what_parquet_gives(place, requests, tmp_path, name):
     requests.to_parquet(tmp_path / "in.parquet")
-    requests.to_csv(tmp_path / "in [1].csv", index=False)
+    requests.to_csv(tmp_path / name, index=False, compression="gzip" if name.endswith("gz") else None)
     run(place, tmp_path / "in.parquet", tmp_path / "out.parquet")
-    run(place, tmp_path / "in [1].csv", tmp_path / "out.csv")
+    run(place, tmp_path / name, tmp_path / "out.csv")
     out = pd.read_csv(tmp_path / "out.csv", parse_dates=["lpep_pickup_datetime"])
     assert list(out) == [*REQUEST, "note", "prediction", "model_version"]
     np.testing.assert_allclose(out["prediction"], pq.read_table(tmp_path / "out.parquet")["prediction"], rtol=1e-12)
