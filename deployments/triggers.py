@@ -89,8 +89,8 @@ def _on_demand(engine: Engine, model: str) -> Listed:
         kind="on demand", name=f"{model}: on demand", deployment=f"train/{model}",
         how=f"evergreen train, prefect deployment run train/{model}, quick run in the UI",
     )  # fmt: skip
-    runs = (run for run in ledger.last_runs(engine, model, limit=1000) if run.flow == "train")
-    last = next((run for run in runs if not run.reason.startswith(NAMED)), None)
+    trainings = ledger.last_runs(engine, model, 1000, "train")
+    last = next((run for run in trainings if not run.reason.startswith(NAMED)), None)
     if last is None:
         return entry
     update = {"last_fired": last.started_at, "why": last.reason, "outcome": last.state, "run": last.id}

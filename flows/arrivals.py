@@ -9,6 +9,7 @@ from sqlalchemy.engine import Engine
 
 from flows.database import arrivals, now, write
 from flows.spec import Frozen
+from flows.steps.sources import SUFFIXES, is_data
 
 
 class Arrival(Frozen):
@@ -20,10 +21,7 @@ class Arrival(Frozen):
 
 
 def untaken(engine: Engine, model: str, folder: Path) -> list[Arrival]:
-    """Return the files of a landing folder, its subfolders included, that are new or have changed since they were taken.
-
-    Files whose name begins with a dot are left alone: whoever writes slowly can write there and rename at the end.
-    """
+    """Return the files of a landing folder, its subfolders included, that are new or have changed since they were taken."""
     with engine.connect() as connection:
         rows = connection.execute(sa.select(arrivals).where(arrivals.c.model == model)).mappings().all()
     known = {(row["path"], row["size"], row["modified_ns"]) for row in rows}
@@ -31,18 +29,32 @@ def untaken(engine: Engine, model: str, folder: Path) -> list[Arrival]:
 
 
 def look(folder: Path) -> list[Arrival]:
-    """Return the files that lie in a folder, in the order of their paths; none if there is no such folder."""
+    """Return the files of data that lie in a folder, in the order of their paths; none if there is no such folder.
+
+    Hidden files, those of tools and those under other endings than data has are left alone: whoever writes slowly can
+    write there and rename at the end.
+    """
     found = []
-    for path in sorted(folder.rglob("*")):
-        hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
+    for path in _shown(folder):
         try:
-            if hidden or not path.is_file():
+            if not (is_data(path.name) and path.is_file()):
                 continue
             state = path.stat()
         except FileNotFoundError:  # gone since it was listed
             continue
         found.append(Arrival(path=str(path), size=state.st_size, modified_ns=state.st_mtime_ns))
     return found
+
+
+def foreign(folder: Path) -> list[str]:
+    """Return the names of files that nobody will take, because they do not end as data does."""
+    return [path.name for path in _shown(folder) if not path.name.lower().endswith(SUFFIXES) and path.is_file()]
+
+
+def _shown(folder: Path) -> list[Path]:
+    """Return what lies in a folder and below, without what is hidden or of tools."""
+    found = sorted(folder.rglob("*"))
+    return [path for path in found if not any(part.startswith((".", "_")) for part in path.relative_to(folder).parts)]
 
 
 def take(engine: Engine, model: str, arrival: Arrival) -> None:

@@ -70,7 +70,7 @@ def train_first(stage: Stage) -> tuple[bool, str]:
     from flows.train import train
 
     found = train(model=stage.spec.name, reason="first training")
-    name = stage.spec.metric.name
+    name = stage.spec.metric.error
     text = f"{name} {found['error']:.4g} on the newest {found['judge_rows']} rows, naive {found['baseline_error']:.4g}"
     refused = ""
     if found["failed"]:
@@ -121,8 +121,7 @@ def follow(stage: Stage) -> tuple[bool, str]:
     measured = monitor(model=name, retrain=False)["performance"]
     found = train(model=name, reason="the newest periods have landed")
     stage.known["second"] = found["promoted"]
-    figure = stage.spec.metric.name if stage.spec.task == "regression" else "share of misses"
-    text = f"{landed}; {measured['labelled']} labels arrived, {figure} {measured['error']:.4g}; "
+    text = f"{landed}; {measured['labelled']} labels arrived, {measured['metric']} {measured['error']:.4g}; "
     if not found["promoted"]:  # a version that is no better is refused, and rightly
         return bool(found["failed"]), f"{text}version 2 refused by {', '.join(found['failed'])}: version 1 serves on"
     seen = serving.first_answer(stage.url, 2, 10.0)

@@ -44,7 +44,7 @@ def featurize(model: str = "taxi", again: bool = False) -> dict[str, Any]:
         rows = compute(home, spec, planned)
         if planned.ticks:
             materialize(home, spec, planned.ticks[0], planned.ticks[-1])
-        mark_featurized(engine, list(planned.new))
+        mark_featurized(engine, planned.new, planned.moment)
         whole = feature_tables.span(spec, accepted)
         if again and whole:
             write_again(home, spec, *whole)

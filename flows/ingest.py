@@ -5,7 +5,7 @@ from __future__ import annotations
 import uuid
 from typing import Any
 
-from prefect import flow, get_client
+from prefect import flow, get_client, get_run_logger
 from prefect.events import emit_event
 from prefect.runtime import flow_run
 from sqlalchemy.engine import Engine
@@ -22,6 +22,7 @@ from flows.spec import ModelSpec
 from flows.steps import decision, docs, judging, landing
 from flows.steps.periods import Kind, parse_kind
 from flows.steps.reading import connect
+from flows.steps.sources import SUFFIXES
 
 PATIENCE_SECONDS = 600
 
@@ -86,7 +87,12 @@ def take(
         return land_and_judge(home, spec, engine, kind, source)
     found: dict[int, Partition] = {}
     broken: list[EvergreenError] = []
-    for arrival in arrivals.untaken(engine, spec.name, home.landing(spec.name)):
+    folder = home.landing(spec.name)
+    left = arrivals.foreign(folder)
+    if left:
+        ends = ", ".join(SUFFIXES)
+        get_run_logger().warning(f"{folder}: {len(left)} files do not end in {ends} and are left ({left[0]!r})")
+    for arrival in arrivals.untaken(engine, spec.name, folder):
         try:
             partitions, errors = land_and_judge(home, spec, engine, kind, arrival.path)
         except EvergreenError as error:  # one file must not keep the others out

@@ -168,10 +168,10 @@ def list_partitions(engine: Engine, model: str, status: str | None = None) -> li
     return [Partition.model_validate(dict(row)) for row in rows]
 
 
-def mark_featurized(engine: Engine, ids: list[int]) -> None:
-    """Record that the feature tables hold these partitions."""
+def mark_featurized(engine: Engine, ids: Sequence[int], moment: datetime) -> None:
+    """Record that the feature tables hold these partitions, as far as there were ticks at a moment."""
     with write(engine) as connection:
-        connection.execute(partitions.update().where(partitions.c.id.in_(ids)).values(featurized_at=now()))
+        connection.execute(partitions.update().where(partitions.c.id.in_(ids)).values(featurized_at=moment))
 
 
 def newest_featurized(engine: Engine, model: str) -> datetime | None:
@@ -275,8 +275,9 @@ def open_runs(engine: Engine, model: str) -> list[Run]:
         return [Run.model_validate(dict(row)) for row in connection.execute(query).mappings()]
 
 
-def last_runs(engine: Engine, model: str, limit: int | None = 10) -> list[Run]:
-    """Return the newest runs of a model, newest first; all of them if there is no limit."""
-    query = sa.select(runs).where(runs.c.model == model).order_by(runs.c.started_at.desc()).limit(limit)
+def last_runs(engine: Engine, model: str, limit: int | None = 10, flow: str | None = None) -> list[Run]:
+    """Return the newest runs of a model, or of one of its flows, newest first; all of them if there is no limit."""
+    wanted = runs.c.model == model if flow is None else sa.and_(runs.c.model == model, runs.c.flow == flow)
+    query = sa.select(runs).where(wanted).order_by(runs.c.started_at.desc()).limit(limit)
     with engine.connect() as connection:
         return [Run.model_validate(dict(row)) for row in connection.execute(query).mappings()]

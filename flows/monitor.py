@@ -92,8 +92,9 @@ def conclude(
 ) -> report.Findings:
     """Put what was measured beside what the ledger holds, and decide."""
     now = database.now()
-    partitions, runs = ledger.list_partitions(engine, spec.name), ledger.last_runs(engine, spec.name, limit=1000)
-    facts = decision.gather(spec.triggers, found, moved, champion, known.drift.end, partitions, runs, now)
+    partitions = ledger.list_partitions(engine, spec.name)
+    trainings = ledger.last_runs(engine, spec.name, 1000, "train")
+    facts = decision.gather(spec.triggers, found, moved, champion, known.drift.end, partitions, trainings, now)
     begun = now - (facts.since_training or now - champion.at)
     told = observed.know(settings, spec, champion.version, known, accepted_files(settings, engine, spec), begun, now)
     facts = facts.model_copy(update={"known": told})

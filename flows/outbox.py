@@ -42,8 +42,9 @@ def flush(engine: Engine, spec: ModelSpec) -> int:
 
 def weigh(engine: Engine, spec: ModelSpec, found: list[Cause]) -> decision.Facts:
     """Return the facts on which a retraining for the waiting causes is decided."""
-    partitions, runs = ledger.list_partitions(engine, spec.name), ledger.last_runs(engine, spec.name, limit=1000)
-    return decision.standing(ledger.champion(engine, spec.name), partitions, runs, database.now(), found)
+    partitions = ledger.list_partitions(engine, spec.name)
+    trainings = ledger.last_runs(engine, spec.name, 1000, "train")
+    return decision.standing(ledger.champion(engine, spec.name), partitions, trainings, database.now(), found)
 
 
 def tell(engine: Engine, cause: Cause) -> bool:

@@ -70,10 +70,14 @@ class Label(Frozen):
 
 
 class Metric(Frozen):
-    """The figure that decides, with its direction."""
+    """The figure that decides."""
 
     name: Literal["rmse", "mae", "log_loss", "brier", "accuracy"]
-    greater_is_better: bool = False
+
+    @property
+    def error(self) -> str:
+        """Return the name of the error that is computed and shown, of which less is better."""
+        return "share of misses" if self.name == "accuracy" else self.name
 
 
 class Gates(Frozen):

@@ -48,7 +48,7 @@ def comment(spec: ModelSpec, evidence: dict[str, Any]) -> str:
     lines = [
         f"## Candidate of `{spec.name}`: {verdict}",
         "",
-        f"| {spec.metric.name} | candidate | champion | naive |",
+        f"| {spec.metric.error} | candidate | champion | naive |",
         "| --- | --- | --- | --- |",
         f"| {evidence['judge_rows']} newest rows | {_number(evidence['error'])} | {_number(champion)} "
         f"| {_number(evidence['baseline_error'])} |",
@@ -70,7 +70,7 @@ def _chart(spec: ModelSpec, evidence: dict[str, Any]) -> str:
     rows = ["  bar [" + ", ".join(f"{one['error']:.4g}" for one in slices) + "]"]
     if all(one["champion"] is not None for one in slices):
         rows.append("  line [" + ", ".join(f"{one['champion']:.4g}" for one in slices) + "]")
-    title = f'  title "{spec.metric.name} by slice: bars the candidate, line the champion"'
+    title = f'  title "{spec.metric.error} by slice: bars the candidate, line the champion"'
     return "\n".join(["```mermaid", "xychart-beta", title, f"  x-axis [{names}]", *rows, "```"])
 
 

@@ -52,10 +52,10 @@ def limits(spec: ModelSpec, lineage: Lineage, evidence: dict[str, Any]) -> list[
     worst = sorted(evidence["slices"], key=lambda part: -part["error"])[:WORST_SLICES]
     if len(evidence["slices"]) > 1:
         parts = ", ".join(f"{part['column']} = {part['value']} ({part['error']:.4g})" for part in worst)
-        found.append(f"Its {spec.metric.name} of {evidence['error']:.4g} is a mean; it is largest on {parts}.")
+        found.append(f"Its {spec.metric.error} of {evidence['error']:.4g} is a mean; it is largest on {parts}.")
     if evidence["train_error"] and evidence["error"] > 1.2 * evidence["train_error"]:
         found.append(
-            f"On the rows that it was trained on, the {spec.metric.name} is {evidence['train_error']:.4g}: part of the "
+            f"On the rows that it was trained on, the {spec.metric.error} is {evidence['train_error']:.4g}: part of the "
             "difference is learned by heart, part is that the days differ."
         )
     keys = sorted({key for names in spec.entities.values() for key in names})

@@ -196,7 +196,7 @@ def _slices(
                 found.append(
                     Slice(
                         column=column,
-                        value=f"{value:g}" if isinstance(value, float) else str(value),
+                        value=f"{value:.15g}" if isinstance(value, float) else str(value),
                         rows=int(rows.sum()),
                         error=metrics.error(spec.metric, ours[rows]),
                         baseline=metrics.error(spec.metric, baseline[rows]),

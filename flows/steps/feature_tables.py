@@ -24,31 +24,39 @@ if TYPE_CHECKING:
 
 
 class FeaturePlan(Frozen):
-    """What is to be computed: the ticks (UTC), from the accepted rows in ``uris``, for the partitions in ``new``."""
+    """What is to be computed: the ticks (UTC), from the accepted rows in ``uris``, for the partitions in ``new``.
+
+    ``moment`` is when that was decided: no tick lies after it.
+    """
 
     ticks: tuple[datetime, ...]
     uris: tuple[str, ...]
     new: tuple[int, ...]
+    moment: datetime
 
 
 def plan(spec: ModelSpec, accepted: Sequence[Partition], now: datetime | None = None) -> FeaturePlan:
-    """Plan the ticks that the accepted partitions not yet featurized make new, or change.
+    """Plan the ticks that the accepted partitions not yet featurized make new, or change, and those that were to come.
 
     A partition changes every tick from its first event until ``spec.history`` after its last one. No tick lies after
-    the newest data or in the future: its value would promise to know what has not happened yet.
+    the newest data or in the future: its value would promise to know what has not happened yet. The tick that ends a
+    day whose data came before its midnight is planned by the first call after it.
     """
+    moment = now or datetime.now(UTC)
     known = [p for p in accepted if p.first_event and p.last_event]
-    new = [p for p in known if p.featurized_at is None]
-    if not new:
-        return FeaturePlan(ticks=(), uris=(), new=())
+    last_tick = {p.id: next_tick(spec, p.last_event) for p in known if p.last_event}
+    fresh = [p for p in known if p.featurized_at is None]
+    # Those whose last tick lay in the future when they were featurized, and has come since.
+    ended = [p for p in known if p.featurized_at and p.featurized_at < last_tick[p.id] <= moment]
+    if not fresh and not ended:
+        return FeaturePlan(ticks=(), uris=(), new=(), moment=moment)
     first = min(p.first_event for p in known if p.first_event)
-    end = next_tick(spec, max(p.last_event for p in known if p.last_event))
-    done = [p.last_event for p in known if p.featurized_at is not None and p.last_event]
-    computed_until = next_tick(spec, max(done)) if done else first
-    affected = [(p.first_event, p.last_event + spec.history) for p in new if p.first_event and p.last_event]
+    done = [min(last_tick[p.id], p.featurized_at) for p in known if p.featurized_at]
+    computed_until = max(done, default=first)
+    affected = [(p.first_event, p.last_event + spec.history) for p in fresh if p.first_event and p.last_event]
     ticks = tuple(
         tick
-        for tick in ticks_between(spec, first, min(end, now or datetime.now(UTC)))
+        for tick in ticks_between(spec, first, min(max(last_tick.values()), moment))
         if tick > computed_until or any(low < tick <= high + spec.tick for low, high in affected)
     )
     low, high = (ticks[0] - spec.history, ticks[-1]) if ticks else (first, first)
@@ -58,7 +66,10 @@ def plan(spec: ModelSpec, accepted: Sequence[Partition], now: datetime | None = 
         if p.accepted_uri and p.last_event and p.first_event and p.last_event >= low and p.first_event < high
     ]
     return FeaturePlan(
-        ticks=ticks, uris=tuple(p.accepted_uri for p in read if p.accepted_uri), new=tuple(p.id for p in new)
+        ticks=ticks,
+        uris=tuple(p.accepted_uri for p in read if p.accepted_uri),
+        new=tuple(p.id for p in (*fresh, *ended)),
+        moment=moment,
     )
 
 

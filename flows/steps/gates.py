@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from flows.spec import Frozen, ModelSpec
 from flows.steps.compiled import TOLERANCE as COMPILED_TOLERANCE
+from flows.steps.metrics import ratio
 
 if TYPE_CHECKING:
     from flows.steps.evaluation import Evaluation
@@ -99,9 +100,8 @@ def markdown(verdicts: list[Verdict]) -> str:
 
 
 def _beats_baseline(spec: ModelSpec, evaluation: Evaluation) -> Verdict:
-    ratio = evaluation.error / evaluation.baseline_error if evaluation.baseline_error else math.nan
-    text = f"{spec.metric.name} {evaluation.error:.4g}, naive {evaluation.baseline_error:.4g}"
-    return judge("baseline", ratio, spec.gates.baseline_ratio, text)
+    text = f"{spec.metric.error} {evaluation.error:.4g}, naive {evaluation.baseline_error:.4g}"
+    return judge("baseline", ratio(evaluation.error, evaluation.baseline_error), spec.gates.baseline_ratio, text)
 
 
 def _not_worse_than_champion(spec: ModelSpec, evaluation: Evaluation) -> Verdict:
@@ -111,7 +111,7 @@ def _not_worse_than_champion(spec: ModelSpec, evaluation: Evaluation) -> Verdict
     low, high = evaluation.against_champion
     difference = evaluation.error - evaluation.champion_error
     text = (
-        f"{spec.metric.name} {evaluation.error:.4g}, version {evaluation.champion_version} {evaluation.champion_error:.4g}: "
+        f"{spec.metric.error} {evaluation.error:.4g}, version {evaluation.champion_version} {evaluation.champion_error:.4g}: "
         f"difference {difference:+.3g}, {spec.gates.confidence:.0%} interval {low:+.3g} to {high:+.3g}"
     )
     return judge("champion", low, spec.gates.champion_tolerance * evaluation.champion_error, text)
@@ -124,13 +124,12 @@ def _no_slice_regresses(spec: ModelSpec, evaluation: Evaluation) -> Verdict:
         missing = bool(spec.slices)
         text = f"no slice has {spec.gates.slice_min_rows} rows" if missing else "the spec names no slices"
         return judge("slices", math.nan if missing else 0.0, tolerated, text)
-    ratios = {
-        f"{part.column} = {part.value}": part.error / (part.champion if part.champion is not None else part.baseline)
-        for part in evaluation.slices
-    }
-    worst = max(ratios, key=lambda name: ratios[name])
+    ratios = [ratio(one.error, one.baseline if one.champion is None else one.champion) for one in evaluation.slices]
+    worst = max(range(len(ratios)), key=lambda place: math.inf if math.isnan(ratios[place]) else ratios[place])
+    part = evaluation.slices[worst]
     against = "champion" if evaluation.champion_error is not None else "naive"
-    return judge("slices", ratios[worst], tolerated, f"worst of {len(ratios)}: {worst}, error over the {against}'s")
+    text = f"worst of {len(ratios)}: {part.column} = {part.value}, error over the {against}'s"
+    return judge("slices", ratios[worst], tolerated, text)
 
 
 def _loads(probe: Probe) -> Verdict:

@@ -47,9 +47,11 @@ def error(metric: Metric, losses: Floats) -> float:
     return mean**0.5 if metric.name == "rmse" else mean
 
 
-def shown(metric: Metric, value: float) -> float:
-    """Return an error as the metric is told to people: accuracy counts hits, everything else is the error itself."""
-    return 1.0 - value if metric.name == "accuracy" else value
+def ratio(error: float, other: float) -> float:
+    """Return an error over another: infinite if only the other is 0, 1 if both are, NaN if one of them is."""
+    if other == 0:
+        return 1.0 if error == 0 else error * float("inf")
+    return error / other
 
 
 def block_interval(

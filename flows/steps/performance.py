@@ -76,7 +76,7 @@ class Performance(Frozen):
 
 def monitored(spec: ModelSpec) -> Metric:
     """Return the metric that logged predictions allow: the spec's for numbers, the share of misses for classes."""
-    return spec.metric if spec.task == "regression" else Metric(name="accuracy", greater_is_better=True)
+    return spec.metric if spec.task == "regression" else Metric(name="accuracy")
 
 
 def losses_of(spec: ModelSpec, labels: pa.ChunkedArray, predictions: pa.ChunkedArray) -> Floats:
@@ -138,11 +138,11 @@ def assess(spec: ModelSpec, joined: pa.Table, expected: Expected) -> Performance
     times = pc.min_max(joined["event_timestamp"]).as_py()
     enough = len(losses) >= spec.triggers.min_labels
     return Performance(
-        metric="share of misses" if metric.name == "accuracy" else metric.name, first_event=times["min"],
+        metric=metric.error, first_event=times["min"],
         last_event=times["max"], predictions=joined.num_rows, labelled=len(losses), waiting=counts.get("waiting", 0),
         outside=counts.get("outside", 0), error=whole.error,
         interval=(whole.low, whole.high), reference_error=expected.error, expected=whole.expected,
-        ratio=whole.error / whole.expected if whole.expected else float("nan"), ratio_interval=(low, high),
+        ratio=metrics.ratio(whole.error, whole.expected), ratio_interval=(low, high),
         days=tuple(part(f"{day:%Y-%m-%d}", chosen) for day, chosen in _by_day(spec, rows)),
         slices=tuple(part(name, chosen) for name, chosen in _by_slice(spec, rows)),
         degraded=bool(enough and low > spec.triggers.performance_ratio),
@@ -176,11 +176,14 @@ def _ratio_interval(
     weights = np.random.default_rng(spec.training.seed).multinomial(
         blocks, np.full(blocks, 1.0 / blocks), size=metrics.RESAMPLES
     )
-    with np.errstate(divide="ignore", invalid="ignore"):
-        ratios = (weights @ np.bincount(block, weights=losses)) / (weights @ np.bincount(block, weights=due))
-    ratios = np.sqrt(ratios) if metric.name == "rmse" else ratios
+    found, wanted = (weights @ np.bincount(block, weights=values) for values in (losses, due))
     tail = (1.0 - spec.gates.confidence) / 2.0
-    low, high = np.quantile(ratios, [tail, 1.0 - tail])
+    with np.errstate(divide="ignore", invalid="ignore"):
+        ratios = np.where((found == 0) & (wanted == 0), 1.0, found / wanted)
+        ratios = np.sqrt(ratios) if metric.name == "rmse" else ratios
+        low, high = np.quantile(ratios, [tail, 1.0 - tail])
+    # Between two infinite ratios, of hours where no error at all was expected, numpy finds no number.
+    low, high = np.nan_to_num([low, high], nan=np.inf, posinf=np.inf)
     return float(low), float(high)
 
 

@@ -80,14 +80,14 @@ def draw_evaluation(
     drawing, ((left, right),) = figure(1, 2, 9, 0.22 * max(len(evaluation.importance), 8) + 1.2)
     names = list(evaluation.importance)[::-1]
     left.barh(names, [evaluation.importance[name] for name in names], color=ACCENT)
-    left.set_title(f"Importance: {spec.metric.name} lost by shuffling", fontsize=9, color=INK)
+    left.set_title(f"Importance: {spec.metric.error} lost by shuffling", fontsize=9, color=INK)
     parts = evaluation.slices[::-1]
     position = np.arange(len(parts))
     right.barh(position, [part.error for part in parts], 0.6, color=ACCENT, label="challenger")
     if any(part.champion is not None for part in parts):
         right.plot([part.champion for part in parts], position, "|", color=INK, markersize=9, label="champion")
     right.set_yticks(position, [f"{part.column} = {part.value}" for part in parts])
-    right.set_title(f"{spec.metric.name} by slice", fontsize=9, color=INK)
+    right.set_title(f"{spec.metric.error} by slice", fontsize=9, color=INK)
     if parts:
         right.legend(fontsize=8, frameon=False)
     drawing.savefig(folder / "features.png", dpi=110)

@@ -186,7 +186,7 @@ def _predictions(
             classes = getattr(estimator, "classes_", None)
             losses = metrics.row_losses(spec.metric, rows["label"].to_numpy(), now, classes)
             figures = record.evidence["error"], metrics.error(spec.metric, losses)
-            checks.append(_equal(f"{spec.metric.name}, judge", *(repr(float(figure)) for figure in figures)))
+            checks.append(_equal(f"{spec.metric.error}, judge", *(repr(float(figure)) for figure in figures)))
     return checks
 
 

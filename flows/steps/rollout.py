@@ -158,7 +158,7 @@ def compare(spec: ModelSpec, mine: pa.Table, champion: pa.Table, paired: bool) -
     from flows.steps.performance import losses_of, monitored
 
     metric = monitored(spec)
-    counts = {"metric": metric.name, "labelled": mine.num_rows, "champion_labelled": champion.num_rows}
+    counts = {"metric": metric.error, "labelled": mine.num_rows, "champion_labelled": champion.num_rows}
     if not mine.num_rows or not champion.num_rows:
         return Scores(**counts, error=None, champion_error=None, interval=None)
     ours, theirs = (losses_of(spec, rows["label"], rows["prediction"]) for rows in (mine, champion))

@@ -66,7 +66,7 @@ def _find(source: str) -> list[Path]:
     path = Path(source).expanduser()
     try:
         if path.is_dir():
-            found = sorted(file for file in path.iterdir() if _is_data(file.name) and file.is_file())
+            found = sorted(file for file in path.iterdir() if is_data(file.name) and file.is_file())
             if not found:
                 raise UsageError(f"folder {source} holds no {', '.join(SUFFIXES)} file; name one that does")
             return found
@@ -75,7 +75,7 @@ def _find(source: str) -> list[Path]:
                 raise UsageError(f"{source} is not a {', '.join(SUFFIXES)} file; convert it, or correct its name")
             return [path]
         if MAGIC & set(source):
-            found = sorted(Path(file) for file in glob.glob(str(path)) if _is_data(file) and Path(file).is_file())  # noqa: PTH207
+            found = sorted(Path(file) for file in glob.glob(str(path)) if is_data(file) and Path(file).is_file())  # noqa: PTH207
             if found:
                 return found
             raise UsageError(f"no {', '.join(SUFFIXES)} file fits {source}; quote the pattern and check its folder")
@@ -84,7 +84,7 @@ def _find(source: str) -> list[Path]:
     raise UsageError(f"{source} does not exist; name a file, a folder, a glob or a URL")
 
 
-def _is_data(name: str) -> bool:
+def is_data(name: str) -> bool:
     """Say whether a name among others is one of data: hidden files and those of tools, such as _SUCCESS, are not."""
     plain = PurePosixPath(name).name
     return plain.lower().endswith(SUFFIXES) and not plain.startswith((".", "_"))
@@ -112,7 +112,7 @@ def _download_http(url: str, folder: Path, timeout: float) -> SourceFile:
     import httpx
 
     name = PurePosixPath(unquote(urlsplit(url).path)).name
-    if not _is_data(name):
+    if not is_data(name):
         raise UsageError(f"{shown(url)} does not name a {', '.join(SUFFIXES)} file; use the URL of the file itself")
     target = _safe_path(folder, 0, name)
     try:
@@ -144,7 +144,7 @@ def _download_s3(url: str, folder: Path, timeout: float) -> list[SourceFile]:
         )
         folder_like = not MAGIC & set(url) and store.isdir(url)
         found = store.ls(url, detail=False) if folder_like else store.glob(url) if MAGIC & set(url) else [url]
-        names = sorted(name for name in found if _is_data(name))
+        names = sorted(name for name in found if is_data(name))
         if not names:
             raise UsageError(f"{shown(url)} holds no {', '.join(SUFFIXES)} object; check bucket and prefix")
         files = []

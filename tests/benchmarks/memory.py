@@ -63,7 +63,7 @@ def features(folder: Path) -> int:
     planned = feature_tables.plan(spec, accepted)
     feature_tables.compute(home, spec, planned)
     feature_store.apply_definitions(home, spec)
-    ledger.mark_featurized(engine, list(planned.new))
+    ledger.mark_featurized(engine, planned.new, planned.moment)
     return sum(one.rows for one in accepted)
 
 

@@ -15,20 +15,21 @@ WORKFLOWS = sorted((ROOT / ".github" / "workflows").glob("*.yml"))
 SECRET = re.compile(r"PASSWORD|SECRET|API_KEY|ACCESS_KEY|AUTH_STRING|AUTH$")
 
 
-def compose_config(tmp_path: Path, text: str) -> subprocess.CompletedProcess[str]:
+def compose_config(tmp_path: Path, text: str, *files: Path) -> subprocess.CompletedProcess[str]:
     program = next(filter(None, map(shutil.which, ("docker-compose",))), None)
     if program is None:
         missing("no docker-compose here")
     (tmp_path / "env").write_text(text)
     return subprocess.run(
-        [program, "-f", COMPOSE, "--env-file", tmp_path / "env", "config"], env={"PATH": "/usr/bin:/bin"},
+        [program, *(part for file in files for part in ("-f", file)), "--env-file", tmp_path / "env", "config"], env={"PATH": "/usr/bin:/bin"},
         capture_output=True, text=True, timeout=60, check=False,
     )  # fmt: skip
 
 
 def test_compose_takes_the_example_once_it_is_filled_in(tmp_path):
     example = (ROOT / ".env.example").read_text()
-    done = compose_config(tmp_path, re.sub(r"=$", "=filled", example, flags=re.MULTILINE))
+    filled = re.sub(r"=$", "=filled", example, flags=re.MULTILINE)
+    done = compose_config(tmp_path, filled, COMPOSE)
     assert done.returncode == 0, done.stderr
     made = yaml.safe_load(done.stdout)["services"]
     assert made["service"]["deploy"]["replicas"] == 2
@@ -38,8 +39,29 @@ def test_compose_takes_the_example_once_it_is_filled_in(tmp_path):
         assert "healthcheck" in part or part["image"].startswith("evergreen-"), name
 
 
+def test_deliveries_reach_the_stores_by_loopback_alone_and_others_do_not(tmp_path):
+    filled = re.sub(r"=$", "=filled", (ROOT / ".env.example").read_text(), flags=re.MULTILINE)
+    closed, opened = (
+        yaml.safe_load(compose_config(tmp_path, filled, *files).stdout)["services"]
+        for files in ([COMPOSE], [COMPOSE, ROOT / "docker" / "compose.delivery.yaml"])
+    )
+    for name in ("postgres", "redis", "s3"):
+        assert "ports" not in closed[name]
+        (port,) = opened[name]["ports"]
+        assert port["host_ip"] == "127.0.0.1"
+        assert set(opened[name]["networks"]) == {"inside", "outside"}
+
+
+def test_what_push_prints_is_what_a_workflow_reads():
+    done = subprocess.run(
+        ["make", "push", "DOCKER=echo", "REPOSITORY=here", "TAG=1"], cwd=ROOT, capture_output=True, text=True,
+        timeout=60, check=True,
+    )  # fmt: skip
+    assert [line.partition("=")[0] for line in done.stdout.splitlines()] == ["train", "service"]
+
+
 def test_compose_does_not_start_without_its_secrets(tmp_path):
-    done = compose_config(tmp_path, (ROOT / ".env.example").read_text())
+    done = compose_config(tmp_path, (ROOT / ".env.example").read_text(), COMPOSE)
     assert done.returncode != 0
     assert ".env.example" in done.stderr
 

@@ -126,7 +126,7 @@ def test_a_redis_that_is_away_is_told_and_one_that_was_emptied_is_written_anew(t
         engine = database.connect(settings)
         known = ledger.add_partition(engine, model="taxi", key="k", digest="0" * 64, source="s", uri="s3://x/y", rows=1)
         ledger.decide_partition(engine, known.id, "accepted", first_event=TICK, last_event=TICK)
-        ledger.mark_featurized(engine, [known.id])
+        ledger.mark_featurized(engine, [known.id], TICK)
         reader = OnlineFeatures(settings, spec)
         before = reader(names, [row])
         assert before.unknown == [["route"]]

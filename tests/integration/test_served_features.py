@@ -110,7 +110,7 @@ def test_values_that_came_after_the_answer_are_late_and_no_skew(home):
     spec, engine = load_model("taxi", home), database.connect(home)
     ticks = tuple(one for one in feature_tables.ticks_between(spec, *span()))
     uris = tuple(one.accepted_uri for one in ledger.list_partitions(engine, "taxi", "accepted"))[:5]
-    feature_tables.compute(home, spec, feature_tables.FeaturePlan(ticks=ticks, uris=uris, new=()))
+    feature_tables.compute(home, spec, feature_tables.FeaturePlan(ticks=ticks, uris=uris, new=(), moment=ticks[-1]))
     found = watch()
     assert {one["kind"] for one in found["skew"]["differences"]} == {"late"}
     assert found["skew"]["warning"] == ""

@@ -171,7 +171,7 @@ def test_the_age_of_the_features_is_that_of_the_newest_event_that_became_one(pla
         landed = ledger.add_partition(engine, model="taxi", key=key, digest=key, source=key, uri=key, rows=1)
         event = datetime.now(UTC) - timedelta(hours=hours)
         ledger.decide_partition(engine, landed.id, "accepted", last_event=event)
-        ledger.mark_featurized(engine, [landed.id])
+        ledger.mark_featurized(engine, [landed.id], datetime.now(UTC))
     with serving(settings) as client:
         eventually(lambda: version_of(client) == 1)
         age = samples(client)["evergreen_feature_age_seconds",]

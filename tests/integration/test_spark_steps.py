@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import date, timedelta
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -240,9 +240,8 @@ def built(places: SimpleNamespace, on_spark: bool, limit: int | None, folder: Pa
     """Write the training set of the newest window of the home on DuckDB, joined here or on the cluster."""
     url = places.spark.settings.compute_url if on_spark else ""
     settings = places.duckdb.settings.model_copy(update={"compute_url": url})
-    ledger.mark_featurized(
-        places.duckdb.engine, [one.id for one in ledger.list_partitions(places.duckdb.engine, "taxi", "accepted")]
-    )
+    landed = ledger.list_partitions(places.duckdb.engine, "taxi", "accepted")
+    ledger.mark_featurized(places.duckdb.engine, [one.id for one in landed], datetime.now(UTC))
     accepted = ledger.list_partitions(places.duckdb.engine, "taxi", "accepted")
     bounded = spec.model_copy(update={"training": spec.training.model_copy(update={"max_rows": limit})})
     window = choose_window(bounded, accepted, timedelta(days=1))

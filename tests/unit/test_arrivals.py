@@ -41,6 +41,14 @@ def test_a_file_is_new_until_it_was_taken_and_again_when_it_changed(engine, fold
     assert arrivals.untaken(engine, "taxi", folder) == []
 
 
+def test_files_that_are_no_data_are_left_alone_and_named(engine, folder):
+    for name in ("a.csv", "b.CSV.GZ", "_SUCCESS", "_tmp.parquet", "note.xlsx", "c.parquet.part", ".hidden.xlsx"):
+        (folder / name).write_text("1")
+    assert names(arrivals.untaken(engine, "taxi", folder)) == ["a.csv", "b.CSV.GZ"]
+    assert arrivals.foreign(folder) == ["c.parquet.part", "note.xlsx"]
+    assert arrivals.foreign(folder / "none") == []
+
+
 def test_a_file_that_changes_while_it_is_taken_stays_new(engine, folder):
     (folder / "a.csv").write_text("1")
     (looked_at,) = arrivals.untaken(engine, "taxi", folder)

@@ -17,6 +17,7 @@ from flows.settings import Settings
 from flows.steps import feature_tables
 
 HOUR = timedelta(hours=1)
+NOW = datetime(2024, 6, 1, tzinfo=UTC)
 NEW_YORK_MIDNIGHT = datetime(2024, 1, 10, 5, tzinfo=UTC)
 
 
@@ -25,7 +26,7 @@ def partition(number: int, first: datetime, last: datetime, uri: str = "x", done
         id=number, model="taxi", key=f"{first:%Y-%m-%d}", revision=1, digest="", source="", status="accepted", uri=uri,
         accepted_uri=uri, rejected_uri=None, docs_uri=None, rows=1, accepted_rows=1, rejected_rows=0, reasons=[],
         statistics={}, validation={}, first_event=first, last_event=last, landed_at=first, decided_at=first,
-        featurized_at=last if done else None,
+        featurized_at=last + 2 * HOUR if done else None,
     )  # fmt: skip
 
 
@@ -47,6 +48,22 @@ def test_a_tick_ends_the_day_of_the_newest_data_and_none_lies_in_the_future() ->
     assert planned.ticks == (NEW_YORK_MIDNIGHT + timedelta(days=1), NEW_YORK_MIDNIGHT + timedelta(days=2))
     noon = NEW_YORK_MIDNIGHT + timedelta(days=1, hours=12)
     assert feature_tables.plan(spec, partitions, now=noon).ticks == planned.ticks[:1]
+
+
+def test_data_that_comes_before_its_midnight_gets_its_tick_after_it() -> None:
+    found: list[datetime] = []
+    partitions: list[Partition] = []
+    for number in range(5):
+        partitions.append(day(number))
+        planned = feature_tables.plan(spec, partitions, now=NEW_YORK_MIDNIGHT + number * 24 * HOUR + 23.5 * HOUR)
+        found += planned.ticks
+        partitions = [one.model_copy(update={"featurized_at": planned.moment}) for one in partitions]
+    assert found == [NEW_YORK_MIDNIGHT + timedelta(days=number) for number in range(1, 5)]
+    after = feature_tables.plan(spec, partitions, now=NEW_YORK_MIDNIGHT + 121 * HOUR)
+    assert after.ticks == (NEW_YORK_MIDNIGHT + timedelta(days=5),)
+    assert after.new == (4,)
+    partitions[4] = partitions[4].model_copy(update={"featurized_at": after.moment})
+    assert feature_tables.plan(spec, partitions, now=after.moment + HOUR).ticks == ()
 
 
 def test_a_new_day_makes_one_tick_a_late_day_those_after_it_and_a_gap_is_filled() -> None:
@@ -95,7 +112,7 @@ def test_no_value_knows_an_event_or_a_label_of_the_future(home: Settings, tmp_pa
             (second - 2 * HOUR, second - HOUR, 8, 20.0),
         ],
     )
-    planned = feature_tables.FeaturePlan(ticks=(first, second), uris=(str(path),), new=(1,))
+    planned = feature_tables.FeaturePlan(ticks=(first, second), uris=(str(path),), new=(1,), moment=NOW)
     assert feature_tables.compute(home, spec, planned) == {"pickup_zone": 2, "dropoff_zone": 2, "route": 2}
     for view in spec.entities:
         found = [row[:3] for row in values(home, view)]
@@ -107,7 +124,7 @@ def test_what_was_corrected_away_does_not_live_on(home: Settings, tmp_path: Path
     wrong = rows_file(tmp_path / "wrong.parquet", [(tick - 2 * HOUR, tick - HOUR, 8, 10.0)])
     right = rows_file(tmp_path / "right.parquet", [(tick - 2 * HOUR, tick - HOUR, 9, 12.0)])
     for path in (wrong, right):
-        feature_tables.compute(home, spec, feature_tables.FeaturePlan(ticks=(tick,), uris=(str(path),), new=(1,)))
+        feature_tables.compute(home, spec, feature_tables.FeaturePlan(ticks=(tick,), uris=(str(path),), new=(1,), moment=NOW))
     with duckdb.connect() as connection:
         newest = connection.execute(
             f"SELECT DOLocationID, dropoff_minutes_mean_28d FROM read_parquet('{home.features('taxi')}/dropoff_zone/*.parquet') "
@@ -133,7 +150,7 @@ def test_features_are_the_same_in_shares_as_at_once(
     ticks = tuple(NEW_YORK_MIDNIGHT + timedelta(days=number) for number in range(1, 5))
     rows = [(tick - 3 * HOUR, tick - 2 * HOUR, 8 + number, 10.0 + number) for number, tick in enumerate(ticks)]
     path = rows_file(tmp_path / "rows.parquet", rows)
-    planned = feature_tables.FeaturePlan(ticks=ticks, uris=(str(path),), new=(1,))
+    planned = feature_tables.FeaturePlan(ticks=ticks, uris=(str(path),), new=(1,), moment=NOW)
     written, found = [], []
     for most in (feature_tables.ONCE, 1):
         monkeypatch.setattr(feature_tables, "ONCE", most)

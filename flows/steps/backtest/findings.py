@@ -87,7 +87,7 @@ def conclude(
     outcomes, best = beside_best(bench, lived)
     errors = tuple(tuple(None if np.isnan(one) else float(one) for one in row) for row in bench.errors)
     return Findings(
-        model=spec.name, metric="share of misses" if spec.metric.name == "accuracy" else spec.metric.name,
+        model=spec.name, metric=spec.metric.error,
         unit=spec.label.unit if spec.task == "regression" else "", every=every, periods=tuple(one.key for one in steps),
         start=steps[0].start, end=steps[-1].end, at=at, judge_days=judge / timedelta(days=1), costs=bench.costs,
         costs_from=costs_from, rows=tuple(int(one) for one in bench.rows), errors=errors, windows=len(bench.models),

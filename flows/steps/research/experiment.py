@@ -103,7 +103,7 @@ def run(
         verdicts = gates.judge_all(spec, found, opened, reigning.request_schema)
         experiment = Experiment(
             model=spec.name, run_id="", mlflow_experiment=logged.experiment_name(spec.name), estimator=given.name,
-            params=given.params, metric=spec.metric.name, gates=tuple(verdicts), adoptable=given.code is not None,
+            params=given.params, metric=spec.metric.error, gates=tuple(verdicts), adoptable=given.code is not None,
             why_not=given.why, **found.model_dump(),
         )  # fmt: skip
         run_id = logged.log(
