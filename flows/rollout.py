@@ -10,6 +10,7 @@ from sqlalchemy.engine import Engine
 
 from flows import database, events, ledger, trials
 from flows.errors import ConflictError, RefusedError
+from flows.ledger import Promotion
 from flows.lookup import load_model
 from flows.promote import announce, check, choose, record
 from flows.runs import recorded, stage
@@ -130,10 +131,16 @@ def is_due(engine: Engine, trial: Trial) -> bool:
     return trial.state == "passed" and champion is not None and champion.sequence == trial.champion_sequence
 
 
+def outdated(engine: Engine, trial: Trial) -> Promotion | None:
+    """Return the champion if it is another than the one that a trial runs beside."""
+    champion = ledger.champion(engine, trial.model)
+    return champion if champion and champion.sequence != trial.champion_sequence else None
+
+
 def stop_outdated(engine: Engine, trial: Trial | None) -> bool:
     """Stop a trial beside a champion that serves no more, and say whether it was one."""
-    champion = ledger.champion(engine, trial.model) if trial else None
-    if trial is None or champion is None or champion.sequence == trial.champion_sequence:
+    champion = outdated(engine, trial) if trial else None
+    if trial is None or champion is None:
         return False
     why = f"version {champion.version} became the champion meanwhile: {champion.why}"
     trials.end(engine, trial.id, "stopped", why, {"tally": rollout.together(trial.tallies).model_dump()})

@@ -117,6 +117,11 @@ def show_trained(found: dict[str, Any]) -> None:
         line(f"version {found['version']} waits for a person's word in the Prefect UI, run {found['approval']}")
     if found.get("trial"):
         line(f"version {found['version']} is on trial as {found['trial']}; see `evergreen trial`")
+    if found.get("waits_for"):
+        line(
+            f"version {found['version']} waits: version {found['waits_for']} is on trial; the next training tries what is "
+            f"newest then, or `evergreen promote {found['version']} --canary` once that has ended"
+        )
     if found.get("unchanged"):
         line(f"version {found['version']} was made of exactly this data and code; --force trains all the same")
         return

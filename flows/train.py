@@ -14,7 +14,7 @@ from sqlalchemy.engine import Engine
 from flows import approval, database, events, ledger, trials
 from flows.lookup import load_model
 from flows.promote import promote
-from flows.rollout import begin_trial
+from flows.rollout import begin_trial, outdated
 from flows.runs import Record, recorded, root_run, stage
 from flows.settings import Settings, load
 from flows.spec import ModelSpec
@@ -164,7 +164,8 @@ def hand_over(
 ) -> dict[str, Any]:
     """Promote a registered version if that needs nobody, ask a person, or put it on trial; return what came of it.
 
-    The first version of all has nobody to be compared with and is promoted.
+    The first version of all has nobody to be compared with and is promoted. While another is on trial a version waits: for
+    the next training, which tries its own, or it again if nothing is new, or for a person.
     """
     if version is None or mode == "manual":
         return {"promoted": False}
@@ -174,6 +175,9 @@ def hand_over(
     if mode == "approve":
         return approval.request(made, reason, promote)
     if mode in ("shadow", "canary") and ledger.champion(engine, spec.name) is not None:
+        busy = trials.running(engine, spec.name)
+        if busy and not outdated(engine, busy):
+            return {"promoted": False, "waits_for": busy.version}
         kind: trials.Kind = "shadow" if mode == "shadow" else "canary"
         begun = begin_trial(spec.name, version, kind=kind, why=reason, automatic=True)
         return {"promoted": False, "trial": begun["kind"]}

@@ -156,6 +156,21 @@ def test_a_canary_that_is_worse_on_its_labels_is_ended_and_not_tried_again_by_it
     assert begin_trial(version=2)["state"] == "running"  # a person may
 
 
+def test_what_passes_while_another_is_on_trial_waits_and_is_tried_afterwards(home, tmp_path):
+    from flows.rollout import begin_trial, judge_trial
+    from flows.train import hand_over
+
+    spec, engine = load_model("taxi", home), database.connect(home)
+    begin_trial(version=2)
+    (tmp_path / "third").mkdir()
+    log_again(home, tmp_path / "third", champion=1)
+    for mode in ("canary", "shadow"):
+        assert hand_over(home, engine, spec, 3, "newer data", mode) == {"promoted": False, "waits_for": 2}
+    log_answers(home, spec, engine, off=3.0)
+    assert judge_trial()["state"] == "failed"
+    assert hand_over(home, engine, spec, 3, "newer data", "canary") == {"promoted": False, "trial": "canary"}
+
+
 def test_a_trial_beside_a_champion_that_has_changed_is_stopped(home):
     from flows.promote import promote
     from flows.rollout import begin_trial, judge_trial
