@@ -10,6 +10,9 @@ from prefect.client.schemas.objects import StateType
 from prefect.events.actions import ChangeFlowRunState
 from prefect.events.schemas.automations import Posture
 
+from flows.runs import TAG
+
+OURS = {"prefect.resource.id": f"prefect.tag.{TAG}", "prefect.resource.role": "tag"}  # others may use the server too
 HEARTBEAT = "prefect.flow-run.heartbeat"
 # Three times the frequency that the settings give, so that two beats may be lost.
 SILENCE = timedelta(seconds=90)
@@ -43,7 +46,7 @@ def automations() -> list[AutomationCore]:
 
 def _automation(name: str, after: set[str], expect: set[str], within: timedelta, message: str) -> AutomationCore:
     trigger = EventTrigger(
-        match={"prefect.resource.id": "prefect.flow-run.*"}, for_each={"prefect.resource.id"}, after=after, expect=expect,
+        match={"prefect.resource.id": "prefect.flow-run.*"}, match_related=OURS, for_each={"prefect.resource.id"}, after=after, expect=expect,
         posture=Posture.Proactive, threshold=1, within=within,
     )  # fmt: skip
     change = ChangeFlowRunState(state=StateType.CRASHED, message=message)

@@ -55,14 +55,17 @@ def run_flow(home: Path | None, model: str, call: Callable[[], Any], check: Chec
 
         check(settings, load_model(model, settings), database.connect(settings))
     with prefect_server(settings):
+        from prefect import tags
+
+        from flows.runs import TAG, settle
+
         try:
-            return call()
+            with tags(TAG):
+                return call()
         except Exception:
             stop_if_interrupted()
             raise
         finally:
-            from flows.runs import settle
-
             settle()
 
 

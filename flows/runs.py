@@ -13,6 +13,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from prefect import tags
 from prefect.cache_policies import NO_CACHE
 from prefect.runtime import flow_run
 from prefect.tasks import Task
@@ -42,6 +43,7 @@ class Record:
     resumed: list[str] = field(default_factory=list)
 
 
+TAG = "evergreen"  # of every flow run: by it the automations know theirs on a server of many
 _current: ContextVar[Record | None] = ContextVar("evergreen_run", default=None)
 
 
@@ -57,7 +59,8 @@ def recorded(engine: Engine, model: str, flow: str, reason: str = "") -> Iterato
     token = _current.set(record)
     state: Literal["completed", "failed"] = "failed"
     try:
-        yield record
+        with tags(TAG):  # runs within this one
+            yield record
         state = "completed"
     except BaseException as error:
         record.summary["error"] = f"{type(error).__name__}: {error}"

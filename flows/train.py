@@ -6,7 +6,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-from prefect import flow
+from prefect import flow, tags
 from prefect.artifacts import create_markdown_artifact
 from prefect.events import emit_event
 from sqlalchemy.engine import Engine
@@ -15,7 +15,7 @@ from flows import approval, database, events, ledger, trials
 from flows.lookup import load_model
 from flows.promote import promote
 from flows.rollout import begin_trial, outdated
-from flows.runs import Record, recorded, root_run, stage
+from flows.runs import TAG, Record, recorded, root_run, stage
 from flows.settings import Settings, load
 from flows.spec import ModelSpec
 from flows.steps import (
@@ -159,6 +159,7 @@ def waits(engine: Engine, version: registry.Version) -> bool:
     return version.version > max((promotion.version for promotion in history), default=0) and not version.refused
 
 
+@tags(TAG)
 def hand_over(
     home: Settings, engine: Engine, spec: ModelSpec, version: int | None, reason: str, mode: str
 ) -> dict[str, Any]:

@@ -16,10 +16,12 @@ from uuid import UUID
 import psutil
 import pytest
 from prefect import flow
+from prefect.states import Running
 from training_parts import copy_home, featurized, history, numbers, opened
 
-from deployments.crashed import HEARTBEAT, automations, deploy_automations
+from deployments.crashed import HEARTBEAT, OURS, automations, deploy_automations
 from flows import database, ledger
+from flows.runs import TAG
 
 pytestmark = pytest.mark.long
 
@@ -51,7 +53,7 @@ def deploy(client, name: str) -> UUID:
     client.create_work_pool(WorkPoolCreate(name=name, type="process"))
     return client.create_deployment(
         flow_id=client.create_flow(train), name=name, entrypoint="flows.train.train", work_pool_name=name,
-        concurrency_limit=1, job_variables={"command": f"{sys.executable} -m prefect.engine"},
+        concurrency_limit=1, tags=[TAG], job_variables={"command": f"{sys.executable} -m prefect.engine"},
     )  # fmt: skip
 
 
@@ -131,7 +133,10 @@ def test_killed_runs_are_found_and_gone_on_with_while_healthy_and_finished_ones_
                 wait("the training is in its middle", lambda home=home: is_held(home), 150)
             # A heartbeat after the end, as of a process that takes its time to stop, must not undo a completed run.
             finished = nothing(return_state=True).state_details.flow_run_id
-            emit_event(HEARTBEAT, resource={"prefect.resource.id": f"prefect.flow-run.{finished}"})
+            emit_event(HEARTBEAT, resource={"prefect.resource.id": f"prefect.flow-run.{finished}"}, related=[OURS])
+            # Another team's run on the same server, as silent as one that was killed.
+            other = client.create_flow_run(nothing, state=Running()).id
+            emit_event(HEARTBEAT, resource={"prefect.resource.id": f"prefect.flow-run.{other}"})
 
             # Fault 1. Nobody is left: only the server can notice.
             kill(first)
@@ -145,6 +150,7 @@ def test_killed_runs_are_found_and_gone_on_with_while_healthy_and_finished_ones_
             refused = wait("the automation is refused", lambda: failures(client, finished), 60)
             assert "terminal" in refused
             assert state(client, finished) == "COMPLETED"
+            assert state(client, other) == "RUNNING"
 
             # Fault 2. The worker is asked to stop: it takes no more, and what runs may come to its end.
             second.send_signal(signal.SIGTERM)
