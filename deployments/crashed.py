@@ -46,8 +46,8 @@ def automations() -> list[AutomationCore]:
 
 def _automation(name: str, after: set[str], expect: set[str], within: timedelta, message: str) -> AutomationCore:
     trigger = EventTrigger(
-        match={"prefect.resource.id": "prefect.flow-run.*"}, match_related=OURS, for_each={"prefect.resource.id"}, after=after, expect=expect,
-        posture=Posture.Proactive, threshold=1, within=within,
+        match={"prefect.resource.id": "prefect.flow-run.*"}, match_related=OURS, for_each={"prefect.resource.id"},
+        after=after, expect=expect, posture=Posture.Proactive, threshold=1, within=within,
     )  # fmt: skip
     change = ChangeFlowRunState(state=StateType.CRASHED, message=message)
     return AutomationCore(

@@ -48,10 +48,12 @@ def deploy(settings: Settings, file: Path = declared.PREFECT_YAML) -> dict[str, 
 
     The server is the one that ``PREFECT_API_URL`` names. With them come the automations that mark killed runs as crashed.
     Then each model is reported as watched, from which on silence counts, and the causes that wait are told again.
-    Raises ContractError if the file was not taken whole.
+    Raises ContractError if the file was not taken whole, UsageError for a work pool of another type; the template of one
+    that is there stays as it is, for people set its variables.
     """
     from prefect import get_client
     from prefect.client.schemas.actions import WorkPoolCreate
+    from prefect.client.schemas.filters import DeploymentFilter, DeploymentFilterName, FlowFilter, FlowFilterName
     from prefect.exceptions import ObjectAlreadyExists
 
     with get_client(sync_client=True) as client:
@@ -62,15 +64,25 @@ def deploy(settings: Settings, file: Path = declared.PREFECT_YAML) -> dict[str, 
             made = True
         except ObjectAlreadyExists:
             made = False
+            there = client.read_work_pool(declared.POOL).type
+            if there != kind:
+                raise UsageError(
+                    f"the work pool {declared.POOL} is one of type {there}, not {kind}: set EVERGREEN_WORK_POOL_TYPE={there}, "
+                    f"or `prefect work-pool delete {declared.POOL}` and deploy again"
+                ) from None
     done = subprocess.run(
         [sys.executable, "-m", "prefect", "--no-prompt", "deploy", "--all", "--prefect-file", str(file)],
         env=os.environ | settings.environment(), cwd=settings.home, capture_output=True, text=True,
         stdin=subprocess.DEVNULL, timeout=DEPLOY_SECONDS, check=False,
     )  # fmt: skip
     expected = declared.read(file)
+    flow_names, names = (sorted({one.name.split("/")[part] for one in expected}) for part in (0, 1))
     with get_client(sync_client=True) as client:
-        flows = {flow.id: flow.name for flow in client.read_flows()}
-        found = {f"{flows.get(one.flow_id)}/{one.name}" for one in client.read_deployments(limit=200)}
+        flow_filter = FlowFilter(name=FlowFilterName(any_=flow_names))
+        flows = {flow.id: flow.name for flow in client.read_flows(flow_filter=flow_filter)}
+        named = DeploymentFilter(name=DeploymentFilterName(any_=names))
+        deployments = client.read_deployments(flow_filter=flow_filter, deployment_filter=named)
+        found = {f"{flows.get(one.flow_id)}/{one.name}" for one in deployments}
     missing = sorted({one.name for one in expected} - found)
     if done.returncode or missing:
         last = (done.stderr.strip() or done.stdout.strip() or "no output").splitlines()[-1]

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 from flows.errors import UnavailableError
-from flows.settings import Settings
+from flows.settings import Settings, shown
 from flows.spec import ModelSpec
 from flows.steps.links import HOST, docs_page
 
@@ -16,11 +16,24 @@ PROCFILE = Path(__file__).with_name("Procfile")
 FEATURE_REPO = Path(__file__).parents[1] / "feature_repo"
 
 
+def processes(settings: Settings) -> dict[str, str]:
+    """Return the commands of the stack by name: those of the Procfile, without MLflow's server where one is named."""
+    from honcho.environ import parse_procfile
+
+    found: dict[str, str] = parse_procfile(PROCFILE.read_text()).processes
+    return {name: command for name, command in found.items() if name != "mlflow" or not _has_mlflow(settings)}
+
+
+def _has_mlflow(settings: Settings) -> bool:
+    return settings.tracking_uri.startswith(("http://", "https://"))
+
+
 def ports(settings: Settings) -> dict[str, tuple[str, int]]:
     """Return the ports of the stack: what listens on each, and the setting that changes it."""
+    mlflow = {} if _has_mlflow(settings) else {"MLflow": ("EVERGREEN_MLFLOW_PORT", settings.mlflow_port)}
     return {
         "Prefect": ("EVERGREEN_PREFECT_PORT", settings.prefect_port),
-        "MLflow": ("EVERGREEN_MLFLOW_PORT", settings.mlflow_port),
+        **mlflow,
         "Feast": ("EVERGREEN_FEAST_PORT", settings.feast_port),
         "Data Docs": ("EVERGREEN_DOCS_PORT", settings.docs_port),
         "the prediction service": ("EVERGREEN_SERVICE_PORT", settings.service_port),
@@ -60,7 +73,7 @@ def links(settings: Settings, spec: ModelSpec) -> dict[str, str]:
     """Return where to look once the stack is up."""
     return {
         "Prefect UI": f"http://{HOST}:{settings.prefect_port}",
-        "MLflow UI": f"http://{HOST}:{settings.mlflow_port}",
+        "MLflow UI": shown(settings.tracking_uri) if _has_mlflow(settings) else f"http://{HOST}:{settings.mlflow_port}",
         "Feast UI": f"http://{HOST}:{settings.feast_port}",
         "service": f"http://{HOST}:{settings.service_port}",
         "landing folder": str(settings.landing(spec.name)),
@@ -82,6 +95,7 @@ def environment(settings: Settings, spec: ModelSpec) -> dict[str, str]:
         "PREFECT_SERVER_CORS_ALLOWED_ORIGINS": f"http://{HOST}:{settings.prefect_port},http://localhost:{settings.prefect_port}",
         # A run starts within the second in which it was asked for; Prefect would look every ten.
         "PREFECT_WORKER_QUERY_SECONDS": "1",
+        "MLFLOW_BACKEND_STORE_URI": settings.tracking_uri,  # not as an option: it may hold a password, others see those
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # its job queue is for its GenAI side; each worker is a process
         "EVERGREEN_MODEL": spec.name,
         "EVERGREEN_FEATURE_REPO": str(FEATURE_REPO),
@@ -111,14 +125,13 @@ def run(settings: Settings, spec: ModelSpec) -> int:
 
     Meanwhile the home's ``prefect/server.json`` says where the server is, so that other commands use it.
     """
-    from honcho.environ import parse_procfile
     from honcho.manager import Manager
 
     from flows.steps.prefect_server import record_server, remove_record
 
     variables = environment(settings, spec)
     manager = Manager()
-    for name, command in parse_procfile(PROCFILE.read_text()).processes.items():
+    for name, command in processes(settings).items():
         manager.add_process(name, command, env=variables, cwd=str(settings.home))
     record_server(settings, variables["PREFECT_API_URL"], os.getpid())
     try:

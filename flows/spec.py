@@ -259,6 +259,14 @@ class ModelSpec(Frozen):
     )
     rollout: Rollout = Rollout()
 
+    @field_validator("tick")
+    @classmethod
+    def _on_the_clock(cls, tick: timedelta) -> timedelta:
+        # Counted from each midnight: others would fall on other hours, or days, as data before them came.
+        if tick <= timedelta(0) or timedelta(days=1) % tick:
+            raise ValueError("it is no day and no whole part of one; write timedelta(days=1) or timedelta(hours=1)")
+        return tick
+
     @field_validator("name")
     @classmethod
     def _plain_name(cls, name: str) -> str:

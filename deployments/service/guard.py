@@ -79,7 +79,8 @@ class Guard:
         counted = scope["method"] == "POST"
         self._under_way += counted
         try:
-            if self._key and scope["path"] not in OPEN and not hmac.compare_digest(key, self._key):
+            scope["trusted"] = not self._key or hmac.compare_digest(key, self._key)
+            if not scope["trusted"] and scope["path"] not in OPEN:
                 await _refuse(answer, 401, "the API key is missing or wrong", (b"www-authenticate", b"Bearer"))
             elif counted and (self._count_elsewhere() or self._under_way) > self._most:
                 self._telemetry.refused += 1

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
 
-from fastapi import FastAPI, Response
+from fastapi import FastAPI, Request, Response
 
 from deployments.service.bodies import json_response
 from deployments.service.follower import Following
@@ -48,20 +48,19 @@ def add_state(
         return json_response({"status": "up"})
 
     @app.get("/readyz", summary="A model is loaded; whether it is the ledger's champion", responses=LOADED)
-    async def readyz() -> Response:
+    async def readyz(request: Request) -> Response:
         snapshot, state = predictor.snapshot, following()
         content = {
             "ready": snapshot is not None,
             "model": name,
             "version": snapshot.promotion.version if snapshot else None,
             "following": state.is_up_to_date(datetime.now(UTC)),
-            "ledger_answers": state.ledger_answers,
-            "looked_at": state.looked_at,
-            "error": state.error,
-            "features_error": features_error(),
-            "trial": trial(),
-            "requests": predictor.counts,
         }
+        if request.scope["trusted"]:  # reasons name servers and folders: where there is a key, for its holders
+            content |= {
+                "ledger_answers": state.ledger_answers, "looked_at": state.looked_at, "error": state.error,
+                "features_error": features_error(), "trial": trial(), "requests": predictor.counts,
+            }  # fmt: skip
         return json_response(content, 200 if snapshot else 503)
 
     @app.get("/metrics", summary="For Prometheus", openapi_extra=_TEXT)

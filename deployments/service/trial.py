@@ -213,9 +213,12 @@ class Shadow:
             self._since = None
             if self.counts.why is not None:
                 continue
-            answers = _counted(self.counts, found, seconds)
-            if seconds > self._late:
+            answers: list[Answer] | None
+            if isinstance(found, list) and seconds > self._late:
                 self.counts.missed("late", f"one request took {1000 * seconds:.0f} ms")
+                answers = found
+            else:
+                answers = _counted(self.counts, found, seconds)
             if answers is not None:
                 try:
                     self._log.append(request_id, at, self.trial.version, rows, answers, role="shadow")

@@ -20,8 +20,9 @@ def compose_config(tmp_path: Path, text: str, *files: Path) -> subprocess.Comple
     if program is None:
         missing("no docker-compose here")
     (tmp_path / "env").write_text(text)
+    named = [part for file in files for part in ("-f", file)]
     return subprocess.run(
-        [program, *(part for file in files for part in ("-f", file)), "--env-file", tmp_path / "env", "config"], env={"PATH": "/usr/bin:/bin"},
+        [program, *named, "--env-file", tmp_path / "env", "config"], env={"PATH": "/usr/bin:/bin"},
         capture_output=True, text=True, timeout=60, check=False,
     )  # fmt: skip
 

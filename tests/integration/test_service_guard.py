@@ -95,6 +95,11 @@ def test_without_the_key_only_the_probes_answer(place):
         for headers in ({"X-API-Key": KEY}, {"Authorization": f"Bearer {KEY}"}, {"Authorization": f"bearer {KEY}"}):
             assert client.post("/predict", json=ROW, headers=headers).status_code == 200
         assert read_predictions(settings, spec).num_rows == 3
+        told = client.get("/readyz").json()
+        assert set(told) == {"ready", "model", "version", "following"}  # no server, no folder, no reason
+        known = client.get("/readyz", headers={"X-API-Key": KEY}).json()
+        assert known.items() >= told.items()
+        assert {"error", "features_error", "trial", "requests"} <= set(known)
 
 
 def test_the_key_is_in_no_text_of_the_settings():

@@ -62,6 +62,7 @@ def test_docker_takes_the_container_of_a_flow_run(prefect_api: str) -> None:
     assert "evergreen-home:/data" in made.volumes
     assert not made.privileged
     assert made.container_create_kwargs["cap_drop"] == ["ALL"]
+    assert made.container_create_kwargs["read_only"]
 
 
 @pytest.mark.parametrize("kind", ["docker", "kubernetes"])

@@ -1,10 +1,12 @@
-"""The same rows are the same Arrow file, however they lie in memory."""
+"""Files: the same rows are the same Arrow file, however they lie in memory; who may read a new file."""
+
+import os
 
 import numpy as np
 import pyarrow as pa
 from pyarrow import feather
 
-from flows.steps.files import ARROW_ROWS, sha256_of, write_arrow
+from flows.steps.files import ARROW_ROWS, sha256_of, write_arrow, write_text
 
 
 def column(beneath: float) -> pa.Array:
@@ -24,3 +26,15 @@ def test_neither_chunks_nor_what_lies_beneath_nulls_changes_the_bytes(tmp_path):
     digests = {sha256_of(write_arrow(table, tmp_path / "file.arrow")) for table in (whole, cut)}
     assert len(digests) == 1
     assert feather.read_table(tmp_path / "file.arrow").equals(whole.combine_chunks())
+
+
+def test_a_file_may_be_read_by_whom_the_process_lets_read_its_files(tmp_path):
+    before = os.umask(0o027)
+    try:
+        write_text(tmp_path / "group.txt", "x")
+        os.umask(0o077)
+        write_text(tmp_path / "mine.txt", "x")
+    finally:
+        os.umask(before)
+    assert [oct((tmp_path / name).stat().st_mode & 0o777) for name in ("group.txt", "mine.txt")] == ["0o640", "0o600"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["group.txt", "mine.txt"]

@@ -124,7 +124,9 @@ def test_what_was_corrected_away_does_not_live_on(home: Settings, tmp_path: Path
     wrong = rows_file(tmp_path / "wrong.parquet", [(tick - 2 * HOUR, tick - HOUR, 8, 10.0)])
     right = rows_file(tmp_path / "right.parquet", [(tick - 2 * HOUR, tick - HOUR, 9, 12.0)])
     for path in (wrong, right):
-        feature_tables.compute(home, spec, feature_tables.FeaturePlan(ticks=(tick,), uris=(str(path),), new=(1,), moment=NOW))
+        feature_tables.compute(
+            home, spec, feature_tables.FeaturePlan(ticks=(tick,), uris=(str(path),), new=(1,), moment=NOW)
+        )
     with duckdb.connect() as connection:
         newest = connection.execute(
             f"SELECT DOLocationID, dropoff_minutes_mean_28d FROM read_parquet('{home.features('taxi')}/dropoff_zone/*.parquet') "
@@ -160,3 +162,10 @@ def test_features_are_the_same_in_shares_as_at_once(
     assert written[0] == written[1]
     assert found[0] == found[1]
     assert len(list((one.features("taxi") / "route").glob("*.parquet"))) == len(ticks)
+
+
+@pytest.mark.parametrize("tick", [timedelta(0), timedelta(hours=5), timedelta(days=7), -timedelta(days=1)])
+def test_a_tick_that_does_not_fall_on_the_same_hours_of_each_day_is_refused(tick: timedelta) -> None:
+    with pytest.raises(ValueError, match="no whole part of one"):
+        type(spec).model_validate(spec.model_dump() | {"tick": tick})
+    assert type(spec).model_validate(spec.model_dump() | {"tick": timedelta(minutes=30)}).tick == timedelta(minutes=30)

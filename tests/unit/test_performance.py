@@ -224,3 +224,13 @@ def test_drift_is_compared_over_whole_days(hours, kept):
     found = labels.whole_days(rows, 9)
     assert found.num_rows == pytest.approx(kept * 10, abs=10)
     assert labels.whole_days(rows, 1).num_rows == pytest.approx(min(kept, 24) * 10, abs=10)
+
+
+@pytest.mark.parametrize(("share", "degraded"), [(0.0, False), (0.002, False), (0.5, True)])
+def test_errors_where_the_champions_test_had_none_degrade_it(share, degraded):
+    hours = np.arange(1000) // 10
+    losses = np.zeros(1000)
+    losses[: int(1000 * share)] = 1.0
+    low, high = performance._ratio_interval(SPEC, Metric(name="accuracy"), losses, np.zeros(1000), hours)
+    assert 1.0 <= low <= high
+    assert (low > SPEC.triggers.performance_ratio) is degraded

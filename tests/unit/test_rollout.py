@@ -2,12 +2,14 @@
 
 import subprocess
 import sys
+import time
 from datetime import UTC, datetime, timedelta
+from types import SimpleNamespace
 
 import numpy as np
 import pyarrow as pa
 import pytest
-from serving_parts import home
+from serving_parts import eventually, home
 
 from flows import database, ledger, trials
 from flows.errors import ConflictError
@@ -102,6 +104,24 @@ def test_a_broken_bound_outweighs_good_labels_and_time_runs_out():
     late = rule(TERMS, Tally(), scores(9.0, labelled=99), BEGAN, BEGAN + TERMS.longest + timedelta(seconds=1))
     assert late.state == "failed"
     assert "no verdict within" in late.why
+
+
+def test_a_late_answer_of_a_shadow_is_one_request_and_is_kept():
+    from deployments.service.trial import Shadow
+
+    kept = []
+    trial = trials.Trial(
+        id=1, model="taxi", kind="shadow", state="running", version=2, run_id="r", model_uri="", digest="",
+        champion_version=1, champion_sequence=1, rollout=Rollout(deadline_ms=20, forgiven=1000, latency_ms=1e6),
+        tallies={}, evidence={}, who="", why="", outcome=None, started_at=BEGAN, ended_at=None,
+    )  # fmt: skip
+    shadow = Shadow(trial, None, SimpleNamespace(append=lambda *given, **_: kept.append(given[0])))
+    for number, seconds in enumerate((0.03, 0.0, 0.03)):
+        shadow.copy(str(number), BEGAN, [None], lambda _, seconds=seconds: time.sleep(seconds) or [])
+    eventually(lambda: len(kept) == 3)
+    shadow.stop()
+    tally = shadow.counts.tally()
+    assert (tally.requests, tally.late) == (3, 2)
 
 
 def test_counts_of_several_processes_are_added_and_the_slowest_counts():

@@ -24,6 +24,20 @@ def triggers(deployments, flow):
     return [one for found in deployments if found.name == f"{flow}/taxi" for one in found.triggers]
 
 
+def test_a_named_mlflow_is_used_and_none_is_started_beside_it(home):
+    named = Settings(home=home.home, mlflow_tracking_uri="https://who:secret@mlflow.example")
+    spec = load_model("taxi", home)
+    assert set(stack.processes(home)) - set(stack.processes(named)) == {"mlflow"}
+    assert set(stack.ports(home)) - set(stack.ports(named)) == {"MLflow"}
+    assert stack.links(named, spec)["MLflow UI"] == "https://mlflow.example"
+    assert stack.links(home, spec)["MLflow UI"].startswith("http://127.0.0.1:")
+
+
+def test_no_address_that_may_hold_a_password_is_on_a_command_line(home):
+    assert not [one for one in stack.processes(home).values() if re.search(r"\$\{?\w*(URI|URL|KEY|PASSWORD)", one)]
+    assert stack.environment(home, load_model("taxi", home))["MLFLOW_BACKEND_STORE_URI"] == home.tracking_uri
+
+
 def test_triggers_wait_for_events_that_are_emitted(deployments):
     waited = {name for one in deployments for trigger in one.triggers for name in (*trigger.expect, *trigger.after)}
     assert len(waited) >= 6

@@ -1,0 +1,86 @@
+"""The gates fail closed: also where an error is 0, where slices print alike, and where a figure is no number."""
+
+import math
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from flows.models.taxi.spec import spec as taxi
+from flows.spec import Metric
+from flows.steps import gates, metrics
+from flows.steps.evaluation import Evaluation, Losses, Slice, beside
+from flows.steps.probe import Probe
+
+SPEC = taxi.model_copy(update={"metric": Metric(name="accuracy"), "slices": ("segment",)})
+OPENED = Probe(loaded=True, reason="", difference=0.0, rows=10, latency_ms=1.0)
+
+
+def part(error, champion, baseline=0.5, value="x"):
+    return Slice(column="segment", value=value, rows=500, error=error, baseline=baseline, champion=champion)
+
+
+def evaluation(*slices, error=0.1, baseline=0.5):
+    return Evaluation(
+        error=error, train_error=0.1, baseline_error=baseline, champion_version=1, champion_error=0.1,
+        interval=(0.0, 0.2), against_champion=(-0.1, 0.1), judge_rows=1000, train_rows=1000, metrics={},
+        train_metrics={}, slices=slices, importance={},
+    )  # fmt: skip
+
+
+def verdict(gate, *slices, **figures):
+    (found,) = [one for one in gates.judge_all(SPEC, evaluation(*slices, **figures), OPENED, None) if one.gate == gate]
+    return found
+
+
+@pytest.mark.parametrize(
+    ("error", "champion", "number", "passed"),
+    [(0.0, 0.0, 1.0, True), (0.01, 0.0, math.inf, False), (0.0, 0.2, 0.0, True), (math.nan, 0.2, math.nan, False)],
+)
+def test_a_champion_without_an_error_on_a_slice_is_compared_with_too(error, champion, number, passed):
+    found = verdict("slices", part(error, champion))
+    assert found.number == pytest.approx(number, nan_ok=True)
+    assert found.passed is passed
+
+
+def test_the_worst_slice_decides_wherever_it_stands_and_whatever_it_is_called():
+    fine, bad, none = part(0.1, 0.1), part(1.0, 0.1), part(math.nan, 0.1)
+    for slices in ((fine, bad), (bad, fine)):  # two of one name
+        assert verdict("slices", *slices).number == 10.0
+    for slices in ((fine, none), (none, fine)):
+        assert not verdict("slices", *slices).passed
+
+
+def test_without_a_champion_a_slice_is_compared_with_what_one_would_say_anyway():
+    assert verdict("slices", part(0.0, None, baseline=0.0)).passed
+    assert not verdict("slices", part(0.1, None, baseline=0.0)).passed
+
+
+def test_what_is_never_wrong_without_a_model_needs_none():
+    assert not verdict("baseline", part(0.1, 0.1), error=0.0, baseline=0.0).passed
+    assert not verdict("baseline", part(0.1, 0.1), error=0.1, baseline=0.0).passed
+
+
+def test_slices_by_large_numbers_keep_their_names_apart():
+    from types import SimpleNamespace
+
+    count = SPEC.gates.slice_min_rows
+    values = np.repeat([1234567.0, 1234568.0, 0.1], count)
+    losses = np.repeat([1.0, 0.1, 0.1], count)
+    judged = SimpleNamespace(inputs=pd.DataFrame({"segment": values}), labels=values)
+    found = beside(SPEC, evaluation(), judged, Losses(ours=losses, baseline=losses), None).slices
+    assert [one.value for one in found] == ["0.1", "1234567", "1234568"]
+    assert len([name for name in gates.figures(evaluation(*found), []) if name.startswith("slice_")]) == 3
+
+
+def test_accuracy_is_named_for_what_is_shown():
+    found = verdict("baseline", part(0.1, 0.1), error=0.03, baseline=0.2)
+    assert found.reason == "share of misses 0.03, naive 0.2"
+
+
+@pytest.mark.parametrize(
+    ("error", "other", "found"),
+    [(1.0, 2.0, 0.5), (0.0, 0.0, 1.0), (1.0, 0.0, math.inf), (math.nan, 0.0, math.nan), (math.inf, 1.0, math.inf)],
+)
+def test_a_ratio_of_errors(error, other, found):
+    assert metrics.ratio(error, other) == pytest.approx(found, nan_ok=True)
