@@ -17,7 +17,7 @@ from flows.database import causes, now, runs, write
 from flows.events import Kind
 from flows.ledger import Record
 
-FORGOTTEN = timedelta(hours=6)  # a claim of a run of which the ledger knows nothing
+FORGOTTEN = timedelta(hours=6)  # a claim so old is given up: its run may have been killed where nobody can tell
 
 
 class Cause(Record):

@@ -21,7 +21,7 @@ POSTGRES = {
 
 
 def make_engine(url: str, patience: float = PATIENCE_SECONDS) -> Engine:
-    """Make an engine; on SQLite with WAL, foreign keys and 30 s of patience for other writers.
+    """Make an engine; on SQLite with WAL, synced writes and 30 s of patience for other writers.
 
     On Postgres a connection is tried before it is used, and a server that does not take one is asked again for
     ``patience`` seconds: it comes back within them after a restart.

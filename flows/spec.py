@@ -30,7 +30,9 @@ class RequestField(Frozen):
     example: Any
     minimum: float | None = None
     maximum: float | None = None
-    required: bool = Field(default=True, description="False: it may be null where the caller does not know it")
+    required: bool = Field(
+        default=True, description="False: it may be null where the caller does not know it; a time may not"
+    )
 
 
 class Source(Frozen):

@@ -103,7 +103,7 @@ def evaluate(
     """Judge a fitted estimator on the judging part and draw its pictures into a folder.
 
     The champion is scored on the same rows. The baseline is what one would say without a model: the mean of the
-    training labels, or the class frequencies.
+    training labels (for mae their median), or the class frequencies.
     """
     classes = getattr(estimator, "classes_", None)
     losses = judging_losses(spec, classes, train, judge)
