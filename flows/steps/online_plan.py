@@ -23,7 +23,7 @@ from flows.steps import storage
 from flows.steps.files import write_text
 
 if TYPE_CHECKING:
-    from feast import FeatureStore
+    from feast import FeatureStore, FeatureView
 
 KEY_TYPES: dict[str, Literal["int", "string"]] = {"INT64": "int", "STRING": "string"}
 NO_KEY = "__dummy_id"  # the key, always "", under which Feast keeps a view without keys
@@ -107,50 +107,61 @@ def describe(store: FeatureStore, spec: ModelSpec) -> OnlinePlan | None:
     are computed from the request alone by an importable function.
     """
     from feast import FeatureView, OnDemandFeatureView
-    from feast.infra.online_stores.helpers import _mmh3, compute_table_id, compute_versioned_name
 
     config = store.config.online_store
-    sqlite, redis = (str(config.type).endswith(name) for name in (SQLITE, REDIS))
-    if not sqlite and not redis:
+    if not str(config.type).endswith((SQLITE, REDIS)):
         return None
+    views = {view.name: view for view in store.list_all_feature_views()}
     stored, computed = [], []
     for projection in store.get_feature_service(spec.feature_service).feature_view_projections:
-        view: Any = next(view for view in store.list_all_feature_views() if view.name == projection.name)
+        view: Any = views[projection.name]
         fields = tuple(field.name for field in projection.features)
         if projection.name_alias or projection.join_key_map:
             return None
         if isinstance(view, OnDemandFeatureView):
-            function = _importable(spec, view)
-            if function is None or view.source_feature_view_projections or view.mode != "python" or view.singleton:
+            on_demand = _computed(spec, view, fields)
+            if on_demand is None:
                 return None
-            inputs = [field.name for source in view.source_request_sources.values() for field in source.schema]
-            transformation: Any = view.feature_transformation
-            text = transformation.udf_string
-            computed.append(
-                ComputedView(
-                    name=view.name, function=function, text_sha256=_digest(text), inputs=tuple(inputs), fields=fields
-                )
-            )
+            computed.append(on_demand)
         elif isinstance(view, FeatureView) and view.name in spec.entities:
-            kinds = {column.name: column.dtype.to_value_type().name for column in view.entity_columns}
-            if not all(KEY_TYPES.get(kind) for kind in kinds.values()):
+            kept = _stored(store, view, fields)
+            if kept is None:
                 return None
-            versioned = store.config.registry.enable_online_feature_view_versioning
-            name = compute_versioned_name(view, versioned)
-            stored.append(
-                StoredView(
-                    name=view.name, table=compute_table_id(store.project, view, versioned) if sqlite else name,
-                    keys=tuple((name, KEY_TYPES[kinds[name]]) for name in sorted(kinds)) or ((NO_KEY, "string"),),
-                    fields=fields, ttl_seconds=view.ttl.total_seconds() if view.ttl else None,
-                    columns=tuple(_mmh3(f"{name}:{field}").hex() for field in fields) if redis else (),
-                )
-            )  # fmt: skip
+            stored.append(kept)
         else:
             return None
     return OnlinePlan(
-        service=spec.feature_service, project=store.project, database=str(config.path) if sqlite else "",
-        stored=tuple(stored), computed=tuple(computed),
+        service=spec.feature_service, project=store.project,
+        database=str(config.path) if str(config.type).endswith(SQLITE) else "", stored=tuple(stored), computed=tuple(computed),
     )  # fmt: skip
+
+
+def _stored(store: FeatureStore, view: FeatureView, fields: tuple[str, ...]) -> StoredView | None:
+    """Return where an online store keeps a view, None if its keys are of other types than we read."""
+    from feast.infra.online_stores.helpers import _mmh3, compute_table_id, compute_versioned_name
+
+    kinds = {column.name: column.dtype.to_value_type().name for column in view.entity_columns}
+    if not all(KEY_TYPES.get(kind) for kind in kinds.values()):
+        return None
+    on_redis = str(store.config.online_store.type).endswith(REDIS)
+    versioned = store.config.registry.enable_online_feature_view_versioning
+    name = compute_versioned_name(view, versioned)
+    return StoredView(
+        name=view.name, table=name if on_redis else compute_table_id(store.project, view, versioned),
+        keys=tuple((key, KEY_TYPES[kinds[key]]) for key in sorted(kinds)) or ((NO_KEY, "string"),),
+        fields=fields, ttl_seconds=view.ttl.total_seconds() if view.ttl else None,
+        columns=tuple(_mmh3(f"{name}:{field}").hex() for field in fields) if on_redis else (),
+    )  # fmt: skip
+
+
+def _computed(spec: ModelSpec, view: Any, fields: tuple[str, ...]) -> ComputedView | None:
+    """Return how an on-demand view is computed, None if not from the request alone by a Python function of our code."""
+    function = _importable(spec, view)
+    if function is None or view.source_feature_view_projections or view.mode != "python" or view.singleton:
+        return None
+    inputs = tuple(field.name for source in view.source_request_sources.values() for field in source.schema)
+    text = view.feature_transformation.udf_string
+    return ComputedView(name=view.name, function=function, text_sha256=_digest(text), inputs=inputs, fields=fields)
 
 
 def function_of(view: ComputedView) -> Function:

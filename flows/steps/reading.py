@@ -75,23 +75,12 @@ def read(
 
     batches: list[Batch] = []
     unreadable: list[Unreadable] = []
+    fitting: int | None = None  # which of the batches fits
     rows = 0  # of the files before
     for number, file in enumerate(files):
         try:
-            reader, parameters, columns = _prepare(connection, spec.source.columns, file)
-            if spec.source.numbered and spec.source.numbered not in columns:
-                reader, columns = _numbered(spec.source.numbered, reader, columns, rows)
-            fits = not schema_problems(spec.source, columns)
-            wanted = spec.source.columns if fits else columns
-            as_it_is = file.path if list(columns.items()) == list(wanted.items()) and reader == PARQUET else None
-            first = next((batch for batch in batches if batch.fits), None) if fits else None
-            table = "fitting" if fits else f"misfit_{number}"
-            casts = ", ".join(_cast(name, kind) for name, kind in wanted.items())
-            verb = f"INSERT INTO {table}" if first else f"CREATE OR REPLACE TABLE {table} AS"
-            select = f"SELECT {casts} FROM {reader}"
-            alone = fits and len(files) == 1
-            rows += (_fill_computed(connection, spec, verb, select, parameters) if alone else None) or _fill(
-                connection, verb, select, parameters
+            batch, read_rows = _load(
+                connection, spec, file, number, before=rows, adds=fitting is not None, alone=len(files) == 1
             )
         except duckdb.OutOfMemoryException as error:
             raise UnavailableError(f"{file.origin} does not fit into memory and temporary space; free some") from error
@@ -100,14 +89,47 @@ def read(
                 raise UnavailableError(f"{file.origin} could not be unpacked ({error}); free some space") from error
             unreadable.append(Unreadable(file=file, reason=_complaint(error, file)))
             continue
-        if first:
-            origin = _folder_of(first.origin, file.origin)
-            batches[batches.index(first)] = first.model_copy(update={"origin": origin, "file": None})
-        else:
-            batches.append(
-                Batch(table=table, origin=file.origin, name=file.name, columns=wanted, fits=fits, file=as_it_is)
-            )
+        rows += read_rows
+        if batch.fits and fitting is not None:
+            origin = _folder_of(batches[fitting].origin, file.origin)
+            batches[fitting] = batches[fitting].model_copy(update={"origin": origin, "file": None})
+            continue
+        if batch.fits:
+            fitting = len(batches)
+        batches.append(batch)
     return batches, unreadable
+
+
+def _load(
+    connection: DuckDBPyConnection,
+    spec: ModelSpec,
+    file: SourceFile,
+    number: int,
+    *,
+    before: int,
+    adds: bool,
+    alone: bool,
+) -> tuple[Batch, int]:
+    """Load one file into its table, or ``adds`` it to the one that fits; return the table and how many rows it brought.
+
+    ``number`` is the file's place in its source, ``before`` the number of rows before it.
+    """
+    reader, parameters, columns = _prepare(connection, spec.source.columns, file)
+    if spec.source.numbered and spec.source.numbered not in columns:
+        reader, columns = _numbered(spec.source.numbered, reader, columns, before)
+    fits = not schema_problems(spec.source, columns)
+    wanted = spec.source.columns if fits else columns
+    as_it_is = list(columns.items()) == list(wanted.items()) and reader == PARQUET
+    table = "fitting" if fits else f"misfit_{number}"
+    verb = f"INSERT INTO {table}" if fits and adds else f"CREATE OR REPLACE TABLE {table} AS"
+    select = f"SELECT {', '.join(_cast(name, kind) for name, kind in wanted.items())} FROM {reader}"
+    rows = _fill_computed(connection, spec, verb, select, parameters) if fits and alone else None
+    if rows is None:
+        rows = _fill(connection, verb, select, parameters)
+    batch = Batch(
+        table=table, origin=file.origin, name=file.name, columns=wanted, fits=fits, file=file.path if as_it_is else None
+    )
+    return batch, rows
 
 
 def _fill(connection: DuckDBPyConnection, verb: str, select: str, parameters: dict[str, str]) -> int:
