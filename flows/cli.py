@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import sys
 from datetime import timedelta
@@ -20,7 +19,6 @@ from flows.cli_new import add as add_new
 from flows.cli_promote import add as add_promote
 from flows.cli_research import add as add_research
 from flows.cli_stack import add as add_stack
-from flows.errors import EvergreenError
 
 if TYPE_CHECKING:
     from sqlalchemy.engine import Engine
@@ -263,31 +261,16 @@ def versions(model: Model = "taxi", home: Home = None, as_json: AsJson = False) 
 
 def main() -> None:
     """Run the command; a known error is one line on stderr and its exit status, never a traceback."""
-    from pydantic import ValidationError
+    from flows.cli_error import told
 
     try:
         app(standalone_mode=True)
-    except EvergreenError as error:
-        _fail(" ".join(str(error).split()), error.exit_status)
-    except ValidationError as error:
-        problem = error.errors()[0]
-        place = ".".join(map(str, problem["loc"]))
-        setting = f"setting EVERGREEN_{place.upper()}" if place else "settings"  # of one, or of several together
-        _fail(f"{setting}: {problem['msg'].removeprefix('Value error, ')}; correct it in the environment", 2)
-    except Exception as error:  # noqa: BLE001 (nobody else is left to tell it)
-        _fail(f"{_first_line(error)}; the traceback is in {_keep_traceback()}", 1)
     except KeyboardInterrupt:
         _fail("interrupted; nothing was left half done, the same command goes on", 130)
-
-
-def _first_line(error: Exception) -> str:
-    """Return an unforeseen error as one line; a full disk is named as such, whichever library met it."""
-    line = (str(error).splitlines() or [""])[0]
-    if (
-        isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-    ) or "disk is full" in line:
-        return f"the disk is full ({line}); free some space, then run the same command again"
-    return f"unforeseen {type(error).__name__}: {line}"
+    except Exception as error:  # noqa: BLE001 (nobody else is left to tell it)
+        line, status = told(error)
+        kept = f"; the traceback is in {_keep_traceback()}" if line.startswith("unforeseen") else ""
+        _fail(line + kept, status)
 
 
 def _keep_traceback() -> Path:

@@ -12,6 +12,8 @@ from urllib.parse import urlsplit
 from pydantic import Field, SecretStr, ValidationInfo, field_validator, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SecretsSettingsSource, SettingsConfigDict
 
+from flows.errors import UsageError
+
 # The one place that switches off what the libraries would send home.
 NO_TELEMETRY = {
     "DO_NOT_TRACK": "1",
@@ -118,10 +120,25 @@ class Settings(BaseSettings):
     follow_seconds: float = Field(default=0.5, gt=0, description="how often the service looks at the ledger")
     http_timeout_seconds: float = Field(default=60.0, gt=0)
 
-    @field_validator("home")
+    @field_validator("home", mode="before")
     @classmethod
-    def _absolute(cls, home: Path) -> Path:
-        return home.expanduser().resolve()
+    def _absolute(cls, home: Path | str) -> Path:
+        if not str(home).strip():
+            raise ValueError("it names no folder")
+        found = Path(home).expanduser().resolve()
+        if any(sign in str(found) for sign in "?%"):
+            raise ValueError(
+                f"{found} has a ? or % in it, which the address of a database cannot hold; name another folder"
+            )
+        return found
+
+    @field_validator("ledger_url", "feature_registry_url")
+    @classmethod
+    def _database(cls, url: str) -> str:
+        # Said without the value, which holds a password.
+        if url and urlsplit(url).scheme.partition("+")[0] not in ("postgresql", "sqlite"):
+            raise ValueError("it is not of the form postgresql+psycopg://USER:PASSWORD@HOST/DATABASE or sqlite:///FILE")
+        return url
 
     @field_validator("storage_url")
     @classmethod
@@ -273,8 +290,13 @@ class Settings(BaseSettings):
 
 
 def secrets_folder() -> Path | None:
-    """Return the folder of ``EVERGREEN_SECRETS_DIR``, in which a file may stand for each secret variable, if it is set."""
+    """Return the folder of ``EVERGREEN_SECRETS_DIR``, in which a file may stand for each secret variable, if it is set.
+
+    Raises UsageError if it is not there: without its secrets, a service would be open.
+    """
     folder = os.environ.get("EVERGREEN_SECRETS_DIR")
+    if folder and not Path(folder).is_dir():
+        raise UsageError(f"EVERGREEN_SECRETS_DIR names {folder}, which is no folder; mount it, or correct its name")
     return Path(folder) if folder else None
 
 

@@ -13,9 +13,13 @@ from collections.abc import Callable
 from types import FrameType
 from typing import Any
 
+from pydantic import ValidationError
+from pydantic_settings import SettingsError
+
 from deployments.service.logs import log_json
 from deployments.service.workers import end_with_parent, supervise
 from flows import settings as settings_of
+from flows.cli_error import told
 from flows.errors import EvergreenError, UnavailableError
 from flows.lookup import load_model
 from flows.settings import Settings
@@ -45,9 +49,10 @@ def main(arguments: list[str] | None = None) -> int:
         port = settings.service_port if options.port is None else options.port
         with _listen(options.host or settings.service_host, port) as listener:
             serve_all(settings, spec, listener, options.workers or settings.service_workers)
-    except EvergreenError as error:
-        sys.stderr.write(f"{error}\n")
-        return error.exit_status
+    except (EvergreenError, ValidationError, SettingsError) as error:
+        line, status = told(error)
+        sys.stderr.write(f"{line}\n")
+        return status
     return 0
 
 

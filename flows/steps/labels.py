@@ -33,9 +33,10 @@ def read_newest(settings: Settings, spec: ModelSpec, version: int, since: dateti
 def newest(predictions: pa.Table, version: int, days: int) -> pa.Table:
     """Return the predictions of one version for the newest ``days`` of events.
 
-    The clock is the events' own, so that history and simulations are read like the present. The few events that lie
-    more than a day after all others (above the 99.9 % quantile) do not set it: a client may ask for any time. A request
-    without an event time is as old as its answer.
+    The clock is the events' own, so that history and simulations are read like the present. A client may ask for any
+    time, so events do not set it that lie more than a day further after their answer than nine in ten do, nor the few that
+    lie more than a day after all others (above the 99.9 % quantile). A request without an event time is as old as its
+    answer.
     """
     rows = predictions.filter(pc.equal(predictions["version"], version))
     if not rows.num_rows:
@@ -43,8 +44,11 @@ def newest(predictions: pa.Table, version: int, days: int) -> pa.Table:
     place = rows.schema.get_field_index("event_timestamp")
     rows = rows.set_column(place, "event_timestamp", pc.coalesce(rows["event_timestamp"], rows["at"]))
     times = microseconds(rows)
-    bulk = np.quantile(times, 0.999, method="inverted_cdf")
-    end = times[times <= bulk + DAY].max()
+    ahead = times - microseconds(rows, "at")
+    usual = max(float(np.quantile(ahead, 0.9, method="inverted_cdf")), 0.0)
+    plausible = times[ahead <= usual + DAY]
+    bulk = np.quantile(plausible, 0.999, method="inverted_cdf")
+    end = plausible[plausible <= bulk + DAY].max()
     return rows.filter(pa.array((times > end - days * DAY) & (times <= end)))
 
 
@@ -111,7 +115,7 @@ def labelled(joined: pa.Table) -> pa.Table:
     return joined.filter(pc.equal(joined[STATE], "labelled"))
 
 
-def microseconds(rows: pa.Table) -> NDArray[np.int64]:
-    """Return the event times in microseconds since 1970, UTC."""
-    times = rows["event_timestamp"].cast(pa.timestamp("us", "UTC")).cast(pa.int64())
+def microseconds(rows: pa.Table, column: str = "event_timestamp") -> NDArray[np.int64]:
+    """Return the event times, or another column of times, in microseconds since 1970, UTC."""
+    times = rows[column].cast(pa.timestamp("us", "UTC")).cast(pa.int64())
     return np.asarray(times.to_numpy(), dtype=np.int64)

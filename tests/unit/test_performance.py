@@ -234,3 +234,19 @@ def test_errors_where_the_champions_test_had_none_degrade_it(share, degraded):
     low, high = performance._ratio_interval(SPEC, Metric(name="accuracy"), losses, np.zeros(1000), hours)
     assert 1.0 <= low <= high
     assert (low > SPEC.triggers.performance_ratio) is degraded
+
+
+@pytest.mark.parametrize(("usual", "odd"), [(600, 1), (998, 1), (1500, 2), (3000, 40)])
+@pytest.mark.parametrize("ahead", [timedelta(0), timedelta(days=7)])
+def test_requests_for_a_far_future_do_not_set_the_clock(usual, odd, ahead):
+    """Also of a model that is asked for days ahead."""
+    at = [START + timedelta(minutes=number) for number in range(usual)]
+    times = [moment + ahead * (number % 10) / 9 for number, moment in enumerate(at)]
+    log = pa.table(
+        {
+            "version": pa.array([1] * (usual + odd), pa.int64()),
+            "at": pa.array(at + at[-1:] * odd, pa.timestamp("us", "UTC")),
+            "event_timestamp": pa.array(times + [START.replace(year=2034)] * odd, pa.timestamp("us", "UTC")),
+        }
+    )
+    assert labels.newest(log, 1, 30).num_rows == usual
