@@ -41,7 +41,7 @@ def test_secrets_whose_folder_is_not_there_are_not_passed_over(monkeypatch, tmp_
     (tmp_path / "EVERGREEN_SERVICE_API_KEY").write_text("a key")
     assert Settings().service_api_key.get_secret_value() == "a key"
     monkeypatch.setenv("EVERGREEN_SECRETS_DIR", str(tmp_path / "typo"))
-    with pytest.raises(UsageError, match="names .*typo, which is no folder"):
+    with pytest.raises(UsageError, match=r"names .*typo, which is no folder"):
         Settings()
 
 
@@ -49,7 +49,10 @@ def test_secrets_whose_folder_is_not_there_are_not_passed_over(monkeypatch, tmp_
     ("error", "words"),
     [
         (OSError(28, "No space left on device"), "the disk is full"),
-        (RuntimeError("(sqlite3.OperationalError) database is locked"), "a database of the home was held by another process"),
+        (
+            RuntimeError("(sqlite3.OperationalError) database is locked"),
+            "a database of the home was held by another process",
+        ),
         (RuntimeError("(sqlite3.DatabaseError) file is not a database"), "a database of the home is damaged"),
         (RuntimeError("Invalid Input Error: No magic bytes found at end of file 'x'"), "a file of the home is damaged"),
         (RuntimeError("else\nand more"), "unforeseen RuntimeError: else"),
