@@ -37,7 +37,8 @@ def featurize(model: str = "taxi", again: bool = False) -> dict[str, Any]:
     with recorded(engine, model, "featurize") as run, feature_store.held_still(home, model):
         definitions = apply_definitions(home, spec)
         accepted = ledger.list_partitions(engine, model, "accepted")
-        planned = feature_tables.plan(spec, accepted)
+        replaced = ledger.list_partitions(engine, model, "replaced")
+        planned = feature_tables.plan(spec, accepted, replaced=replaced)
         code = code_hash(["flows.steps.feature_tables", spec.feature_tables.partition(":")[0]])
         key = stages.key_of(planned.ticks, planned.new, [(one.id, one.digest) for one in accepted], definitions, code)
         run.work = stages.open_work(home, f"{model}-features", key)

@@ -35,12 +35,15 @@ class FeaturePlan(Frozen):
     moment: datetime
 
 
-def plan(spec: ModelSpec, accepted: Sequence[Partition], now: datetime | None = None) -> FeaturePlan:
+def plan(
+    spec: ModelSpec, accepted: Sequence[Partition], now: datetime | None = None, replaced: Sequence[Partition] = ()
+) -> FeaturePlan:
     """Plan the ticks that the accepted partitions not yet featurized make new, or change, and those that were to come.
 
-    A partition changes every tick from its first event until ``spec.history`` after its last one. No tick lies after
-    the newest data or in the future: its value would promise to know what has not happened yet. The tick that ends a
-    day whose data came before its midnight is planned by the first call after it.
+    A partition changes every tick from its first event until ``spec.history`` after its last one, and those that the
+    revisions ``replaced`` before it had changed. No tick lies after the newest data or in the future: its value would
+    promise to know what has not happened yet. The tick that ends a day whose data came before its midnight is planned by
+    the first call after it.
     """
     moment = now or datetime.now(UTC)
     known = [p for p in accepted if p.first_event and p.last_event]
@@ -50,13 +53,17 @@ def plan(spec: ModelSpec, accepted: Sequence[Partition], now: datetime | None = 
     ended = [p for p in known if p.featurized_at and p.featurized_at < last_tick[p.id] <= moment]
     if not fresh and not ended:
         return FeaturePlan(ticks=(), uris=(), new=(), moment=moment)
-    first = min(p.first_event for p in known if p.first_event)
+    # Their rows are in the tables, also where the new revision has none.
+    withdrawn = [p for p in replaced if p.featurized_at and p.last_event and p.key in {one.key for one in fresh}]
+    changing = [(p.first_event, p.last_event) for p in (*fresh, *withdrawn) if p.first_event and p.last_event]
+    first = min([*(p.first_event for p in known if p.first_event), *(low for low, _ in changing)])
+    last = max([*last_tick.values(), *(next_tick(spec, high) for _, high in changing)])
     done = [min(last_tick[p.id], p.featurized_at) for p in known if p.featurized_at]
     computed_until = max(done, default=first)
-    affected = [(p.first_event, p.last_event + spec.history) for p in fresh if p.first_event and p.last_event]
+    affected = [(low, high + spec.history) for low, high in changing]
     ticks = tuple(
         tick
-        for tick in ticks_between(spec, first, min(max(last_tick.values()), moment))
+        for tick in ticks_between(spec, first, min(last, moment))
         if tick > computed_until or any(low < tick <= high + spec.tick for low, high in affected)
     )
     low, high = (ticks[0] - spec.history, ticks[-1]) if ticks else (first, first)

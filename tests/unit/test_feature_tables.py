@@ -76,6 +76,23 @@ def test_a_new_day_makes_one_tick_a_late_day_those_after_it_and_a_gap_is_filled(
     assert feature_tables.plan(spec, old).ticks == ()
 
 
+def test_a_revision_of_fewer_days_changes_the_ticks_of_those_that_it_leaves_out() -> None:
+    start = NEW_YORK_MIDNIGHT
+    whole = partition(1, start + HOUR, start + timedelta(days=30), done=True)
+    other = partition(2, start + timedelta(days=31), start + timedelta(days=60), done=True)
+    late = partition(3, start + timedelta(days=10), start + timedelta(days=30)).model_copy(update={"key": whole.key})
+    plain = feature_tables.plan(spec, [late, other]).ticks
+    assert plain[0] == start + timedelta(days=11)
+    found = feature_tables.plan(spec, [late, other], replaced=[whole]).ticks
+    assert found[0] == start + timedelta(days=1)
+    assert set(plain) < set(found)
+    early = partition(4, start + timedelta(days=31), start + timedelta(days=40)).model_copy(update={"key": other.key})
+    found = feature_tables.plan(spec, [whole, early], replaced=[other]).ticks
+    assert found[-1] == feature_tables.next_tick(spec, start + timedelta(days=60))
+    never = other.model_copy(update={"featurized_at": None})  # in no table
+    assert feature_tables.plan(spec, [whole, early], replaced=[never]).ticks[-1] == start + timedelta(days=41)
+
+
 def rows_file(path: Path, rows: list[tuple[datetime, datetime, int, float]]) -> Path:
     """Write trips of one route: event, time at which the label was known, drop-off zone, minutes."""
     stamp = pa.timestamp("us", tz="UTC")
