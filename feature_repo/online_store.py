@@ -71,6 +71,19 @@ class NewestSqliteOnlineStore(SqliteOnlineStore):
     Feast's own time columns hold whole seconds, shifted by the machine's zone, so they cannot tell which row is newer.
     """
 
+    def update(
+        self,
+        config: RepoConfig,
+        tables_to_delete: Sequence[FeatureView],
+        tables_to_keep: Sequence[FeatureView],
+        *others: Any,
+        **more: Any,
+    ) -> None:
+        """Make the tables of views, with our columns: one that is never written to is read all the same."""
+        super().update(config, tables_to_delete, tables_to_keep, *others, **more)
+        for table in tables_to_keep:
+            _add_columns(self._get_conn(config), _table_of(config, table))
+
     def online_write_batch(
         self, config: RepoConfig, table: FeatureView, data: Sequence[Row], progress: Callable[[int], Any] | None
     ) -> None:  # fmt: skip

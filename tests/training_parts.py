@@ -126,10 +126,10 @@ def state(home: Settings) -> Any:
     return history(home), numbers(home), registry.aliases(home, "taxi")
 
 
-def log_again(home: Settings, folder: Path, **evidence: Any) -> registry.Version:
+def log_again(home: Settings, folder: Path, work_key: str = "", **evidence: Any) -> registry.Version:
     """Log and register version 1 once more, as if it had been trained again, by way of a copy of its bundle.
 
-    ``evidence`` is what its evidence says otherwise.
+    ``evidence`` is what its evidence says otherwise, ``work_key`` names the work that it is another attempt at.
     """
     from mlflow import MlflowClient
 
@@ -144,6 +144,7 @@ def log_again(home: Settings, folder: Path, **evidence: Any) -> registry.Version
     run_id, model_id, kept = registry.log_run(
         home, spec, lineage=lineage, evidence=registry.read_evidence(first) | evidence, bundle=folder / "bundle",
         pictures=folder / "pictures", metrics={}, passed=True, digest=first.digest,
+        work_key=work_key,
     )  # fmt: skip
     return registry.register(home, spec, lineage, run_id, model_id, kept, first.digest)
 

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 EVIDENCE, LINEAGE, CARD = "evidence.json", "lineage.json", "card.html"
 DIGEST, FINGERPRINT, REASON = "evergreen.digest", "evergreen.fingerprint", "evergreen.reason"
 EVIDENCE_DIGEST, WORK, REFUSED = "evergreen.evidence_sha256", "evergreen.work", "evergreen.refused"
+FAILED = "evergreen.failed_gates"
 ORIGIN = "evergreen.copied_from"  # of a version that came from another place
 CHAMPION, CHALLENGER = "champion", "challenger"
 
@@ -88,7 +89,8 @@ def log_run(
     """Log a training run whole: parameters, metrics, evidence, lineage, pictures, card, model; return run, model and folder.
 
     The run is finished last; one that broke off is marked as killed by the next attempt with the same ``work_key``, and a
-    version of it cannot be promoted. One that was finished and could not say so is returned as it is.
+    version of it cannot be promoted. One that was finished and could not say so is returned as it is, if its gates failed
+    and passed as these: latency is measured anew.
     """
     from mlflow.entities import Dataset, DatasetInput, Metric, Param, RunTag
 
@@ -96,7 +98,8 @@ def log_run(
     write_mlmodel(bundle)
     client = open_client(settings)
     experiment = experiment_of(client, settings, spec.name)
-    before = _logged_before(client, experiment, work_key, digest) if work_key else None
+    failed = ", ".join(evidence["failed"])
+    before = _logged_before(client, experiment, work_key, digest, failed) if work_key else None
     if before:
         return before
     started = min((stage.start for stage in lineage.stages), default=datetime.now(UTC))
@@ -117,7 +120,7 @@ def log_run(
         params=[
             Param(name, str(one)[:6000]) for name, one in {"estimator": lineage.estimator, **lineage.params}.items()
         ],
-        tags=[RunTag("evergreen.failed_gates", ", ".join(evidence["failed"]))],
+        tags=[RunTag(FAILED, failed)],
     )
     source = json.dumps({"partitions": [f"{p.key} r{p.revision}" for p in lineage.partitions]})
     dataset = Dataset(f"{spec.name} training set", lineage.training_set_sha256[:36], "evergreen", source[:60000])
@@ -134,13 +137,15 @@ def log_run(
     return run_id, logged.model_id, _path(logged.artifact_location)
 
 
-def _logged_before(client: MlflowClient, experiment: str, key: str, digest: str) -> tuple[str, str, str] | None:
+def _logged_before(
+    client: MlflowClient, experiment: str, key: str, digest: str, failed: str
+) -> tuple[str, str, str] | None:
     """Return what an earlier attempt at the same work has logged whole; those that broke off are marked as killed."""
     runs = client.search_runs([experiment], f"tags.`{WORK}` = '{key}'")
     for run in runs:
         if run.info.status == "RUNNING":
             client.set_terminated(run.info.run_id, "KILLED")
-        elif run.info.status == "FINISHED" and run.data.tags.get(DIGEST) == digest:
+        elif run.info.status == "FINISHED" and (run.data.tags.get(DIGEST), run.data.tags.get(FAILED, "")) == (digest, failed):
             models = client.search_logged_models([experiment], f"source_run_id = '{run.info.run_id}'")
             if models:
                 return run.info.run_id, models[0].model_id, _path(models[0].artifact_location)

@@ -171,6 +171,15 @@ def test_what_passes_while_another_is_on_trial_waits_and_is_tried_afterwards(hom
     assert hand_over(home, engine, spec, 3, "newer data", "canary") == {"promoted": False, "trial": "canary"}
 
 
+def test_what_was_refused_by_a_figure_that_is_measured_anew_is_logged_anew_when_it_passes(home, tmp_path):
+    made = []
+    for number, failed in enumerate(([], ["latency"], ["latency"], [])):
+        (tmp_path / str(number)).mkdir()
+        made.append(log_again(home, tmp_path / str(number), work_key="one work", champion=1, failed=failed))
+    assert made[1].run_id == made[2].run_id != made[0].run_id == made[3].run_id
+    assert [registry.read_evidence(one)["failed"] for one in made] == [[], ["latency"], ["latency"], []]
+
+
 def test_a_trial_beside_a_champion_that_has_changed_is_stopped(home):
     from flows.promote import promote
     from flows.rollout import begin_trial, judge_trial
