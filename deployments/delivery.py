@@ -32,7 +32,7 @@ APPLY = (["featurize"], ["deploy"])  # going back does this alone: it may take a
 
 def live(engine: Engine, model: str) -> Run | None:
     """Return the delivery in force: the newest that went through."""
-    return next((run for run in ledger.last_runs(engine, model, None, FLOW) if run.state == "completed"), None)
+    return ledger.last_completed(engine, model, FLOW)
 
 
 def deliver(

@@ -61,6 +61,9 @@ def ingest(
         typer.Argument(help="Parquet or CSV file, folder, glob, or http(s) or s3 URL; default: the landing folder."),
     ] = None,
     partition_by: Annotated[str | None, typer.Option(help="day, week or month; default: what the model says.")] = None,
+    again: Annotated[
+        bool, typer.Option("--again", help="Rows that a later revision has replaced become the newest once more.")
+    ] = False,
     model: Model = "taxi",
     home: Home = None,
     as_json: AsJson = False,
@@ -70,7 +73,7 @@ def ingest(
     def call() -> Any:
         from flows.ingest import ingest as flow
 
-        return flow(source=source, model=model, partition_by=partition_by)
+        return flow(source=source, model=model, partition_by=partition_by, again=again)
 
     def check(_settings: Settings, spec: ModelSpec, _engine: Engine) -> None:
         from flows.steps import periods, sources
@@ -90,7 +93,7 @@ def ingest(
 @app.command()
 def featurize(
     again: Annotated[
-        bool, typer.Option("--again", help="Write all to the online store once more: it was emptied or replaced.")
+        bool, typer.Option("--again", help="Write all to the online store once more, and make what is damaged anew.")
     ] = False,
     model: Model = "taxi",
     home: Home = None,

@@ -90,6 +90,7 @@ def plan(
     as_json: AsJson = False,
 ) -> None:
     """Show what applying the feature definitions would change; refuse what is destructive, or defined twice."""
+    from flows import database, ledger
     from flows.lookup import load_model
     from flows.show import quiet_libraries, show_changes
     from flows.steps import feature_plan
@@ -98,6 +99,10 @@ def plan(
     quiet_libraries()
     spec = load_model(model, settings)
     found, pairs = feature_plan.changes(settings, spec), feature_plan.repeated(spec)
+    if settings.ledger_exists:
+        found += feature_plan.recomputed(
+            spec, ledger.last_completed(database.connect(settings), spec.name, "featurize")
+        )
     report([one.model_dump() for one in found], as_json, show_changes)
     if pairs:
         raise RefusedError(f"{pairs[0][1]} repeats {pairs[0][0]} under another name; use the one that is there")

@@ -67,7 +67,6 @@ partitions = sa.Table(
     sa.Column("decided_at", UtcDateTime),
     sa.Column("featurized_at", UtcDateTime),
     sa.UniqueConstraint("model", "key", "revision"),
-    sa.UniqueConstraint("model", "key", "digest"),
 )
 
 promotions = sa.Table(

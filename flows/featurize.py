@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from prefect import flow
+from prefect import flow, get_run_logger
 
 from flows import database, ledger
 from flows.lookup import load_model
 from flows.runs import recorded, stage
 from flows.settings import load
-from flows.steps import feature_store, feature_tables, stages
+from flows.steps import feature_plan, feature_store, feature_tables, online_file, stages
 from flows.steps.keeping import KeptTables
 from flows.steps.own_code import code_hash
 from flows.steps.stages import Plain
@@ -26,7 +26,9 @@ mark_featurized = stage(ledger.mark_featurized)
 def featurize(model: str = "taxi", again: bool = False) -> dict[str, Any]:
     """Bring the feature tables and the online store up to date with the accepted partitions.
 
-    With ``again`` all that the feature tables hold is written to the online store once more: it was emptied or replaced.
+    Where a view is computed otherwise than at the last time, all ticks are computed anew. With ``again`` they are as well
+    if a file of the feature tables is damaged or gone, and all that they hold is written to the online store once more: it
+    was emptied, damaged or replaced.
 
     One run at a time works on a model. A run that broke off is gone on with by the next: partitions are marked as
     featurized last, and computing or materializing a tick again would change nothing.
@@ -35,8 +37,15 @@ def featurize(model: str = "taxi", again: bool = False) -> dict[str, Any]:
     spec = load_model(model, home)
     engine = database.connect(home)
     with recorded(engine, model, "featurize") as run, feature_store.held_still(home, model):
+        if again:
+            online_file.remove_damaged(home)
         definitions = apply_definitions(home, spec)
         accepted = ledger.list_partitions(engine, model, "accepted")
+        changed = feature_plan.recomputed(spec, ledger.last_completed(engine, model, "featurize"))
+        if changed:
+            get_run_logger().warning("; ".join(f"{one.what} are others now: {one.detail}" for one in changed))
+        if changed or (again and feature_tables.remove_damaged(home, spec)):
+            accepted = [one.model_copy(update={"featurized_at": None}) for one in accepted]
         replaced = ledger.list_partitions(engine, model, "replaced")
         planned = feature_tables.plan(spec, accepted, replaced=replaced)
         code = code_hash(["flows.steps.feature_tables", spec.feature_tables.partition(":")[0]])
@@ -52,5 +61,6 @@ def featurize(model: str = "taxi", again: bool = False) -> dict[str, Any]:
         run.work.remove()
         run.summary = {
             "partitions": len(planned.new), "ticks": len(planned.ticks), "rows": rows, "definitions": definitions,
+            "expressions": feature_plan.digests(spec),
         }  # fmt: skip
     return run.summary

@@ -39,7 +39,11 @@ write_index = stage(docs.write_index)
 
 @flow(name="ingest")
 def ingest(
-    source: str | None = None, model: str = "taxi", partition_by: str | None = None, featurize: bool = False
+    source: str | None = None,
+    model: str = "taxi",
+    partition_by: str | None = None,
+    featurize: bool = False,
+    again: bool = False,
 ) -> list[dict[str, Any]]:
     """Land a source and decide on its partitions; return a summary of each, those that were known before included.
 
@@ -47,7 +51,8 @@ def ingest(
     the features are brought up to date as well. When enough partitions were accepted, the cause of a training is raised.
 
     One run at a time works on a model. A run that broke off is made good by the next one of the same source: what has
-    landed is not landed again, what is not decided is decided. Raises UsageError for a source, model or period that is
+    landed is not landed again, what is not decided is decided. Rows that a later revision has replaced stay so, unless
+    ``again`` makes them the newest once more: a correction was wrong. Raises UsageError for a source, model or period that is
     not there, and BrokenCheckError if a check could not be evaluated, after all other partitions were decided.
     """
     home = load()
@@ -57,7 +62,7 @@ def ingest(
     hide_secrets(source)
     with recorded(engine, model, "ingest") as run:
         with locked(home, f"ingest-{model}", PATIENCE_SECONDS):
-            partitions, broken = take(home, spec, engine, kind, source)
+            partitions, broken = take(home, spec, engine, kind, source, again)
             write_index(home, spec, ledger.list_partitions(engine, model))
         run.summary = judging.counts(partitions)
         if featurize:
@@ -80,11 +85,11 @@ def hide_secrets(source: str | None) -> None:
 
 
 def take(
-    home: Settings, spec: ModelSpec, engine: Engine, kind: Kind, source: str | None
+    home: Settings, spec: ModelSpec, engine: Engine, kind: Kind, source: str | None, again: bool
 ) -> tuple[list[Partition], list[EvergreenError]]:
     """Land and judge a source, or what is new in the landing folder file by file; return what could not be judged too."""
     if source is not None:
-        return land_and_judge(home, spec, engine, kind, source)
+        return land_and_judge(home, spec, engine, kind, source, again)
     found: dict[int, Partition] = {}
     broken: list[EvergreenError] = []
     folder = home.landing(spec.name)
@@ -94,7 +99,7 @@ def take(
         get_run_logger().warning(f"{folder}: {len(left)} files do not end in {ends} and are left ({left[0]!r})")
     for arrival in arrivals.untaken(engine, spec.name, folder):
         try:
-            partitions, errors = land_and_judge(home, spec, engine, kind, arrival.path)
+            partitions, errors = land_and_judge(home, spec, engine, kind, arrival.path, again)
         except EvergreenError as error:  # one file must not keep the others out
             errors = [error]
         else:
@@ -106,12 +111,12 @@ def take(
 
 
 def land_and_judge(
-    home: Settings, spec: ModelSpec, engine: Engine, kind: Kind, source: str
+    home: Settings, spec: ModelSpec, engine: Engine, kind: Kind, source: str, again: bool = False
 ) -> tuple[list[Partition], list[EvergreenError]]:
     """Land a source and decide on what is undecided; tell of each decision."""
     broken: list[EvergreenError] = []
     with connect(home.home) as connection:
-        landed = land(source, spec, home, engine, kind, connection)
+        landed = land(source, spec, home, engine, kind, connection, again)
         partitions = landed.partitions
         bench = judging.Bench(connection, spec, home, engine, landed)
         for number, partition in enumerate(partitions):

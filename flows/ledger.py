@@ -86,37 +86,38 @@ class Run(Record):
 
 
 def find_partition(engine: Engine, model: str, key: str, digest: str) -> Partition | None:
-    """Return the revision of a partition that holds exactly these bytes, if it has landed before."""
-    table = partitions.c
+    """Return the newest revision of a partition that holds exactly these rows, if they have landed before."""
     with engine.connect() as connection:
-        row = (
-            connection.execute(
-                sa.select(partitions).where(table.model == model, table.key == key, table.digest == digest)
-            )
-            .mappings()
-            .first()
-        )
+        row = connection.execute(_revisions(model, key, digest)).mappings().first()
     return Partition.model_validate(dict(row)) if row else None
 
 
-def add_partition(
-    engine: Engine, *, model: str, key: str, digest: str, source: str, uri: str, rows: int, reasons: Sequence[str] = ()
-) -> Partition:
-    """Record a landed partition as the next revision of its key; the same bytes again return the earlier record.
+def _revisions(model: str, key: str, digest: str) -> sa.Select[Any]:
+    own = partitions.c
+    mine = sa.and_(own.model == model, own.key == key, own.digest == digest)
+    return sa.select(partitions).where(mine).order_by(own.revision.desc())
 
-    ``reasons`` are what reading already found against it.
+
+def add_partition(
+    engine: Engine,
+    *,
+    model: str,
+    key: str,
+    digest: str,
+    source: str,
+    uri: str,
+    rows: int,
+    reasons: Sequence[str] = (),
+    again: bool = False,
+) -> Partition:
+    """Record a landed partition as the next revision of its key; the same rows again return the earlier record.
+
+    With ``again`` rows that another revision has replaced become the next one. ``reasons`` are what reading already found
+    against it.
     """
     with write(engine) as connection:
-        known = (
-            connection.execute(
-                sa.select(partitions).where(
-                    partitions.c.model == model, partitions.c.key == key, partitions.c.digest == digest
-                )
-            )
-            .mappings()
-            .first()
-        )
-        if known is None:
+        known = connection.execute(_revisions(model, key, digest)).mappings().first()
+        if known is None or (again and known["status"] == "replaced"):
             last = connection.scalar(
                 sa.select(sa.func.max(partitions.c.revision)).where(
                     partitions.c.model == model, partitions.c.key == key
@@ -273,6 +274,11 @@ def open_runs(engine: Engine, model: str) -> list[Run]:
     query = sa.select(runs).where(runs.c.model == model, runs.c.state == "running").order_by(runs.c.started_at)
     with engine.connect() as connection:
         return [Run.model_validate(dict(row)) for row in connection.execute(query).mappings()]
+
+
+def last_completed(engine: Engine, model: str, flow: str) -> Run | None:
+    """Return the newest run of a model's flow that came to its end."""
+    return next((run for run in last_runs(engine, model, None, flow) if run.state == "completed"), None)
 
 
 def last_runs(engine: Engine, model: str, limit: int | None = 10, flow: str | None = None) -> list[Run]:

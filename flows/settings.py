@@ -195,6 +195,11 @@ class Settings(BaseSettings):
         """SQLAlchemy URL of the ledger."""
         return self.ledger_url or f"sqlite:///{self.home / 'ledger.db'}"
 
+    @property
+    def ledger_exists(self) -> bool:
+        """Whether the ledger is there, or is a server's affair."""
+        return bool(self.ledger_url) or (self.home / "ledger.db").exists()
+
     @cached_property
     def tracking_uri(self) -> str:
         """MLflow tracking and registry URI."""

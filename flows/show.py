@@ -72,6 +72,12 @@ def show_ingested(found: list[dict[str, Any]]) -> None:
     _partitions(found)
     counts = [sum(one["status"] == status for one in found) for status in ("accepted", "quarantined")]
     line(f"{counts[0]} accepted, {counts[1]} quarantined, {sum(one['rejected_rows'] for one in found)} rows rejected")
+    old = [one["key"] for one in found if one["status"] == "replaced"]
+    if old:
+        line(
+            f"{len(old)} hold rows that a later revision has replaced ({old[0]}), which stays in force; --again makes them the "
+            "newest once more"
+        )
 
 
 def show_partitions(found: list[dict[str, Any]]) -> None:

@@ -31,10 +31,10 @@ class Place:
         with connect(self.settings.home) as connection:
             return landing.land(str(source), spec, self.settings, self.engine, kind, connection).partitions
 
-    def ingest(self, source: object, spec: ModelSpec = taxi, kind: str = "day") -> list[Partition]:
+    def ingest(self, source: object, spec: ModelSpec = taxi, kind: str = "day", again: bool = False) -> list[Partition]:
         """Land a source and decide on what is open."""
         with connect(self.settings.home) as connection:
-            landed = landing.land(str(source), spec, self.settings, self.engine, kind, connection)
+            landed = landing.land(str(source), spec, self.settings, self.engine, kind, connection, again)
             bench = judging.Bench(connection, spec, self.settings, self.engine, landed)
             decided = [
                 judging.decide(bench, partition) if judging.is_open(partition, bench) else partition

@@ -20,7 +20,7 @@ from flows.engines import make_engine
 from flows.errors import UnavailableError
 from flows.settings import Settings, shown
 from flows.spec import Frozen, ModelSpec
-from flows.steps import registry, serving, storage
+from flows.steps import feature_tables, online_file, registry, serving, storage
 from flows.steps.champion_health import Line, champions
 from flows.steps.servers_health import CLOCK_SECONDS, bucket, clock, cluster, dask, login_of, online_store, prefect
 from flows.steps.trusted import one_line
@@ -80,6 +80,16 @@ def _online(settings: Settings, spec: ModelSpec) -> Iterator[Finding]:
     if settings.online_store_url:
         with _opened(settings.ledger) as engine:
             yield from _findings(online_store(settings, spec, engine))
+        return
+    path, wrong = online_file.path_of(settings), online_file.damage(settings)
+    known = settings.features(spec.name).exists()
+    if wrong or (known and not path.exists()):
+        yield Finding(
+            part="online store", state="bad", found=f"{path} is damaged ({wrong})" if wrong else f"{path} is gone",
+            mend=f"`evergreen featurize --again --model {spec.name}` writes it anew",
+        )  # fmt: skip
+    elif known:
+        yield Finding(part="online store", state="good", found=f"{path} is whole")
 
 
 def _findings(lines: Iterator[Line]) -> Iterator[Finding]:
@@ -165,7 +175,7 @@ def _write_problem(folder: Path) -> str | None:
 
 def _ledger(settings: Settings, spec: ModelSpec) -> Iterator[Finding]:
     where = shown(settings.ledger)
-    if not settings.ledger_url and not (settings.home / "ledger.db").exists():
+    if not settings.ledger_exists:
         yield Finding(part="ledger", state="good", found="none yet; the first command that needs it makes it")
         return
     with _opened(settings.ledger) as engine:
@@ -225,13 +235,23 @@ def _lake(settings: Settings, engine: Engine, spec: ModelSpec) -> Iterator[Findi
     rows = ledger.list_partitions(engine, spec.name)
     files = [uri for row in rows if row.status == "accepted" for uri in (row.uri, row.accepted_uri) if uri]
     missing = storage.missing(settings, files)
-    if missing:
+    broken = storage.damaged(files)
+    for names, what in ((missing, "gone"), (broken, "damaged")):
+        if names:
+            yield Finding(
+                part="lake", state="bad",
+                found=f"{len(names)} of {len(files)} files of accepted partitions are {what}: {names[0]}",
+                mend="ingest their source again, which makes accepted rows anew, or restore a backup; training over those days "
+                "stops until they are back",
+            )  # fmt: skip
+    if not missing and not broken:
+        yield Finding(part="lake", state="good", found=f"{len(files)} files of accepted partitions are there and whole")
+    torn = feature_tables.damaged(settings, spec)
+    if torn:
         yield Finding(
-            part="lake", state="bad", found=f"{len(missing)} of {len(files)} files of accepted partitions are gone: {missing[0]}",
-            mend="restore them from a backup; training over those days stops until they are back",
+            part="feature tables", state="bad", found=f"{len(torn)} files are damaged: {torn[0]}",
+            mend=f"`evergreen featurize --again --model {spec.name}` makes them anew",
         )  # fmt: skip
-    else:
-        yield Finding(part="lake", state="good", found=f"{len(files)} files of accepted partitions are there")
 
 
 def _mlflow(settings: Settings, spec: ModelSpec) -> Iterator[Finding]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
+from flows.ledger import Run
 from flows.lookup import resolve
 from flows.settings import Settings
 from flows.spec import Frozen, ModelSpec
@@ -75,11 +76,27 @@ def compare(old: Shape, new: Shape) -> list[Change]:
     return sorted(found, key=lambda one: (one.kind != "remove", one.what))
 
 
-def repeated(spec: ModelSpec) -> list[tuple[str, str]]:
-    """Return the pairs of features in the feature tables whose expressions are the same under two names."""
+def recomputed(spec: ModelSpec, before: Run | None) -> list[Change]:
+    """Return the views whose expressions are others than when a featurization computed them; none if it does not say."""
+    known, now = before.summary.get("expressions", {}) if before else {}, digests(spec)
+    return [
+        Change(
+            kind="change", what=f"expressions of view {view}", detail="all ticks are computed anew", destructive=False
+        )
+        for view in now
+        if view in known and known[view] != now[view]
+    ]
+
+
+def digests(spec: ModelSpec) -> dict[str, str]:
+    """Return by view of the feature tables a digest of what computes it."""
+    return {view: _hash(sql) for view, sql in expressions(spec).items()}
+
+
+def expressions(spec: ModelSpec) -> dict[str, str]:
+    """Return by view of the feature tables the SQL that computes it."""
     import duckdb
     import ibis
-    import sqlglot
 
     columns = event_rows.compiled(spec)[1] | {
         "event_timestamp": event_rows.ZONED, "label_timestamp": event_rows.ZONED, "label": "DOUBLE",
@@ -90,10 +107,18 @@ def repeated(spec: ModelSpec) -> list[tuple[str, str]]:
         schema = ibis.Schema.from_pyarrow(connection.execute(f"SELECT {nothing} LIMIT 0").to_arrow_table().schema)
     rows = ibis.table(schema, name="rows")
     ticks = ibis.table({"tick": "timestamp('UTC', 6)"}, name="ticks")
+    tables = resolve(spec.feature_tables)
+    return {view: str(ibis.to_sql(one(rows, ticks), dialect="duckdb")) for view, one in tables.items()}
+
+
+def repeated(spec: ModelSpec) -> list[tuple[str, str]]:
+    """Return the pairs of features in the feature tables whose expressions are the same under two names."""
+    import sqlglot
+
     first: dict[str, str] = {}
     pairs = []
-    for view, expression in resolve(spec.feature_tables).items():
-        tree = sqlglot.parse_one(str(ibis.to_sql(expression(rows, ticks), dialect="duckdb")), dialect="duckdb")
+    for view, sql in expressions(spec).items():
+        tree = sqlglot.parse_one(sql, dialect="duckdb")
         for name, meaning in _formulas(tree).items():
             if name in spec.entities[view]:
                 continue

@@ -15,6 +15,7 @@ from flows.errors import ContractError, RefusedError, UnavailableError
 from flows.locks import locked
 from flows.settings import Settings, shown
 from flows.spec import ModelSpec
+from flows.steps.online_file import path_of
 from flows.steps.storage import pull
 
 if TYPE_CHECKING:
@@ -40,7 +41,7 @@ def open_store(settings: Settings) -> FeatureStore:
 
     folder = settings.home / "feast"
     folder.mkdir(parents=True, exist_ok=True)
-    online = {"type": "feature_repo.online_store.NewestSqliteOnlineStore", "path": str(folder / "online.db")}
+    online = {"type": "feature_repo.online_store.NewestSqliteOnlineStore", "path": str(path_of(settings))}
     if settings.online_store_url:
         online = {
             "type": "feature_repo.online_store.NewestRedisOnlineStore", "connection_string": settings.online_store_url

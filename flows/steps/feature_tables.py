@@ -14,6 +14,7 @@ from flows.lookup import resolve
 from flows.settings import Settings
 from flows.spec import Frozen, ModelSpec
 from flows.steps import duckdb_features, reading, spark_features
+from flows.steps.files import is_whole_parquet
 from flows.steps.sql import identifier, identifiers, literal
 from flows.steps.storage import locals_of, pull, writing
 
@@ -78,6 +79,26 @@ def plan(
         new=tuple(p.id for p in (*fresh, *ended)),
         moment=moment,
     )
+
+
+def damaged(settings: Settings, spec: ModelSpec) -> list[Path]:
+    """Return the files of the feature tables in this home that are not whole."""
+    files = (file for view in spec.entities for file in sorted((settings.features(spec.name) / view).glob("*.parquet")))
+    return [file for file in files if not is_whole_parquet(file)]
+
+
+def remove_damaged(settings: Settings, spec: ModelSpec) -> bool:
+    """Remove files of the feature tables that are not whole, and say whether something is missing then.
+
+    What a bucket has comes back from there.
+    """
+    found = damaged(settings, spec)
+    for file in found:
+        file.unlink()
+    folder = settings.features(spec.name)
+    pull(settings, folder)
+    empty = any(not list((folder / view).glob("*.parquet")) for view in spec.entities)
+    return empty or bool(found and not settings.storage_url)
 
 
 def span(

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import pyarrow as pa
 
+MAGIC = b"PAR1"  # at both ends of a parquet file (Apache Parquet format)
 ARROW_ROWS = 65536  # of a batch in an Arrow file
 
 
@@ -21,6 +22,16 @@ def sha256_of(path: Path) -> str:
     """Return the sha256 of a file's bytes, in hex."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def is_whole_parquet(path: Path) -> bool:
+    """Say whether a file begins and ends as a parquet file does: one that was cut off does not."""
+    with path.open("rb") as file:
+        head = file.read(len(MAGIC))
+        if file.seek(0, os.SEEK_END) < 3 * len(MAGIC):
+            return False
+        file.seek(-len(MAGIC), os.SEEK_END)
+        return head == file.read() == MAGIC
 
 
 @contextmanager

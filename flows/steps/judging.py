@@ -66,7 +66,9 @@ class Bench:
         self.tables = dict(landed.tables)
         self.expectations = load_suite(spec)
         self.rules = rules_digest(spec, self.expectations)
-        self.usual = usual_rows(ledger.list_partitions(engine, spec.name, "accepted"), landed.partitions)
+        accepted = ledger.list_partitions(engine, spec.name, "accepted")
+        self.in_force = {partition.key: partition for partition in accepted}
+        self.usual = usual_rows(accepted, landed.partitions)
         self._judge: TableJudge | None = None
 
     @contextmanager
@@ -105,7 +107,12 @@ def usual_rows(accepted: list[Partition], peers: list[Partition]) -> dict[str, l
 
 
 def is_open(partition: Partition, bench: Bench) -> bool:
-    """Say whether a partition waits for a decision: it has none, or was refused by other rules than today's."""
+    """Say whether a partition waits for a decision: it has none, was refused by other rules, or its rows are lost.
+
+    Accepted rows that are gone or damaged are made anew of the landed ones.
+    """
+    if partition.status == "accepted" and partition.accepted_uri:
+        return storage.is_lost(partition.accepted_uri)
     return partition.status == "landed" or (
         partition.status == "quarantined" and partition.validation.get("rules") != bench.rules
     )
@@ -171,6 +178,23 @@ def judge(bench: Bench, partition: Partition) -> Decision:
     return _judge_rows(bench, partition, file)
 
 
+def _covers(before: Partition, first: datetime, last: datetime) -> tuple[Check, ...]:
+    """Check that a revision tells of some of the time of the one that it would replace: else it is a further part."""
+    assert before.first_event
+    assert before.last_event
+    if first <= before.last_event and last >= before.first_event:
+        return ()
+    mine, theirs = (
+        f"{low:%Y-%m-%d %H:%M} to {high:%Y-%m-%d %H:%M} UTC"
+        for low, high in ((first, last), (before.first_event, before.last_event))
+    )
+    observed = (
+        f"{mine} alone, and revision {before.revision} holds {theirs}: a file replaces its whole period; bring all of it in "
+        "one file, or land by shorter periods"
+    )
+    return _failed("a revision tells of what it replaces", [observed])
+
+
 def _failed(rule: str, problems: Sequence[str]) -> tuple[Check, ...]:
     return tuple(Check(source="contract", rule=rule, observed=problem, verdict="failed") for problem in problems)
 
@@ -200,6 +224,9 @@ def _judge_rows(bench: Bench, partition: Partition, file: str) -> Decision:
         f"SELECT count(*), min({added['event_timestamp']}), max({added['event_timestamp']}) FROM {EVENTS}"
     ).fetchone() or (0, None, None)
     gone = () if left or judgement.reasons else _failed("a row is left", ["no row is left"])
+    before = bench.in_force.get(partition.key) if period and left and not judgement.reasons else None
+    if before and before.id != partition.id and before.first_event and before.last_event:
+        gone += _covers(before, first, last)
     reasons = judgement.reasons or tuple(check.observed for check in gone)
     common: dict[str, Any] = {
         "checks": judgement.checks + gone,

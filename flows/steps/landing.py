@@ -21,7 +21,7 @@ from flows.steps.reading import Batch, Unreadable, read
 from flows.steps.row_hash import digest_of
 from flows.steps.sources import opened
 from flows.steps.sql import identifier, identifiers, literal
-from flows.steps.storage import address, writing
+from flows.steps.storage import address, is_lost, writing
 
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection
@@ -51,9 +51,18 @@ class Landed(Frozen):
 
 
 def land(
-    source: str, spec: ModelSpec, settings: Settings, engine: Engine, kind: Kind, connection: DuckDBPyConnection
+    source: str,
+    spec: ModelSpec,
+    settings: Settings,
+    engine: Engine,
+    kind: Kind,
+    connection: DuckDBPyConnection,
+    again: bool = False,
 ) -> Landed:
     """Land a source by periods of a kind: new partitions have status ``landed``, known ones are as they were.
+
+    Rows that a later revision has replaced stay replaced, so that sources which tell of one period in turn do not replace
+    each other for ever; with ``again`` they become the newest revision.
 
     A partition is on disk before it is in the ledger, so a crash leaves it landed or not at all, and running again
     finishes. Raises UsageError for a source or a partitioning that cannot be, UnavailableError if the disk is full.
@@ -67,7 +76,7 @@ def land(
         for batch, slices in work:
             for piece in slices:
                 alone = len(slices) == 1
-                landed.append(_land_slice(connection, batch, piece, alone, spec, settings, engine))
+                landed.append(_land_slice(connection, batch, piece, alone, spec, settings, engine, again))
                 if alone:
                     tables[landed[-1].id] = batch.table
             if len(slices) > 1:  # its rows are in the files of its slices by now
@@ -136,6 +145,7 @@ def _land_slice(
     spec: ModelSpec,
     settings: Settings,
     engine: Engine,
+    again: bool,
 ) -> Partition:
     """Hash, write and record one slice of a batch; ``alone`` if it is the whole of it."""
     query = f"FROM {batch.table}"
@@ -146,7 +156,8 @@ def _land_slice(
         query = f"FROM ({dated_sql(spec, batch.table, batch.columns)}) WHERE {where}"
     digest, rows = digest_of(connection, batch.columns, query, parameters)
     known = ledger.find_partition(engine, spec.name, piece.key, digest)
-    if known:
+    revived = known is not None and known.status == "replaced" and again
+    if known and not revived and not is_lost(known.uri):
         return known
     path = settings.lake(spec.name) / "raw" / f"{piece.key}-{digest[:16]}.parquet"
     with writing(settings, path) as temporary:
@@ -156,14 +167,9 @@ def _land_slice(
             copy = f"COPY (SELECT {identifiers(batch.columns)} {query}) TO $target {PARQUET_OPTIONS}"
             connection.execute(copy, {**parameters, "target": str(temporary)})
     return ledger.add_partition(
-        engine,
-        model=spec.name,
-        key=piece.key,
-        digest=digest,
-        source=batch.origin,
-        uri=address(settings, path),
-        rows=rows,
-    )
+        engine, model=spec.name, key=piece.key, digest=digest, source=batch.origin, uri=address(settings, path), rows=rows,
+        again=again,
+    )  # fmt: skip
 
 
 def _condition(piece: Slice, time: str | None) -> tuple[str, dict[str, Any]]:

@@ -145,7 +145,10 @@ def _logged_before(
     for run in runs:
         if run.info.status == "RUNNING":
             client.set_terminated(run.info.run_id, "KILLED")
-        elif run.info.status == "FINISHED" and (run.data.tags.get(DIGEST), run.data.tags.get(FAILED, "")) == (digest, failed):
+        elif run.info.status == "FINISHED" and (run.data.tags.get(DIGEST), run.data.tags.get(FAILED, "")) == (
+            digest,
+            failed,
+        ):
             models = client.search_logged_models([experiment], f"source_run_id = '{run.info.run_id}'")
             if models:
                 return run.info.run_id, models[0].model_id, _path(models[0].artifact_location)

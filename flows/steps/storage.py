@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, TypeVar
 from flows.errors import EvergreenError, UnavailableError
 from flows.ledger import Partition
 from flows.settings import Settings
-from flows.steps.files import replacing, scratch
+from flows.steps.files import is_whole_parquet, replacing, scratch
 
 if TYPE_CHECKING:
     from pyarrow.fs import FileInfo, S3FileSystem
@@ -118,6 +118,17 @@ def pull(settings: Settings, folder: Path, wanted: Callable[[str], bool] = bool)
         path = _path(settings, f"s3://{found.path}")
         if wanted(path.name) and not path.exists():
             _get(f"s3://{found.path}", path)
+
+
+def damaged(uris: Iterable[str]) -> list[str]:
+    """Return which of some parquet files that the ledger names, of those in the home, are not whole."""
+    here = (uri for uri in uris if uri.endswith(".parquet") and not uri.startswith("s3://") and Path(uri).exists())
+    return [uri for uri in here if not is_whole_parquet(Path(uri))]
+
+
+def is_lost(uri: str) -> bool:
+    """Say whether a file that the ledger names in this home is gone or damaged; a bucket is trusted to keep its own."""
+    return not uri.startswith("s3://") and (not Path(uri).exists() or bool(damaged([uri])))
 
 
 def missing(settings: Settings, uris: Iterable[str]) -> list[str]:

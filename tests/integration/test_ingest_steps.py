@@ -1,6 +1,7 @@
 """Ingest by its plain steps: what is accepted, what is split off, what is refused, and what survives a crash."""
 
 from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
 
 import duckdb
 import pandas as pd
@@ -15,6 +16,7 @@ from flows.errors import BrokenCheckError, ContractError
 from flows.models.taxi.simulator import break_rows, rename_column, simulate_day
 from flows.models.taxi.spec import spec
 from flows.steps import judging
+from flows.steps.files import is_whole_parquet
 
 ZONES = list(range(1, 266))
 SUITE: list = []  # what the function below returns, set by each test
@@ -290,3 +292,44 @@ def test_rules_are_told_apart_by_their_digest():
     suite = judging.load_suite(spec)
     assert judging.rules_digest(spec, suite) == judging.rules_digest(spec, judging.load_suite(spec))
     assert judging.rules_digest(spec, suite[1:]) != judging.rules_digest(spec, suite)
+
+
+def test_a_correction_is_taken_back_when_it_is_asked_for(here, tmp_path):
+    old, new = write(clean_day(), tmp_path / "old.parquet"), write(clean_day()[5:], tmp_path / "new.parquet")
+    (first,) = here.ingest(old)
+    (second,) = here.ingest(new)
+    (known,) = here.ingest(old)
+    assert (known.id, known.status) == (first.id, "replaced")
+    (back,) = here.ingest(old, again=True)
+    assert (back.revision, back.status, back.digest) == (3, "accepted", first.digest)
+    assert here.ingest(old, again=True) == [back]  # it is in force
+    assert frame_of(back.accepted_uri).equals(frame_of(first.accepted_uri))
+    statuses = {p.revision: p.status for p in ledger.list_partitions(here.engine, "taxi")}
+    assert statuses == {1: "replaced", 2: "replaced", 3: "accepted"}
+    assert second.status == "accepted"
+
+
+def test_a_further_part_of_a_period_does_not_take_the_place_of_the_first(here, tmp_path):
+    day = clean_day().sort_values("lpep_pickup_datetime")
+    half = len(day) // 2
+    (first,) = here.ingest(write(day[:half], tmp_path / "morning.parquet"))
+    (second,) = here.ingest(write(day[half:], tmp_path / "evening.parquet"))
+    assert second.status == "quarantined"
+    assert "alone, and revision 1 holds" in second.reasons[0]
+    (whole,) = here.ingest(write(day, tmp_path / "whole.parquet"))
+    assert (first.status, whole.status, whole.accepted_rows) == ("accepted", "accepted", len(day))
+
+
+@pytest.mark.parametrize("harm", ["gone", "cut off"])
+@pytest.mark.parametrize("which", ["uri", "accepted_uri"])
+def test_files_that_are_lost_are_made_anew_of_the_same_source(here, tmp_path, which, harm):
+    path = write(clean_day(), tmp_path / "day.parquet")
+    (first,) = here.ingest(path)
+    rows = frame_of(first.accepted_uri)
+    for name in {which, "accepted_uri"}:
+        file = Path(getattr(first, name))
+        file.unlink() if harm == "gone" else file.write_bytes(file.read_bytes()[:-100])
+    (again,) = here.ingest(path)
+    assert (again.id, again.status, again.accepted_rows) == (first.id, "accepted", first.accepted_rows)
+    assert frame_of(again.accepted_uri).equals(rows)
+    assert is_whole_parquet(Path(again.uri))
