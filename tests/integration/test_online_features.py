@@ -1,6 +1,7 @@
 """Online features, end to end: what training sees and what serving sees are the same, and none knows the future."""
 
 import random
+import shutil
 from datetime import UTC, date, datetime, timedelta
 from zoneinfo import ZoneInfo
 
@@ -10,11 +11,12 @@ import pyarrow as pa
 import pytest
 from training_parts import copy_home, featurized, opened
 
+from deployments.service.features import OnlineFeatures
 from flows import database, ledger
 from flows.errors import RefusedError
 from flows.models.taxi.simulator import simulate_day
 from flows.models.taxi.spec import spec
-from flows.steps import feature_store, training_set
+from flows.steps import doctor, feature_plan, feature_store, training_set
 
 ZONE = ZoneInfo(spec.source.time_zone)
 NEWEST = datetime(2024, 1, 9)  # the newest tick, local: the midnight after the eighth simulated day
@@ -270,6 +272,58 @@ def test_an_online_store_that_is_gone_is_written_anew_from_the_feature_tables(co
     for file in (copy.home / "feast").glob("online.db*"):
         file.unlink()
     assert featurize()["partitions"] == 0
+    names = feature_store.feature_names(feature_store.open_store(copy), spec)
+    assert OnlineFeatures(copy, spec)(names, [asked]).unknown == [
+        VIEWS
+    ]  # as the service reads, before anything was written
     assert read(copy, asked).unknown == [VIEWS]
     featurize(again=True)
     assert read(copy, asked) == before
+
+
+def wrong(home) -> dict[str, str]:
+    return {one.part: one.mend for one in doctor.examine(home, spec) if one.state == "bad"}
+
+
+def test_what_is_damaged_is_named_and_made_anew(copy, busy):
+    from flows.featurize import featurize
+
+    asked = request(busy, NEWEST)
+    before = stored(read(copy, asked))
+    assert wrong(copy) == {}
+    table = next((copy.features("taxi") / "route").glob("*.parquet"))
+    table.write_bytes(table.read_bytes()[:-200])
+    database_file = copy.home / "feast" / "online.db"
+    for file in (copy.home / "feast").glob("online.db-*"):
+        file.unlink()
+    database_file.write_bytes(b"\0" * 65536 + database_file.read_bytes()[65536:])
+    again = "`evergreen featurize --again --model taxi`"
+    assert {part: mend.startswith(again) for part, mend in wrong(copy).items()} == {
+        "feature tables": True, "online store": True,
+    }  # fmt: skip
+    featurize(again=True)
+    assert wrong(copy) == {}
+    assert stored(read(copy, asked)) == pytest.approx(before)
+    shutil.rmtree(copy.features("taxi") / "route")
+    featurize(again=True)
+    assert stored(read(copy, asked)) == pytest.approx(before)
+
+
+def test_an_expression_that_was_changed_is_computed_anew_for_all_ticks(copy, busy, monkeypatch):
+    from flows.featurize import featurize
+    from flows.models.taxi.features import TABLES
+
+    asked = request(busy, NEWEST)
+    before = stored(read(copy, asked))
+    assert featurize()["ticks"] == 0
+    known = TABLES["pickup_zone"]
+    monkeypatch.setitem(
+        TABLES, "pickup_zone", lambda rows, ticks: known(rows.mutate(minutes=rows.minutes * 2.0), ticks)
+    )
+    (change,) = feature_plan.recomputed(spec, ledger.last_completed(database.connect(copy), "taxi", "featurize"))
+    assert change.what == "expressions of view pickup_zone"
+    assert featurize()["ticks"] >= 7
+    after = stored(read(copy, asked))
+    assert after["pickup_minutes_mean_28d"] == pytest.approx(2.0 * before["pickup_minutes_mean_28d"])
+    assert after["dropoff_minutes_mean_28d"] == pytest.approx(before["dropoff_minutes_mean_28d"])
+    assert featurize()["ticks"] == 0
