@@ -138,6 +138,8 @@ def show_trained(found: dict[str, Any]) -> None:
     line(f"naive {found['baseline_error']:.4g}", QUIET)
     if found["champion_error"] is not None:
         line(f"champion, version {found['champion_version']}: {found['champion_error']:.4g} on the same rows", QUIET)
+    if found.get("empty"):
+        line(f"no row that trained had a value of {', '.join(found['empty'])}: see `evergreen features`", BAD)
     if found["failed"]:
         line(f"refused by: {', '.join(found['failed'])}; the champion stays (MLflow run {found['run_id']})", BAD)
     else:

@@ -58,6 +58,9 @@ def limits(spec: ModelSpec, lineage: Lineage, evidence: dict[str, Any]) -> list[
             f"On the rows that it was trained on, the {spec.metric.error} is {evidence['train_error']:.4g}: part of the "
             "difference is learned by heart, part is that the days differ."
         )
+    empty = evidence.get("empty", ())
+    if empty:
+        found.append(f"No row that trained had a value of {', '.join(empty)}: it learned nothing of them.")
     keys = sorted({key for names in spec.entities.values() for key in names})
     if keys:
         found.append(

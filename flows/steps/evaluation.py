@@ -36,7 +36,10 @@ class Slice(Frozen):
 
 
 class Evaluation(Frozen):
-    """What is known of a challenger after judging; errors are smaller-is-better, in the unit of the metric."""
+    """What is known of a challenger after judging; errors are smaller-is-better, in the unit of the metric.
+
+    ``empty`` names the features that had no value in any row that trained.
+    """
 
     error: float
     train_error: float
@@ -51,6 +54,7 @@ class Evaluation(Frozen):
     train_metrics: dict[str, float]
     slices: tuple[Slice, ...]
     importance: dict[str, float]
+    empty: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -149,6 +153,7 @@ def measure(spec: ModelSpec, classes: Any, train: Predicted, judge: Predicted, l
         train_metrics=metrics.further_metrics(spec, train.labels, train.scores, classes),
         slices=(),
         importance={},
+        empty=tuple(train.inputs.columns[train.inputs.isna().all()]),
     )
 
 

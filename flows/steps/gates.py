@@ -85,7 +85,9 @@ def figures(evaluation: Evaluation, verdicts: list[Verdict]) -> dict[str, float]
 
 def brief(evaluation: Evaluation) -> dict[str, Any]:
     """Return the few figures that a person asks for first."""
-    names = {"error", "train_error", "baseline_error", "champion_version", "champion_error", "judge_rows", "train_rows"}
+    names = {
+        "error", "train_error", "baseline_error", "champion_version", "champion_error", "judge_rows", "train_rows", "empty",
+    }  # fmt: skip
     return evaluation.model_dump(mode="json", include=names)
 
 

@@ -84,3 +84,20 @@ def test_accuracy_is_named_for_what_is_shown():
 )
 def test_a_ratio_of_errors(error, other, found):
     assert metrics.ratio(error, other) == pytest.approx(found, nan_ok=True)
+
+
+def test_features_without_a_value_are_named():
+    from types import SimpleNamespace
+
+    from flows.steps.evaluation import measure
+
+    labels, scores = np.zeros(4), np.zeros(4)
+    rows = {"event_timestamp": np.arange(4).astype("datetime64[h]")}
+    inputs = pd.DataFrame({"a": [np.nan] * 4, "b": [np.nan, 1.0, np.nan, 2.0], "c": [None] * 4})
+    train = SimpleNamespace(rows=rows, inputs=inputs, labels=labels, scores=scores)
+    judged = SimpleNamespace(
+        rows={"event_timestamp": SimpleNamespace(to_numpy=lambda: rows["event_timestamp"])}, inputs=inputs,
+        labels=labels, scores=scores,
+    )  # fmt: skip
+    losses = Losses(ours=np.ones(4), baseline=np.ones(4))
+    assert measure(taxi, None, train, judged, losses).empty == ("a", "c")
