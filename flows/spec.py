@@ -31,7 +31,8 @@ class RequestField(Frozen):
     minimum: float | None = None
     maximum: float | None = None
     required: bool = Field(
-        default=True, description="False: it may be null where the caller does not know it; a time may not"
+        default=True,
+        description="False: it may be null, or left out, where the caller does not know it; a time may not",
     )
 
 

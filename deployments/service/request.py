@@ -208,6 +208,8 @@ def _type_of(field: RequestField, zone: ZoneInfo) -> Any:
 def _bounds(field: RequestField) -> Any:
     common: dict[str, Any] = {"alias": field.name, "title": field.name, "description": field.description}
     common["examples"] = [field.example]
+    if not field.required and field.type != "timestamp":
+        common["default"] = None  # left out is as good as null
     low, high = field.minimum, field.maximum
     if field.type == "int":
         low = max(-INT64, int(low)) if low is not None else -INT64

@@ -126,6 +126,18 @@ def test_a_whole_number_without_bounds_fits_64_bits_and_a_text_is_bounded():
     assert places(json.dumps({"number": 2**63, "text": "a" * 1001}).encode(), wide) == ["body.number", "body.text"]
 
 
+def test_a_field_that_need_not_be_known_may_be_null_or_left_out():
+    fields = (
+        RequestField(name="first", type="float", description="", example=1.0, required=False),
+        RequestField(name="second", type="int", description="", example=1),
+        RequestField(name="third", type="string", description="", example="a", required=False),
+    )
+    some = RequestParser(spec.model_copy(update={"request": fields}))
+    for given in ({}, {"first": None}, {"first": None, "third": None}):
+        assert some.parse(json.dumps({"second": 2} | given).encode()) == [{"first": None, "second": 2, "third": None}]
+    assert places(json.dumps({"first": 1.0, "thrid": "a"}).encode(), some) == ["body.second", "body.thrid"]
+
+
 def test_openapi_describes_both_forms_with_examples_and_bounds():
     content = parser.openapi()["requestBody"]["content"]["application/json"]
     many, one, _ = content["schema"]["anyOf"]
