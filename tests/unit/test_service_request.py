@@ -133,8 +133,8 @@ def test_a_field_that_need_not_be_known_may_be_null_or_left_out():
         RequestField(name="third", type="string", description="", example="a", required=False),
     )
     some = RequestParser(spec.model_copy(update={"request": fields}))
-    for given in ({}, {"first": None}, {"first": None, "third": None}):
-        assert some.parse(json.dumps({"second": 2} | given).encode()) == [{"first": None, "second": 2, "third": None}]
+    for known in ({}, {"first": None}, {"first": None, "third": None}):
+        assert some.parse(json.dumps({"second": 2} | known).encode()) == [{"first": None, "second": 2, "third": None}]
     assert places(json.dumps({"first": 1.0, "thrid": "a"}).encode(), some) == ["body.second", "body.thrid"]
 
 
