@@ -224,8 +224,8 @@ def _utc(connection: DuckDBPyConnection, spec: ModelSpec, name: str, plus: timed
 
 
 def event_columns(spec: ModelSpec) -> dict[str, str]:
-    """Return the columns of the model's rows without our own, name -> DuckDB type."""
-    return {name: kind for name, kind in compiled(spec)[1].items() if name not in (ROW, *ADDED)}
+    """Return the columns of the model's rows without our own, in any case of letters: to SQL they are one."""
+    return {name: kind for name, kind in compiled(spec)[1].items() if name.lower() not in (ROW, *ADDED)}
 
 
 def _without_nan(name: str, kind: str) -> str:

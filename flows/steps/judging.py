@@ -21,7 +21,7 @@ from flows.settings import Settings
 from flows.spec import Frozen, ModelSpec
 from flows.steps import docs, event_rows, storage
 from flows.steps.contract import schema_problems
-from flows.steps.event_rows import EVENTS, LABEL_TIME, ROW, added_sql, create_events, event_columns
+from flows.steps.event_rows import EVENTS, LABEL_TIME, ROW, added_sql, compiled, create_events, event_columns
 from flows.steps.landing import PARQUET_OPTIONS, Landed
 from flows.steps.periods import parse_key
 from flows.steps.presence import check_rows
@@ -216,7 +216,8 @@ def _judge_rows(bench: Bench, partition: Partition, file: str) -> Decision:
         with bench.judge() as judge:
             suite = run_suite(connection, judge, bench.expectations)
         judgement = Judgement(checks=judgement.checks + suite.checks, reasons=suite.reasons, results=suite.results)
-    _collect_refused(connection, raw)
+    reason = _reason_column(spec)
+    _collect_refused(connection, raw, reason)
     if not judgement.reasons:
         event_rows.delete_events(connection, REFUSED, for_good=True)
     added = added_sql(connection, spec)
@@ -232,7 +233,7 @@ def _judge_rows(bench: Bench, partition: Partition, file: str) -> Decision:
         "checks": judgement.checks + gone,
         "results": judgement.results,
         "statistics": describe_rows(connection, _profiled(spec), spec.label.name),
-        "sample": _sample(connection),
+        "sample": _sample(connection, reason),
         "rejected_uri": _write_rejected(bench, partition),
     }
     if reasons:
@@ -251,11 +252,16 @@ def _judge_rows(bench: Bench, partition: Partition, file: str) -> Decision:
     )
 
 
-def _collect_refused(connection: DuckDBPyConnection, raw: str) -> None:
+def _reason_column(spec: ModelSpec) -> str:
+    """Return how the column of the reasons is called beside the raw ones, of which one may be a ``reason``."""
+    return "evergreen_reason" if "reason" in {name.lower() for name in spec.source.columns} else "reason"
+
+
+def _collect_refused(connection: DuckDBPyConnection, raw: str, reason: str) -> None:
     """Create the table of the raw rows that may not be used, in order, with their reasons."""
     connection.execute(
         f"""CREATE OR REPLACE TABLE {REFUSED} AS
-        SELECT landed.* EXCLUDE ({ROW}), why.reason, why.{ROW} FROM ({raw}) AS landed
+        SELECT landed.* EXCLUDE ({ROW}), why.reason AS {reason}, why.{ROW} FROM ({raw}) AS landed
         JOIN (
             SELECT {ROW}, string_agg(DISTINCT reason, '; ' ORDER BY reason) AS reason FROM {REJECTS} GROUP BY {ROW}
         ) AS why ON landed.{ROW} = why.{ROW}
@@ -265,7 +271,7 @@ def _collect_refused(connection: DuckDBPyConnection, raw: str) -> None:
 
 def _profiled(spec: ModelSpec) -> dict[str, str]:
     """Return the columns that statistics are made of: those of the rows, the label among them."""
-    return {name: kind for name, kind in event_columns(spec).items() if name != LABEL_TIME}
+    return {name: kind for name, kind in compiled(spec)[1].items() if name not in (ROW, LABEL_TIME)}
 
 
 def _path(bench: Bench, partition: Partition, folder: str) -> Path:
@@ -298,11 +304,11 @@ def _write_rejected(bench: Bench, partition: Partition) -> str | None:
     return storage.address(bench.settings, path)
 
 
-def _sample(connection: DuckDBPyConnection) -> tuple[dict[str, str], ...]:
+def _sample(connection: DuckDBPyConnection, reason: str) -> tuple[dict[str, str], ...]:
     """Return some refused rows as text: a few of each kind of reason, so that a frequent one hides no other."""
     result = connection.execute(
         f"""SELECT * EXCLUDE ({ROW}) FROM {REFUSED}
-        QUALIFY row_number() OVER (PARTITION BY reason ORDER BY {ROW}) <= 5 ORDER BY reason, {ROW} LIMIT {SAMPLE}"""
+        QUALIFY row_number() OVER (PARTITION BY {reason} ORDER BY {ROW}) <= 5 ORDER BY {reason}, {ROW} LIMIT {SAMPLE}"""
     )
     names = [column[0] for column in result.description or ()]
     return tuple(dict(zip(names, map(str, row), strict=True)) for row in result.fetchall())

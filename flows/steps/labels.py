@@ -18,7 +18,8 @@ from flows.steps.sql import identifier, identifiers
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-STATE = "state"  # of a prediction: labelled, waiting (no label yet), outside (the model does not answer for its label)
+# Of a request field of the same name the join would have two.
+STATE = "evergreen_state"  # of a prediction: labelled, waiting (no label yet), outside (the model does not answer for its label)
 HOUR = 3_600_000_000  # microseconds
 DAY = 24 * HOUR
 

@@ -94,8 +94,8 @@ def split(connection: DuckDBPyConnection, spec: ModelSpec, batch: Batch, kind: K
     """
     whole = [Slice(key=batch_key(batch.name))]
     days = connection.execute(
-        f"""SELECT CASE WHEN isfinite(day) THEN day END, sum(rows)::BIGINT FROM (
-            SELECT {DAY} AS day, count(*) AS rows FROM ({dated_sql(spec, batch.table, batch.columns)}) GROUP BY day
+        f"""SELECT CASE WHEN isfinite({DAY}) THEN {DAY} END, sum(counted)::BIGINT FROM (
+            SELECT {DAY}, count(*) AS counted FROM ({dated_sql(spec, batch.table, batch.columns)}) GROUP BY {DAY}
         ) GROUP BY ALL"""
     ).fetchall()
     counts: Counter[Period] = Counter()

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from flows.spec import ModelSpec
 from flows.steps.contract import count_problem
-from flows.steps.event_rows import EVENTS, FLOATS, ROW, delete_events, event_columns, local_sql
+from flows.steps.event_rows import EVENTS, FLOATS, ROW, compiled, delete_events, local_sql
 from flows.steps.periods import Period
 from flows.steps.sql import identifier, identifiers, literal
 from flows.steps.validation import REJECTS, Check, Judgement, Verdict, reason_of
@@ -76,7 +76,7 @@ def _insert(connection: DuckDBPyConnection, reason: str, where: str) -> int:
 
 def _strays(connection: DuckDBPyConnection, spec: ModelSpec, period: Period | None) -> tuple[int, int]:
     """Reject rows without an event time, and those of another period; return how many there are of each."""
-    time = local_sql(spec, spec.source.event_time, event_columns(spec)[spec.source.event_time])
+    time = local_sql(spec, spec.source.event_time, compiled(spec)[1][spec.source.event_time])
     # Compared with constants alone, so that whole blocks without such rows are passed over.
     endless = f"{time} = TIMESTAMP 'infinity' OR {time} = TIMESTAMP '-infinity'"
     unknown = _insert(connection, UNKNOWN, f"{time} IS NULL OR {endless}")

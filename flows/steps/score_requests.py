@@ -48,7 +48,7 @@ def prepare(connection: DuckDBPyConnection, spec: ModelSpec, origin: Path, added
     with told(origin):
         connection.execute(f"CREATE TEMP VIEW typed AS SELECT *, {', '.join(casts)} FROM {reader}")
         found = connection.execute(
-            f"SELECT count(*), {', '.join(map(_check, fields))} FROM (SELECT row_number() OVER () AS n, * FROM typed)"
+            f"SELECT count(*), {', '.join(map(_check, fields))} FROM (SELECT row_number() OVER () AS {ROW}, * FROM typed)"
         ).fetchone()
     assert found is not None
     if not found[0]:
@@ -184,7 +184,7 @@ def _check(field: RequestField) -> str:
     if field.maximum is not None:
         tests.append(f"{column} > {field.maximum!r}")
     bad = f"FILTER (WHERE {' OR '.join(tests)})"
-    return f"count(*) {bad}, min(n) {bad}, arg_min_null({identifier(field.name)}::VARCHAR, n) {bad}"
+    return f"count(*) {bad}, min({ROW}) {bad}, arg_min_null({identifier(field.name)}::VARCHAR, {ROW}) {bad}"
 
 
 def _wanted(field: RequestField) -> str:

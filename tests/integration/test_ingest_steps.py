@@ -333,3 +333,28 @@ def test_files_that_are_lost_are_made_anew_of_the_same_source(here, tmp_path, wh
     assert (again.id, again.status, again.accepted_rows) == (first.id, "accepted", first.accepted_rows)
     assert frame_of(again.accepted_uri).equals(rows)
     assert is_whole_parquet(Path(again.uri))
+
+
+def test_columns_may_be_called_what_we_call_ours(here, tmp_path):
+    names = ["Day", "rows", "Reason", "Label", "Event_Timestamp", "value", "n", "h", "name", "bin", "place", "time"]
+    SUITE[:] = [gxe.ExpectColumnValuesToBeBetween(column="trip_distance", min_value=0, max_value=100, mostly=0.9)]
+    frames = [break_rows(clean_day(DAY + timedelta(days=number)), share=0.02) for number in range(2)]
+    frame = pd.concat(frames, ignore_index=True).assign(**dict.fromkeys(names, 7.5))
+    columns = {**spec.source.columns, **dict.fromkeys(names, "DOUBLE")}
+    model = MINE.model_copy(update={"source": spec.source.model_copy(update={"columns": columns, "ignored": ()})})
+    plain = here.ingest(write(frame.drop(columns=names), tmp_path / "in" / "plain.parquet"), MINE)
+    other = Place(tmp_path / "other")
+    found = other.ingest(write(frame, tmp_path / "in" / "named.parquet"), model)
+    same = ("key", "status", "rows", "accepted_rows", "reasons", "first_event")
+    for one, wanted in zip(found, plain, strict=True):
+        assert one.status == "accepted"
+        assert one.rejected_rows
+        assert [getattr(one, field) for field in same] == [getattr(wanted, field) for field in same]
+        rejected = frame_of(one.rejected_uri)
+        assert list(rejected) == [*columns, "evergreen_reason"]
+        assert (rejected[names] == 7.5).all(axis=None)
+        assert list(rejected.evergreen_reason) == list(frame_of(wanted.rejected_uri).reason)
+        table, expected = pq.read_table(one.accepted_uri), pq.read_table(wanted.accepted_uri)
+        added = ["minutes", "label_time", "event_timestamp", "label_timestamp", "label"]
+        assert table.select(added) == expected.select(added)
+        assert len({column.lower() for column in table.column_names}) == table.num_columns

@@ -5,6 +5,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from zoneinfo import ZoneInfo
 
+import duckdb
 import numpy as np
 import pandas as pd
 import pyarrow as pa
@@ -17,6 +18,7 @@ from flows.errors import RefusedError, UnavailableError, UsageError
 from flows.models.taxi.simulator import simulate_day
 from flows.models.taxi.spec import spec
 from flows.settings import Settings
+from flows.spec import RequestField
 from flows.steps import feature_store, feature_tables, score_requests, scoring
 from flows.steps.bundle import Bundle, frame_of, load_bundle, save_bundle
 from flows.steps.files import sha256_of, write_parquet
@@ -243,6 +245,19 @@ def test_bad_input_is_refused_by_name_and_nothing_is_written(place, requests, tm
         run(place, source, tmp_path / "out" / "out.parquet")
     assert "\n" not in str(refusal.value)
     assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_a_request_field_may_be_called_n(tmp_path):
+    field = RequestField(name="n", type="float", description="a count", example=1.0, minimum=0)
+    model = spec.model_copy(update={"request": (field,)})
+    times = pd.date_range("2024-01-01", periods=4, freq="h")
+    frame = pd.DataFrame({spec.source.event_time: times, "n": [5.0, 6.0, -7.0, 8.0]})
+    frame.to_parquet(tmp_path / "in.parquet")
+    with (
+        duckdb.connect() as connection,
+        pytest.raises(UsageError, match=r"column n is '-7.0' in row 3 \(1 such rows\)"),
+    ):
+        score_requests.prepare(connection, model, tmp_path / "in.parquet", [])
 
 
 @pytest.mark.parametrize(

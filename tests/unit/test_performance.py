@@ -51,7 +51,13 @@ def accepted(folder, name, *rows):
 
 
 def pairs(joined):
-    return [(row["request_id"], row["label"], row["state"]) for row in joined.to_pylist()]
+    return [(row["request_id"], row["label"], row[labels.STATE]) for row in joined.to_pylist()]
+
+
+def test_a_request_field_may_be_called_state(tmp_path):
+    log = predictions(("a", 1, 11.0, 1), ("b", 2, 21.0, 2)).append_column("state", pa.array(["Ohio", "Utah"]))
+    joined = labels.join_labels(SPEC, log, [accepted(tmp_path, "one", (1, 10.0, 1, 1))])
+    assert labels.labelled(joined)["state"].to_pylist() == ["Ohio"]
 
 
 def test_labels_meet_their_predictions_in_whatever_order_the_partitions_came(tmp_path):
@@ -80,7 +86,7 @@ def test_two_requests_for_one_trip_are_two_predictions(tmp_path):
 def test_labels_that_the_model_does_not_answer_for_are_counted_apart(tmp_path):
     one = accepted(tmp_path, "one", (1, 0.5, 1, 1), (2, 61.0, 1, 1), (3, 1.0, 1, 1), (4, 60.0, 1, 1))
     joined = labels.join_labels(SPEC, predictions(*((str(n), n, 5.0, 1) for n in (1, 2, 3, 4, 5))), [one])
-    assert joined["state"].to_pylist() == ["outside", "outside", "labelled", "labelled", "waiting"]
+    assert joined[labels.STATE].to_pylist() == ["outside", "outside", "labelled", "labelled", "waiting"]
     found = performance.assess(SPEC, joined, performance.plain(5.0, SPEC.metric))
     assert (found.predictions, found.labelled, found.outside, found.waiting) == (5, 2, 2, 1)
 
@@ -126,7 +132,7 @@ def judged(rows=2000, factor=1.0, long=0.5, seed=0, per_hour=20, spec=SPEC, expe
     truth = np.where(is_long, 40.0, 10.0) + rng.uniform(-3, 3, rows)
     predicted = truth + factor * np.where(is_long, 4.0, 1.0) * rng.choice([-1, 1], rows)
     log = predictions(*((str(n), n, float(predicted[n]), n / per_hour) for n in range(rows)))
-    joined = log.append_column("label", pa.array(truth)).append_column("state", pa.array(["labelled"] * rows))
+    joined = log.append_column("label", pa.array(truth)).append_column(labels.STATE, pa.array(["labelled"] * rows))
     return joined if expected is None else performance.assess(spec, joined, expected)
 
 
