@@ -83,13 +83,25 @@ def dated_sql(spec: ModelSpec, table: str, columns: Mapping[str, str]) -> str:
 
     ``columns`` are those of the table. The event time may be one of them, or one that the model's rows add.
     """
-    name, query, found = spec.source.event_time, f"SELECT * FROM {RAW}", columns
-    if name not in spec.source.columns and set(spec.source.columns) <= set(columns):
-        query, found = compiled(spec)
+    name = spec.source.event_time
+    query, found = _rows_of(spec, columns) if name not in spec.source.columns else (f"SELECT * FROM {RAW}", columns)
     known = name in found and is_time(found[name])
     day = f"CAST({local_sql(spec, name, found[name])} AS DATE)" if known else "CAST(NULL AS DATE)"
     return f"""WITH {RAW} AS (SELECT *, CAST(NULL AS BIGINT) AS {ROW} FROM {table})
         SELECT {identifiers(columns)}, {day} AS {DAY} FROM ({query})"""
+
+
+def _rows_of(spec: ModelSpec, columns: Mapping[str, str]) -> tuple[str, Mapping[str, str]]:
+    """Return the event rows of a raw table as SQL over ``raw``, and their columns, whatever else it has.
+
+    Where the model cannot make them of a table that does not keep the contract, they are the raw rows: judging says so.
+    """
+    if columns == spec.source.columns:
+        return compiled(spec)
+    try:
+        return _compiled(spec.rows, tuple(columns.items()))
+    except ContractError:
+        return f"SELECT * FROM {RAW}", columns
 
 
 def local_sql(spec: ModelSpec, name: str, kind: str) -> str:

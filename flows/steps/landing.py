@@ -92,12 +92,19 @@ def split(connection: DuckDBPyConnection, spec: ModelSpec, batch: Batch, kind: K
     of New Year's Eve in the January file must not replace the day. They go to the nearest period that stands. A batch
     without an event time, or in which no period stands, is one slice.
     """
+    import duckdb
+
     whole = [Slice(key=batch_key(batch.name))]
-    days = connection.execute(
-        f"""SELECT CASE WHEN isfinite({DAY}) THEN {DAY} END, sum(counted)::BIGINT FROM (
-            SELECT {DAY}, count(*) AS counted FROM ({dated_sql(spec, batch.table, batch.columns)}) GROUP BY {DAY}
-        ) GROUP BY ALL"""
-    ).fetchall()
+    try:
+        days = connection.execute(
+            f"""SELECT CASE WHEN isfinite({DAY}) THEN {DAY} END, sum(counted)::BIGINT FROM (
+                SELECT {DAY}, count(*) AS counted FROM ({dated_sql(spec, batch.table, batch.columns)}) GROUP BY {DAY}
+            ) GROUP BY ALL"""
+        ).fetchall()
+    except duckdb.Error:
+        if batch.fits:
+            raise
+        return whole  # no event time can be made of columns of other types; judging says which
     counts: Counter[Period] = Counter()
     for day, rows in days:
         if day:

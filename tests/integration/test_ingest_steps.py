@@ -14,6 +14,7 @@ from ingest_parts import DAY, Place, clean_day, write
 from flows import ledger
 from flows.errors import BrokenCheckError, ContractError
 from flows.models.taxi.simulator import break_rows, rename_column, simulate_day
+from flows.models.taxi.source import trips
 from flows.models.taxi.spec import spec
 from flows.steps import judging
 from flows.steps.files import is_whole_parquet
@@ -333,6 +334,27 @@ def test_files_that_are_lost_are_made_anew_of_the_same_source(here, tmp_path, wh
     assert (again.id, again.status, again.accepted_rows) == (first.id, "accepted", first.accepted_rows)
     assert frame_of(again.accepted_uri).equals(rows)
     assert is_whole_parquet(Path(again.uri))
+
+
+def starts(raw):
+    rows = trips(raw)
+    return rows.mutate(start=rows.lpep_pickup_datetime.cast("timestamp"))
+
+
+def test_an_unknown_column_is_told_also_where_the_rows_add_the_event_time(here, tmp_path):
+    source = spec.source.model_copy(update={"event_time": "start", "ignored": ("VendorID",)})
+    model = MINE.model_copy(update={"source": source, "rows": f"{__name__}:starts"})
+    frame = clean_day().assign(VendorID=2)
+    (known,) = here.ingest(write(frame, tmp_path / "known.parquet"), model)
+    assert (known.status, known.key) == ("accepted", "2024-01-10")
+    assert "VendorID" not in frame_of(known.uri)
+    (partition,) = here.ingest(write(frame.assign(tip=1.0), tmp_path / "more.parquet"), model)
+    assert (partition.status, partition.key) == ("quarantined", "2024-01-10")
+    assert partition.reasons == ["column 'tip' is not in the contract"]
+    late = frame.assign(lpep_pickup_datetime=["soon", *frame.lpep_pickup_datetime.astype(str)[1:]])
+    (partition,) = here.ingest(write(late, tmp_path / "text.csv"), model)
+    assert (partition.status, partition.key) == ("quarantined", "batch-text")
+    assert partition.reasons == ["column 'lpep_pickup_datetime' has type VARCHAR, the contract says TIMESTAMP"]
 
 
 def test_columns_may_be_called_what_we_call_ours(here, tmp_path):

@@ -114,6 +114,28 @@ def test_the_day_is_that_of_the_local_event_time_also_of_one_that_the_rows_add(r
         assert [day.isoformat() for (day,) in days[:2]] == ["2024-03-09", "2024-03-10"]
 
 
+def shouts(raw):
+    """Return rows whose event time asks for a column of numbers."""
+    rows = trips(raw)
+    return rows.mutate(hour=rows.lpep_pickup_datetime + rows.trip_distance.round().cast("int64").as_interval("h"))
+
+
+def test_a_column_that_nobody_knows_stays_beside_an_event_time_that_the_rows_add(raw):
+    raw.execute("CREATE TABLE more AS SELECT *, 5 AS extra FROM rows")
+    dated = dated_sql(of(hourly, event_time="hour"), "more", {**spec.source.columns, "extra": "INTEGER"})
+    found = raw.execute(f"SELECT extra, evergreen_day FROM ({dated})").fetchall()
+    assert [(extra, str(day)) for extra, day in found[:2]] == [(5, "2024-03-09"), (5, "2024-03-10")]
+
+
+def test_rows_that_cannot_be_made_of_a_misfit_have_no_day(raw):
+    raw.execute("CREATE TABLE misfit AS SELECT * REPLACE ([1.0] AS trip_distance) FROM rows")
+    columns = {**spec.source.columns, "trip_distance": "DOUBLE[]"}
+    dated = dated_sql(of(shouts, event_time="hour"), "misfit", columns)
+    assert raw.execute(f"SELECT evergreen_day FROM ({dated})").fetchall() == [(None,)] * 3
+    with pytest.raises(ContractError, match="raises fails on a table of the contract"):
+        dated_sql(of(raises, event_time="hour"), "rows", spec.source.columns)
+
+
 def test_without_a_time_there_is_no_day(raw):
     columns = {name: kind for name, kind in spec.source.columns.items() if name != "lpep_pickup_datetime"}
     raw.execute("CREATE TABLE misfit AS SELECT * EXCLUDE (lpep_pickup_datetime) FROM rows")
