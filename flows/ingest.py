@@ -51,9 +51,9 @@ def ingest(
     the features are brought up to date as well. When enough partitions were accepted, the cause of a training is raised.
 
     One run at a time works on a model. A run that broke off is made good by the next one of the same source: what has
-    landed is not landed again, what is not decided is decided. Rows that a later revision has replaced stay so, unless
-    ``again`` makes them the newest once more: a correction was wrong. Raises UsageError for a source, model or period that is
-    not there, and BrokenCheckError if a check could not be evaluated, after all other partitions were decided.
+            partitions, errors = land_and_judge(home, spec, engine, kind, arrival.path, again)
+        except Exception as error:  # noqa: BLE001 (whatever it is, one file must not keep the others out)
+            errors = [error if isinstance(error, EvergreenError) else unforeseen(arrival.path, error)]
     """
     home = load()
     spec = load_model(model, home)
@@ -69,7 +69,7 @@ def ingest(
             update_features(model=model)
         raise_if_enough(engine, spec)
         if broken:
-            raise broken[0] if len(broken) == 1 else BrokenCheckError("; ".join(map(str, broken)))
+            raise told(broken, partitions)
     return [judging.summary(partition) for partition in partitions]
 
 
@@ -100,8 +100,8 @@ def take(
     for arrival in arrivals.untaken(engine, spec.name, folder):
         try:
             partitions, errors = land_and_judge(home, spec, engine, kind, arrival.path, again)
-        except EvergreenError as error:  # one file must not keep the others out
-            errors = [error]
+        except Exception as error:  # noqa: BLE001 (whatever it is, one file must not keep the others out)
+            errors = [error if isinstance(error, EvergreenError) else unforeseen(arrival.path, error)]
         else:
             found |= {partition.id: partition for partition in partitions}
         broken += errors
@@ -128,6 +128,26 @@ def land_and_judge(
                 else:
                     announce(partitions[number])
     return partitions, broken
+
+
+def unforeseen(path: str, error: Exception) -> BrokenCheckError:
+    """Return an error that nobody foresaw as one of the file that it came from."""
+    first = (str(error).splitlines() or [""])[0]
+    found = BrokenCheckError(f"{path} could not be taken (unforeseen {type(error).__name__}: {first}); move it away")
+    found.__cause__ = error
+    return found
+
+
+def told(broken: list[EvergreenError], partitions: list[Partition]) -> EvergreenError:
+    """Return the errors as one that says what was decided all the same."""
+    found = judging.counts(partitions)
+    rest = (
+        f"; of the rest {found.get('accepted', 0)} partitions are accepted, {found.get('quarantined', 0)} quarantined"
+    )
+    kind = type(broken[0]) if len(broken) == 1 else BrokenCheckError
+    error = kind("; ".join(map(str, broken)) + (rest if partitions else ""))
+    error.__cause__ = broken[0]
+    return error
 
 
 def raise_if_enough(engine: Engine, spec: ModelSpec) -> None:

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import shutil
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import date
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy.engine import Engine
 
 from flows import ledger
-from flows.errors import UsageError
+from flows.errors import BrokenCheckError, UnavailableError, UsageError
 from flows.ledger import Partition
-from flows.settings import Settings
+from flows.settings import Settings, shown
 from flows.spec import Frozen, ModelSpec
 from flows.steps.event_rows import DAY, dated_sql
 from flows.steps.files import sha256_of
@@ -65,9 +67,10 @@ def land(
     each other for ever; with ``again`` they become the newest revision.
 
     A partition is on disk before it is in the ledger, so a crash leaves it landed or not at all, and running again
-    finishes. Raises UsageError for a source or a partitioning that cannot be, UnavailableError if the disk is full.
+    finishes. Raises UsageError for a source or a partitioning that cannot be, UnavailableError if the disk is full, and
+    BrokenCheckError if DuckDB cannot compute what the model makes of its rows.
     """
-    with opened(source, settings) as files:
+    with _told(source, spec), opened(source, settings) as files:
         batches, unreadable = read(connection, spec, files)
         work = [(batch, split(connection, spec, batch, kind)) for batch in batches]
         _refuse_other_kind(engine, spec, [piece.period for _, slices in work for piece in slices])
@@ -83,6 +86,25 @@ def land(
                 connection.execute(f"DROP TABLE {batch.table}")
     unique = {partition.id: partition for partition in landed}.values()
     return Landed(partitions=sorted(unique, key=lambda partition: (partition.key, partition.revision)), tables=tables)
+
+
+@contextmanager
+def _told(source: str, spec: ModelSpec) -> Iterator[None]:
+    """Turn DuckDB's error over a source into one line."""
+    import duckdb
+
+    try:
+        yield
+    except (duckdb.OutOfMemoryException, duckdb.IOException) as error:
+        line = str(error).splitlines()[0]
+        raise UnavailableError(
+            f"{shown(source)} could not be landed ({line}); free some space, then run again"
+        ) from error
+    except duckdb.Error as error:
+        line = str(error).splitlines()[0]
+        raise BrokenCheckError(
+            f"{shown(source)} could not be landed ({line}); correct it, or {spec.rows}, then ingest again"
+        ) from error
 
 
 def split(connection: DuckDBPyConnection, spec: ModelSpec, batch: Batch, kind: Kind) -> list[Slice]:

@@ -9,8 +9,10 @@ import pytest
 from ingest_parts import DAY, clean_day, write
 
 from flows import database, events, ledger
-from flows.errors import UsageError
+from flows.errors import BrokenCheckError, UsageError
 from flows.models.taxi.simulator import break_rows, rename_column
+from flows.models.taxi.source import trips
+from flows.models.taxi.spec import spec
 
 
 def emitted(api_url, names, since, count):
@@ -62,6 +64,35 @@ def test_the_flow_decides_says_so_and_keeps_its_record(flow_home, prefect_api, t
 
     assert ingest(source=str(tmp_path / "in")) == found  # again: nothing new, and nothing is said twice
     assert len(emitted(prefect_api, names, start, 3)) == 3
+
+
+def stamps(raw):
+    rows = trips(raw)
+    return rows.mutate(start=rows.started.cast("timestamp"))
+
+
+def test_a_file_that_fails_keeps_no_other_out(flow_home, tmp_path, monkeypatch):
+    from flows import ingest as module
+
+    columns = {**spec.source.columns, "started": "VARCHAR"}
+    source = spec.source.model_copy(update={"columns": columns, "event_time": "start"})
+    model = spec.model_copy(update={"source": source, "rows": f"{__name__}:stamps"})
+    monkeypatch.setattr(module, "load_model", lambda *_: model)
+    frame = clean_day()
+    started = frame.lpep_pickup_datetime.astype(str)
+    write(frame.assign(started="soon"), flow_home.landing("taxi") / "a.parquet")
+    write(frame.assign(started=started), flow_home.landing("taxi") / "b.parquet")
+    with pytest.raises(BrokenCheckError, match=r"a\.parquet could not be landed \(.*soon.*1 partitions are accepted"):
+        module.ingest()
+    engine = database.connect(flow_home)
+    assert [(one.key, one.status) for one in ledger.list_partitions(engine, "taxi")] == [("2024-01-10", "accepted")]
+
+    def fails(*_):
+        raise KeyError("anything")
+
+    monkeypatch.setattr(module, "land", fails)
+    with pytest.raises(BrokenCheckError, match=r"a\.parquet could not be taken \(unforeseen KeyError: 'anything'\)"):
+        module.ingest()  # the other one was taken before
 
 
 def test_a_wrong_call_is_told_and_changes_nothing(flow_home, tmp_path):
