@@ -3,6 +3,7 @@
 import ast
 from datetime import timedelta
 
+import ibis
 import numpy as np
 import pandas as pd
 import pytest
@@ -16,7 +17,8 @@ from flows.steps.new.wanted import Wanted, refuse, span_text
 from flows.steps.reading import connect
 
 rng = np.random.default_rng(0)
-DAYS = {"start": "2024-01-01", "every": timedelta(days=1)}
+DAY = timedelta(days=1)
+DAYS = {"start": "2024-01-01", "every": DAY}
 
 
 def chosen(tmp_path, frame, **options):
@@ -41,6 +43,38 @@ def test_classes_one_after_the_other_are_refused_where_their_order_is_the_time(t
 def test_amounts_that_only_rise_are_told(tmp_path):
     frame = pd.DataFrame({"x": rng.normal(size=150), "y": np.arange(150) * 1.5})
     assert any("sorted by y" in text for text in chosen(tmp_path, frame, **DAYS).warnings)
+
+
+@pytest.mark.parametrize(("days", "names"), [(1, ("7d", "28d")), (7, ("14d", "35d")), (30, ("42d", "63d"))])
+@pytest.mark.parametrize("label", ["number", "class"])
+def test_windows_reach_back_to_where_labels_are_known(tmp_path, days, names, label):
+    times = pd.date_range("2024-01-01", "2024-07-01", freq="4h")
+    y = rng.normal(size=len(times)) if label == "number" else rng.choice(["a", "b"], len(times))
+    told = chosen(tmp_path, pd.DataFrame({"t": times, "x": rng.normal(size=len(times)), "y": y}), delay=days * DAY)
+    assert not any("past is not known" in text for text in told.warnings)
+    draft = told.draft
+    assert (draft.short_name, draft.long_name) == names
+    files = drafting.render(draft)
+    module = {"__name__": "features"}
+    exec(compile(files["features"], "features", "exec"), module)
+    rows = pd.DataFrame({"y": y, "event_timestamp": times, "label_timestamp": times + days * DAY})
+    ticks = pd.DataFrame({"tick": [times[-1].normalize()]})
+    (found,) = module["TABLES"]["some_all"](ibis.memtable(rows), ibis.memtable(ticks)).to_pandas().to_dict("records")
+    assert all(np.isfinite(value) for name, value in found.items() if name != "event_timestamp"), found
+    assert {f"all_rows_{names[1]}"} < {*found}
+    assert found[f"all_rows_{names[1]}"] == 6 * (int(names[1][:-1]) - days) + 1
+    assert all(
+        f'"{name.removeprefix("all_")}": (' in files["definitions"] for name in found if name != "event_timestamp"
+    )
+    assert f"history=timedelta(days={names[1][:-1]})" in files["spec"]
+
+
+def test_labels_that_are_known_too_late_to_train_are_told(tmp_path):
+    frame = pd.DataFrame({"t": pd.date_range("2024-01-01", periods=1200, freq="2h"), "y": rng.normal(size=1200)})
+    frame["x"] = rng.normal(size=1200)
+    assert any("past is not known" in text for text in chosen(tmp_path, frame, delay=50 * DAY).warnings)
+    with pytest.raises(UsageError, match=r"no label would train.*--delay"):
+        chosen(tmp_path, frame, delay=95 * DAY)
 
 
 def test_a_table_of_twenty_rows_is_too_short(tmp_path):

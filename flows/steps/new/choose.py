@@ -74,6 +74,8 @@ def choose(
     span = moments.last - moments.first
     train_rows = looked.rows - moments.judge_rows
     days = timedelta(days=1)
+    delay = wanted.delay or moments.tick
+    lead = _lead(delay, moments.tick)
     draft = Draft(
         name=wanted.name, package=package, definitions=definitions, origin=looked.origin, task=task,
         metric="rmse" if task == "regression" else "log_loss",
@@ -88,19 +90,22 @@ def choose(
         label_middle=_middle(connection, label, moments) if task == "regression" else None,
         classes=_classes(label) if task != "regression" else (),
         all_classes=_values(label) if task != "regression" else (),
-        delay=wanted.delay or moments.tick, example_time=moments.last.replace(microsecond=0), given=given,
+        delay=delay, example_time=moments.last.replace(microsecond=0), given=given,
         calendar=_calendar(moments, span), key=key, views=views,
         slices=judged.slices(connection, looked, given, moments, slice_rows), slice_min_rows=slice_rows,
-        tick=moments.tick, short=7 * moments.tick, long=28 * moments.tick,
+        tick=moments.tick, short=lead + 7 * moments.tick, long=lead + 28 * moments.tick,
         window=max(round(1.5 * span / days) * days, 2 * days) if span < 365 * days else 1095 * days,
         judge=moments.judge, min_train_rows=max(20, min(1000, train_rows // 4)),
         min_labels=max(20, min(500, moments.judge_rows // 2)), partition_by=moments.partition_by,
         min_rows=max(1, moments.partition_rows // 20), params=_params(train_rows, task),
     )  # fmt: skip
+    late = judged.check_delay(moments, delay)
     _check_features(draft)
     notes, warnings = warn.collect(
         connection, looked, moments, label, task, rest, left, leaks, draft, bool(wanted.delay), sorted_by
     )
+    if late:
+        warnings = (*warnings, late)
     if repeats:
         warnings = (*warnings, f"{repeats:,} rows have the {', '.join(key)} of a row before them and will be rejected")
     return Chosen(draft=draft, notes=notes, warnings=warnings)
@@ -216,6 +221,14 @@ def _views(model: str, entities: list[str], slot: str | None) -> tuple[View, ...
     return tuple(views)
 
 
+def _lead(delay: timedelta, tick: timedelta) -> timedelta:
+    """Return by how much further back windows reach where labels come late, or they would hold rows without labels alone.
+
+    In steps of seven ticks, so that what was a week before is of the same day of the week still.
+    """
+    return timedelta(0) if delay <= 2 * tick else -(-delay // (7 * tick)) * 7 * tick
+
+
 def _contract(column: Column) -> str:
     """Return the type in the contract: the widest of its kind, so that a smaller file fits as well."""
     if column.kind in ("FLOAT", "DOUBLE") or column.kind.startswith("DECIMAL"):
@@ -279,7 +292,7 @@ def _check_features(draft: Draft) -> None:
         name
         for name in fields
         for start in past
-        if name.startswith(start) and name.endswith((f"_7{draft.unit}", f"_28{draft.unit}"))
+        if name.startswith(start) and name.endswith((f"_{draft.short_name}", f"_{draft.long_name}"))
     )
     if bad:
         raise UsageError(f"column {', '.join(bad)} has the name of a feature that is made; rename it in the table")

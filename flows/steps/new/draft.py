@@ -104,3 +104,13 @@ class Draft(Frozen):
     def unit(self) -> str:
         """How the windows' lengths end in names of features: d for days, h for hours."""
         return "d" if self.tick == timedelta(days=1) else "h"
+
+    @property
+    def short_name(self) -> str:
+        """How the names of features of the shorter window end."""
+        return f"{self.short // self.tick}{self.unit}"
+
+    @property
+    def long_name(self) -> str:
+        """How the names of features of the longer window end."""
+        return f"{self.long // self.tick}{self.unit}"

@@ -106,6 +106,7 @@ def render(draft: Draft) -> dict[str, str]:
     values: dict[str, Any] = {
         "d": draft, "keys": keys, "team": not draft.definitions.startswith("feature_repo."),
         "types": sorted(types), "words": "days" if draft.unit == "d" else "hours",
+        "ago": "a week" if draft.short == 7 * draft.tick else f"{draft.short // draft.tick // 7} weeks",
         "added": _added(draft), "time_code": _time_code(draft), "seen": [one for one in draft.given if one.seen],
         "classes": draft.all_classes, "estimator": f"HistGradientBoosting{'Regressor' if number_task else 'Classifier'}",
         "mixin": "RegressorMixin" if number_task else "ClassifierMixin",

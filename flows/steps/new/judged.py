@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from typing import TYPE_CHECKING
 
 from flows.errors import UsageError
 from flows.steps.new.draft import Given
 from flows.steps.new.moments import TIMED, Moments, judged_rows, longest_judge
 from flows.steps.new.table import Column, Looked
-from flows.steps.new.wanted import Task
+from flows.steps.new.wanted import Task, span_text
 from flows.steps.sql import identifier
 
 if TYPE_CHECKING:
@@ -27,6 +28,20 @@ def lengthen(connection: DuckDBPyConnection, moments: Moments, label: Column, ta
         return moments
     rows = judged_rows(connection, moments.last, longer)
     return moments.model_copy(update={"judge": longer, "judge_rows": rows})
+
+
+def check_delay(moments: Moments, delay: timedelta) -> str | None:
+    """Return a warning if no row that trains can have a past, so late are the labels known.
+
+    Raises UsageError if none is known before the part that judges.
+    """
+    learned = moments.last - moments.first - moments.judge
+    late = f"a label is known {span_text(delay)} after its row, and the rows that train span {span_text(learned)}"
+    if delay >= learned:
+        raise UsageError(f"{late}: no label would train; bring a longer table, or a shorter --delay")
+    if 2 * delay >= learned:
+        return f"{late}: the past is not known of any that trains, bring a longer table"
+    return None
 
 
 def check_order(connection: DuckDBPyConnection, moments: Moments, label: Column, task: Task) -> str | None:
