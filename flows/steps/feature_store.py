@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import importlib
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
@@ -13,6 +12,7 @@ from zoneinfo import ZoneInfo
 from flows.engines import POSTGRES
 from flows.errors import ContractError, RefusedError, UnavailableError
 from flows.locks import locked
+from flows.lookup import import_code
 from flows.settings import Settings, shown
 from flows.spec import ModelSpec
 from flows.steps.online_file import path_of
@@ -81,10 +81,7 @@ def definitions(spec: ModelSpec) -> list[Any]:
     """Return the Feast objects that a model's module defines; raises ContractError if its feature service is not there."""
     from flows.steps.lean_feast import feast
 
-    try:
-        module = importlib.import_module(spec.definitions)
-    except ImportError as error:
-        raise ContractError(f"{spec.definitions} cannot be imported ({error}); correct spec.definitions") from error
+    module = import_code(spec.definitions)
     kinds = (feast.Entity, feast.FeatureView, feast.OnDemandFeatureView, feast.FeatureService)
     found: list[Any] = [value for value in vars(module).values() if isinstance(value, kinds)]
     if not any(isinstance(value, feast.FeatureService) and value.name == spec.feature_service for value in found):
