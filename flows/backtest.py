@@ -90,6 +90,7 @@ def replay_history(
         if on_cluster(home):
             get_run_logger().info(spark_tasks.look(home, spec))
         store = feature_store.open_store(home)
+        feature_store.check_names(store, spec)
         joined = join_features(home, store, spec, accepted, steps, judge, start is not None)
         place = on_spark.keep(home, joined) if on_cluster(home) else kept.keep(home, joined)
         replayed = kept.opened(home, place)

@@ -18,6 +18,7 @@ from flows.spec import ModelSpec
 from flows.steps import (
     decision,
     drift,
+    feature_store,
     labels,
     links,
     observed,
@@ -48,7 +49,7 @@ def monitor(model: str = "taxi", days: int | None = None, retrain: bool = True) 
     The clock is that of the events: the newest prediction's event time ends the window, its length is
     ``spec.triggers.window_days`` by default, and it begins no earlier than what the champion was fitted on ends. Drift
     is measured on the newest of them, ``spec.triggers.drift_days``, so that a sudden one is not diluted.
-    Raises RefusedError without a champion.
+    Raises RefusedError without a champion, and ContractError if a column whose drift is watched is nowhere.
     """
     settings = load()
     spec = load_model(model, settings)
@@ -56,6 +57,7 @@ def monitor(model: str = "taxi", days: int | None = None, retrain: bool = True) 
     with recorded(engine, model, "monitor") as run:
         champion = reigning(engine, spec, "monitor")
         known = reference.read(spec, champion)
+        check_watched(settings, spec, known.drift)
         window = days or spec.triggers.window_days
         predictions = read_predictions(settings, spec, champion.version, known.drift.end, window)
         joined = join_labels(spec, predictions, accepted_files(settings, engine, spec))
@@ -73,6 +75,16 @@ def monitor(model: str = "taxi", days: int | None = None, retrain: bool = True) 
         run.summary = report.summary(findings, shown)
         raised = tell(engine, spec, findings, shown)
     return run.summary | {"training": start_training(raised[0]) if findings.decision.retrain and retrain else None}
+
+
+def check_watched(settings: Settings, spec: ModelSpec, known: drift.Reference) -> None:
+    """Check that each column whose drift is watched is there: a misspelt one would switch drift off and say nothing.
+
+    One that the champion does not know may be a feature that the next training will.
+    """
+    names = {column.name for column in known.columns}
+    if names and not names.issuperset(spec.triggers.drift_columns):
+        feature_store.check_names(feature_store.open_store(settings), spec)
 
 
 def accepted_files(settings: Settings, engine: Engine, spec: ModelSpec) -> list[str]:

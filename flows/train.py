@@ -80,6 +80,7 @@ def train(
     mode = "approve" if approve else spec.promotion
     with recorded(engine, model, "train", reason) as run, stages.one_at_a_time(home, model):
         store = feature_store.open_store(home)
+        feature_store.check_names(store, spec)
         definitions, views = feature_record.definition_hash(store, spec), feature_record.view_records(store, spec)
         accepted = ledger.list_partitions(engine, model, "accepted")
         window = choose_window(spec, accepted, timedelta(days=judge_days) if judge_days else None)

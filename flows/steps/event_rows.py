@@ -26,6 +26,7 @@ ROW = "evergreen_row"  # number of the row in the raw file, from 0
 DAY = "evergreen_day"  # local day of the row's event time
 LABEL_TIME = "label_time"
 ADDED = ("event_timestamp", "label_timestamp", "label")
+NUMBERED_BY = ("rowid", "file_row_number", ROW, DAY)  # in lower case; a column of a file would hide them
 ZONED = "TIMESTAMP WITH TIME ZONE"
 FLOATS = ("DOUBLE", "FLOAT")
 
@@ -61,12 +62,23 @@ def _compiled(path: str, columns: tuple[tuple[str, str], ...]) -> tuple[str, dic
 def compiled(spec: ModelSpec) -> tuple[str, dict[str, str]]:
     """Return a model's event rows as SQL over a table ``raw``, and their columns, name -> DuckDB type.
 
-    Raises ContractError if the function fails, drops a column, or does not give event time, label and ``label_time``.
+    Raises ContractError if the function fails, drops a column, or does not give event time, label, key and ``label_time``,
+    or if a raw column is called as rows are numbered by.
     """
+    taken = [name for name in spec.source.columns if name.lower() in NUMBERED_BY]
+    if taken:
+        raise ContractError(
+            f"source.columns names {taken[0]!r}, by which rows are numbered here; rename it in the file"
+        )
     sql, columns = _compiled(spec.rows, tuple(spec.source.columns.items()))
-    for name in (spec.source.event_time, spec.label.name, LABEL_TIME):
+    places = {
+        spec.source.event_time: "source.event_time",
+        spec.label.name: "label.name",
+        LABEL_TIME: "the label's time",
+    }
+    for name, place in {**dict.fromkeys(spec.key, "key"), **places}.items():
         if name not in columns:
-            raise ContractError(f"{spec.rows} must return a column {name!r}; it returns {', '.join(columns)}")
+            raise ContractError(f"{spec.rows} must return a column {name!r} ({place}); it returns {', '.join(columns)}")
     for name in (spec.source.event_time, LABEL_TIME):
         if not is_time(columns[name]):
             raise ContractError(f"{spec.rows} returns {name!r} as {columns[name]}; it must be a time")

@@ -15,6 +15,8 @@ from flows.locks import locked
 from flows.lookup import import_code
 from flows.settings import Settings, shown
 from flows.spec import ModelSpec
+from flows.steps.drift import LABEL, PREDICTION
+from flows.steps.event_rows import compiled
 from flows.steps.online_file import path_of
 from flows.steps.storage import pull
 
@@ -92,12 +94,14 @@ def definitions(spec: ModelSpec) -> list[Any]:
 def apply_definitions(settings: Settings, spec: ModelSpec) -> str:
     """Register a model's Feast definitions, write the plan by which the service reads them, and return their hash.
 
-    Raises ContractError if the module named by ``spec.definitions`` lacks the model's feature service.
+    Raises ContractError if the module named by ``spec.definitions`` lacks the model's feature service, or the spec names
+    what is not there.
     """
     found = definitions(spec)
     store = open_store(settings)
     with locked(settings, REGISTRY, REGISTRY_SECONDS), quiet():
         store.apply(found)
+    check_names(store, spec)
     from flows.steps.feature_record import definition_hash
     from flows.steps.online_plan import write_plan
 
@@ -127,6 +131,22 @@ def feature_names(store: FeatureStore, spec: ModelSpec) -> list[str]:
         for projection in feature_service(store, spec).feature_view_projections
         for field in projection.features
     ]
+
+
+def check_names(store: FeatureStore, spec: ModelSpec) -> None:
+    """Check the columns and features that a spec names; raises ContractError for one that is not there."""
+    compiled(spec)
+    features = feature_names(store, spec)
+    watched = [*features, PREDICTION, LABEL]
+    for place, names, known in (
+        ("slices", spec.slices, features),
+        ("triggers.drift_columns", spec.triggers.drift_columns, watched),
+    ):
+        wrong = [name for name in names if name not in known]
+        if wrong:
+            raise ContractError(
+                f"{spec.name}: {place} names {', '.join(map(repr, wrong))}, and there is {', '.join(known)}; correct spec.py"
+            )
 
 
 @contextlib.contextmanager

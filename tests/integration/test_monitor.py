@@ -16,7 +16,7 @@ from flows.models.taxi.features import request_features
 from flows.models.taxi.simulator import simulate_day
 from flows.models.taxi.spec import spec
 from flows.settings import Settings
-from flows.steps import evaluation, reference
+from flows.steps import evaluation, feature_store, reference
 from flows.steps.bundle import load_bundle, save_bundle
 from flows.steps.files import sha256_of, write_parquet
 from flows.steps.prediction_log import Answer, PredictionLog
@@ -177,6 +177,21 @@ def test_a_policy_that_the_spec_names_decides_on_what_was_served_since_the_train
     assert len(found["reasons"]) == 1
     assert found["reasons"][0].startswith("performance: a new model would have spared ")
     assert found["reasons"][0].endswith(", and a training costs 1000")
+
+
+def test_a_misspelt_column_does_not_switch_drift_off(home, monkeypatch):
+    from flows import monitor
+
+    settings, _ = home
+    feature_store.apply_definitions(settings, spec)
+    for name, words in (("distnace_miles", "drift_columns names 'distnace_miles'"), ("pickup_trips_28d", None)):
+        triggers = spec.triggers.model_copy(update={"drift_columns": ("hour", name)})
+        monkeypatch.setattr(monitor, "load_model", lambda *_, own=triggers: spec.model_copy(update={"triggers": own}))
+        if words:
+            with pytest.raises(ContractError, match=words):
+                watch()
+        else:
+            assert watch()["verdict"]  # a feature that the champion does not know yet
 
 
 def test_drift_is_seen_before_any_label_came_but_waits_for_something_to_learn_from(home, champion):

@@ -79,6 +79,23 @@ def test_a_rows_function_that_breaks_its_contract_is_told(function, word):
         compiled(of(function))
 
 
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"key": ("lpep_pickup_datetime", "zone")}, r"must return a column 'zone' \(key\); it returns .*PULocationID"),
+        ({"label": spec.label.model_copy(update={"name": "minuets"})}, r"'minuets' \(label.name\)"),
+        ({"source": spec.source.model_copy(update={"event_time": "picked"})}, r"'picked' \(source.event_time\)"),
+        (
+            {"source": spec.source.model_copy(update={"columns": {**spec.source.columns, "RowId": "BIGINT"}})},
+            "source.columns names 'RowId', by which rows are numbered",
+        ),
+    ],
+)
+def test_a_name_in_the_spec_that_is_no_column_is_told(change, words):
+    with pytest.raises(ContractError, match=words):
+        compiled(spec.model_copy(update=change))
+
+
 @pytest.fixture
 def raw():
     with duckdb.connect() as connection:

@@ -33,7 +33,7 @@ def test_names_in_requests_are_plain_free_and_different():
     assert found["A"] == "A"
 
 
-@pytest.mark.parametrize("names", [["a", "A"], ["a\nb"], [" "], ["x" * 200], ["a\x00"], ["\ud800"]])
+@pytest.mark.parametrize("names", [["a", "A"], ["RowID"], ["a\nb"], [" "], ["x" * 200], ["a\x00"], ["\ud800"]])
 def test_names_that_nobody_could_tell_apart_or_type_are_refused(names):
     with pytest.raises(UsageError, match="rename"):
         _check_names(names)

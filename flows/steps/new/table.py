@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from flows.errors import UsageError
 from flows.settings import Settings
 from flows.spec import Frozen
+from flows.steps.event_rows import NUMBERED_BY
 from flows.steps.reading import read_unknown
 from flows.steps.sources import SourceFile, opened
 from flows.steps.sql import identifier
@@ -116,6 +117,8 @@ def _check_names(names: list[str]) -> None:
         raise UsageError(f"the table has {len(names)} columns; up to {MOST_COLUMNS} are taken: leave out the others")
     seen: dict[str, str] = {}
     for name in names:
+        if name.lower() in NUMBERED_BY:
+            raise UsageError(f"a column is named {name!r}, by which rows are numbered here; rename it")
         if (
             not name.strip()
             or len(name) > LONGEST_NAME
