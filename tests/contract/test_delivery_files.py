@@ -49,7 +49,7 @@ def test_deliveries_reach_the_stores_by_loopback_alone_and_others_do_not(tmp_pat
     for name in ("postgres", "redis", "s3"):
         assert "ports" not in closed[name]
         (port,) = opened[name]["ports"]
-        assert port["host_ip"] == "127.0.0.1"
+        assert (port if isinstance(port, str) else port["host_ip"]).startswith("127.0.0.1")  # as the version has it
         assert set(opened[name]["networks"]) == {"inside", "outside"}
 
 
