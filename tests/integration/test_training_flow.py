@@ -165,7 +165,7 @@ def test_an_estimator_of_a_type_that_nobody_trusts_is_refused_by_the_gate_loads(
         ("team.estimators:nothing", r"team\.estimators:nothing returned NoneType, which has no fit\(\)"),
         ("team.estimators:unfit", r"team\.estimators:unfit: fit failed .*RuntimeError: no column named fare"),
         ("team.estimators:absent", r"team\.estimators:absent cannot be imported"),
-        ("team.nowhere:build", r"team\.nowhere cannot be imported"),
+        ("team.nowhere:build", r"team\.nowhere:build cannot be imported"),
     ],
 )
 def test_an_estimator_that_cannot_be_made_or_fitted_is_an_error_of_one_line_and_leaves_nothing(home, factory, reason):
