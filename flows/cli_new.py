@@ -47,7 +47,7 @@ def new(
     from flows.settings import Settings
     from flows.spec import NAME
     from flows.steps.new import choose, drafting, table
-    from flows.steps.new.wanted import Wanted, parse_moment, parse_names, parse_span, parse_task, refuse
+    from flows.steps.new.wanted import Wanted, parse_moment, parse_names, parse_span, parse_task, parse_zone, refuse
     from flows.steps.reading import connect
 
     settings = Settings() if home is None else Settings(home=home)
@@ -61,7 +61,7 @@ def new(
         raise UsageError(f"{name[:60]!r} {why}; choose another name")
     place = drafting.place_of(name, into)
     wanted = Wanted(
-        name=name, data=_absolute(data), label=label, zone=zone, drop=parse_names(drop), keep=parse_names(keep),
+        name=name, data=_absolute(data), label=label, zone=parse_zone(zone), drop=parse_names(drop), keep=parse_names(keep),
         time=None if time is None else parse_names(time), entity=None if entity is None else parse_names(entity),
         task=None if task is None else parse_task(task), start=None if start is None else parse_moment(start),
         every=None if every is None else parse_span(every), delay=None if delay is None else parse_span(delay),

@@ -119,6 +119,7 @@ def test_what_cannot_be_is_one_line_and_nothing_is_written(package, tmp_path):
         (("m", "--label", "z", *counts), "constant"),
         (("m", "--label", "y", "--task", "regression", "--drop", "q", *counts), "no column 'q'"),
         (("m", "--label", "x", *counts[:5], "1s"), "--every"),
+        (("m", "--label", "x", "--zone", "Europe/Berln", *counts), "--zone 'Europe/Berln' is not known"),
         (("taxi", "--label", "x", *counts), "a model already"),
         (("No Name", "--label", "x", *counts), "is no name"),
         (("class", "--label", "x", *counts), "is no name"),

@@ -69,6 +69,18 @@ def test_windows_reach_back_to_where_labels_are_known(tmp_path, days, names, lab
     assert f"history=timedelta(days={names[1][:-1]})" in files["spec"]
 
 
+def test_the_value_that_is_no_time_is_told_with_its_row(tmp_path):
+    times = pd.date_range("2024-01-01", periods=300, freq="h").astype(str).to_series(index=range(300))
+    frame = pd.DataFrame({"y": rng.normal(size=300)})
+    for values, words in (
+        (times.where(times.index != 7, "n/a"), "when holds 'n/a' in row 8, which is no time"),
+        (times.where(times.index > 1, pd.NA).where(times.index != 250, "soon"), "when holds 'soon' in row 251"),
+        (pd.Series(np.linspace(0.5, 2, 300)), "when holds '0.5' in row 1"),
+    ):
+        with pytest.raises(UsageError, match=words):
+            chosen(tmp_path, frame.assign(when=values), time=("when",))
+
+
 def test_labels_that_are_known_too_late_to_train_are_told(tmp_path):
     frame = pd.DataFrame({"t": pd.date_range("2024-01-01", periods=1200, freq="2h"), "y": rng.normal(size=1200)})
     frame["x"] = rng.normal(size=1200)

@@ -14,7 +14,6 @@ from flows.steps.new.draft import Draft, Given, Share, View
 from flows.steps.new.moments import TIMED, Moments
 from flows.steps.new.table import Column, Looked, plain
 from flows.steps.new.wanted import Ask, Task, Wanted, parse_task
-from flows.steps.periods import offset_of
 from flows.steps.sql import identifier
 
 if TYPE_CHECKING:
@@ -38,7 +37,6 @@ def choose(
     connection: DuckDBPyConnection, looked: Looked, wanted: Wanted, ask: Ask, package: str, definitions: str
 ) -> Chosen:
     """Decide on a model of the table ``looked_at``; raises UsageError for what cannot be or nobody answers."""
-    offset_of(wanted.zone)
     if looked.rows < LEAST_ROWS:
         raise UsageError(
             f"{looked.origin} holds {looked.rows} rows, and a model needs {LEAST_ROWS} at least to learn from and to be "

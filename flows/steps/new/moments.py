@@ -63,10 +63,9 @@ def find(connection: DuckDBPyConnection, looked: Looked, wanted: Wanted, ask: As
     if start or every:
         raise UsageError(f"{names[0]} is a time: --start and --every are for a column that counts, or none")
     if columns[0].form != "time":
-        shown = columns[0].values[0] if columns[0].values else columns[0].low
         raise UsageError(
-            f"{names[0]} holds {str(shown)[:40]!r}, which is no time; write times as 2024-01-31 08:30:00, or name another "
-            "column with --time"
+            f"{names[0]} holds {_no_time(connection, names[0])}, which is no time; write times as 2024-01-31 08:30:00, or "
+            "name another column with --time"
         )
     moment = f"CAST({identifier(names[0])} AS TIMESTAMP)"
     if len(columns) == 1:
@@ -100,6 +99,16 @@ def _names(looked: Looked, wanted: Wanted, ask: Ask) -> tuple[str, ...]:
     if len(names) > 2:
         raise UsageError("--time takes one column, or two: a date and the hour of the day")
     return () if names == (NONE,) and NONE not in {column.name for column in looked.columns} else names
+
+
+def _no_time(connection: DuckDBPyConnection, name: str) -> str:
+    """Return the first value of a column that is no time, and its row."""
+    text = f"CAST({identifier(name)} AS VARCHAR)"
+    value, row = connection.execute(
+        f"SELECT {text}, rowid + 1 FROM {TABLE} WHERE {identifier(name)} IS NOT NULL "
+        f"ORDER BY TRY_CAST({text} AS TIMESTAMPTZ) IS NOT NULL, rowid LIMIT 1"
+    ).fetchone() or ("nothing", 1)
+    return f"{value[:40]!r} in row {row}"
 
 
 def _hour_of(connection: DuckDBPyConnection, looked: Looked, day: Column, wanted: Wanted) -> Column | None:

@@ -8,8 +8,9 @@ from collections.abc import Callable
 from datetime import datetime, timedelta
 from typing import Literal
 
-from flows.errors import UsageError
+from flows.errors import ContractError, UsageError
 from flows.spec import Frozen
+from flows.steps.periods import offset_of
 
 Task = Literal["regression", "binary", "multiclass"]
 UNITS = {"s": "seconds", "min": "minutes", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
@@ -71,6 +72,15 @@ def parse_moment(text: str) -> datetime:
     if moment.tzinfo or not 1971 <= moment.year <= 2199:
         raise UsageError(f"{text[:40]!r} must be a time without zone in the years 1971 to 2199")
     return moment
+
+
+def parse_zone(text: str) -> str:
+    """Return the name of a time zone; raises UsageError for one that is not known."""
+    try:
+        offset_of(text)
+    except ContractError as error:
+        raise UsageError(f"--zone {text[:40]!r} is not known; give an IANA name such as Europe/Berlin") from error
+    return text
 
 
 def parse_task(text: str) -> Task:
