@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 MAX_HEADER = 1 << 20
 PARQUET = "read_parquet($path)"
+TEXT = "csv_text"  # table: the newest CSV file as it came
 GUESSES = ("TIMESTAMP WITH TIME ZONE", "TIMESTAMP", "DOUBLE", "BIGINT")  # the last that fits counts
 # A time that ends like this names an instant, not a local time.
 _OFFSET = r"[0-9]([zZ]|[+-][0-9]{2}(:?[0-9]{2})?)$"
@@ -169,6 +170,16 @@ def read_unknown(connection: DuckDBPyConnection, table: str, file: SourceFile) -
     return columns
 
 
+def zero_padded(connection: DuckDBPyConnection, file: SourceFile, columns: Mapping[str, str]) -> list[str]:
+    """Return the columns of a file just read that are whole numbers now, and were digits behind zeros in its text."""
+    whole = [name for name, kind in columns.items() if kind == "BIGINT"]
+    if not whole or file.path.name.endswith(".parquet"):
+        return []
+    tests = ", ".join(f"bool_or(regexp_matches({identifier(name)}, '^0[0-9]'))" for name in whole)
+    found = connection.execute(f"SELECT {tests} FROM {TEXT}").fetchone() or ()
+    return [name for name, padded in zip(whole, found, strict=True) if padded]
+
+
 def _numbered(name: str, reader: str, columns: Mapping[str, str], before: int) -> tuple[str, dict[str, str]]:
     """Return how to read a file with the number of each row in front, ``before`` for the first."""
     # Both keep the order of the file: a CSV file is in a table by now, a parquet file has numbers of its own.
@@ -188,7 +199,7 @@ def _prepare(
     if file.path.name.endswith(".parquet"):
         parameters = {"path": str(file.path)}
         return PARQUET, parameters, describe(connection, f"SELECT * FROM {PARQUET}", parameters)
-    text = "csv_text"
+    text = TEXT
     path = _unpacked(file.path)
     separator, header = _header(path, set(known))
     names = ", ".join(f"{literal(name)}: 'VARCHAR'" for name in header)

@@ -69,6 +69,21 @@ def test_windows_reach_back_to_where_labels_are_known(tmp_path, days, names, lab
     assert f"history=timedelta(days={names[1][:-1]})" in files["spec"]
 
 
+def test_the_key_is_told_and_so_are_zeros_that_were_lost(tmp_path):
+    frame = pd.DataFrame({"x": range(300), "y": rng.normal(size=300)})
+    frame["code"] = [f"{number % 50:04}" for number in range(300)]
+    notes = chosen(tmp_path, frame.assign(part=np.arange(300) % 2), **DAYS).notes
+    assert any(note.startswith("the key is time: ") for note in notes)
+    assert [note.split()[0] for note in notes if "zeros before its digits" in note] == ["code"]
+    twice = pd.concat([frame.assign(when=pd.date_range("2024-01-01", periods=300), shop=shop) for shop in (1, 2)])
+    told = chosen(tmp_path, twice, entity=("shop",))
+    assert (
+        f"the key is {', '.join(told.draft.key)}: it names one row, and on it a prediction meets its label"
+        in told.notes
+    )
+    assert told.draft.key == ("when", "shop")
+
+
 def test_the_value_that_is_no_time_is_told_with_its_row(tmp_path):
     times = pd.date_range("2024-01-01", periods=300, freq="h").astype(str).to_series(index=range(300))
     frame = pd.DataFrame({"y": rng.normal(size=300)})

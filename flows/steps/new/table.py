@@ -10,7 +10,7 @@ from flows.errors import UsageError
 from flows.settings import Settings
 from flows.spec import Frozen
 from flows.steps.event_rows import NUMBERED_BY
-from flows.steps.reading import read_unknown
+from flows.steps.reading import read_unknown, zero_padded
 from flows.steps.sources import SourceFile, opened
 from flows.steps.sql import identifier
 from flows.steps.statistics import is_number
@@ -48,11 +48,12 @@ class Column(Frozen):
 
 
 class Looked(Frozen):
-    """A table: its rows, its columns in order, and where it came from."""
+    """A table: its rows, its columns in order, and where it came from; ``padded`` were digits behind zeros and are numbers."""
 
     rows: int
     columns: tuple[Column, ...]
     origin: str
+    padded: tuple[str, ...] = ()
 
     def column(self, name: str) -> Column:
         """Return a column by its name; raises UsageError if there is none."""
@@ -69,20 +70,22 @@ def load(connection: DuckDBPyConnection, source: str, settings: Settings) -> Loo
     Raises UsageError for a source that cannot be read, whose files differ, or whose columns cannot be told apart.
     """
     with opened(source, settings) as files:
-        columns = _gather(connection, files)
+        columns, padded = _gather(connection, files)
     _check_names(list(columns))
     rows = int((connection.execute(f"SELECT count(*) FROM {TABLE}").fetchone() or (0,))[0])
     if not rows:
         raise UsageError(f"{source} holds no rows; name a file that does")
     found = tuple(_column(connection, name, kind) for name, kind in columns.items())
-    return Looked(rows=rows, columns=found, origin=source)
+    return Looked(rows=rows, columns=found, origin=source, padded=padded)
 
 
-def _gather(connection: DuckDBPyConnection, files: list[SourceFile]) -> dict[str, str]:
-    """Load all files into one table, in their order."""
+def _gather(connection: DuckDBPyConnection, files: list[SourceFile]) -> tuple[dict[str, str], tuple[str, ...]]:
+    """Load all files into one table, in their order; return its columns, and which of them lost zeros."""
     columns = read_unknown(connection, TABLE, files[0])
+    padded = zero_padded(connection, files[0], columns)
     for file in files[1:]:
         other = read_unknown(connection, "one_more", file)
+        padded += zero_padded(connection, file, other)
         if list(other) != list(columns):
             raise UsageError(
                 f"{file.origin} has other columns than {files[0].origin}: it {_difference(list(columns), list(other))}; "
@@ -101,7 +104,7 @@ def _gather(connection: DuckDBPyConnection, files: list[SourceFile]) -> dict[str
                 connection.execute(f"ALTER TABLE {TABLE} ALTER COLUMN {identifier(name)} TYPE {kind}")
         connection.execute(f"INSERT INTO {TABLE} SELECT * FROM one_more")
         columns = wider
-    return columns
+    return columns, tuple(dict.fromkeys(padded))
 
 
 def _difference(columns: list[str], others: list[str]) -> str:

@@ -28,6 +28,11 @@ def collect(
         f"{looked.rows:,} rows from {moments.first} to {moments.last}; time is {' and '.join(moments.columns) or 'their order'}",
         f"task {task}, metric {draft.metric}; the newest {span_text(moments.judge)} judge ({moments.judge_rows} rows)",
     ]
+    notes.append(f"the key is {', '.join(draft.key)}: it names one row, and on it a prediction meets its label")
+    notes += [
+        f"{name} has zeros before its digits and is read as numbers; if they are codes, bring it as text in a parquet file"
+        for name in looked.padded
+    ]
     if not told_delay:
         notes.append(f"a label is taken to be known {span_text(draft.delay)} after its row; say otherwise with --delay")
     if draft.numbered:
