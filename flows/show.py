@@ -141,7 +141,10 @@ def show_trained(found: dict[str, Any]) -> None:
     if found.get("empty"):
         line(f"no row that trained had a value of {', '.join(found['empty'])}: see `evergreen features`", BAD)
     if found["failed"]:
-        line(f"refused by: {', '.join(found['failed'])}; the champion stays (MLflow run {found['run_id']})", BAD)
+        stays = "there is no champion yet" if found["champion_version"] is None else "the champion stays"
+        line(f"refused by: {', '.join(found['failed'])}; {stays} (MLflow run {found['run_id']})", BAD)
+        for text in found["refusals"]:
+            line(f"  {text}")
     else:
         line(f"version {found['version']} passed every gate{' and is the champion' if found['promoted'] else ''}", GOOD)
 

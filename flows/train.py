@@ -121,7 +121,10 @@ def train(
                 home, spec, lineage=record, evidence=evidence, bundle=work.bundle, pictures=work.folder / "pictures",
                 card=page, metrics=gates.figures(found, verdicts), passed=not failed, digest=digest, work_key=work.key,
             )  # fmt: skip
-            run.summary = {"version": None, "run_id": run_id, "failed": failed, "reason": reason, **gates.brief(found)}
+            run.summary = {
+                "version": None, "run_id": run_id, "failed": failed, "refusals": gates.refusals(verdicts), "reason": reason,
+                **gates.brief(found),
+            }  # fmt: skip
             show(spec, verdicts, run, work.folder / "pictures", links.line(home, model, run_id))
             if not failed:
                 made = register(home, spec, record, run_id, model_id, kept, digest)

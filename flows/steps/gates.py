@@ -59,6 +59,11 @@ def failed(verdicts: list[Verdict]) -> list[str]:
     return [verdict.gate for verdict in verdicts if not verdict.passed]
 
 
+def refusals(verdicts: list[Verdict]) -> list[str]:
+    """Return a line on each gate that did not pass: its number, its threshold and why."""
+    return [f"{v.gate} {v.number:.4g}, {v.direction} {v.threshold:.4g}: {v.reason}" for v in verdicts if not v.passed]
+
+
 def evidence(evaluation: Evaluation, verdicts: list[Verdict], champion: int | None) -> dict[str, Any]:
     """Return what a promotion is based on, as JSON values: figures, slices, gates, and which of them failed."""
     return {

@@ -129,6 +129,7 @@ def test_a_broken_estimator_is_refused_by_named_gates_logged_and_not_registered(
     assert (found["version"], found["promoted"]) == (None, False)
     assert {"champion", "slices"} <= set(found["failed"])
     assert not {"loads", "same predictions", "compiled", "api"} & set(found["failed"])
+    assert [text.split()[0] for text in found["refusals"]] == found["failed"]
     assert state(home) == before
 
     logged = tags(home, found["run_id"])

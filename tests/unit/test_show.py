@@ -1,0 +1,31 @@
+"""What a person is shown of a training that was refused: by how much, and whether a champion stays."""
+
+import math
+
+import pytest
+
+from flows import show
+from flows.steps import gates
+
+FOUND = {
+    "version": None, "run_id": "r1", "reason": "test", "error": 5.0, "train_error": 4.0, "baseline_error": 4.5,
+    "judge_rows": 100, "train_rows": 900, "promoted": False,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("version", "error", "words"), [(None, None, "there is no champion yet"), (3, 4.2, "the champion stays")]
+)
+def test_a_refused_training_tells_the_number_and_threshold_of_each_failed_gate(version, error, words):
+    verdicts = [
+        gates.judge("baseline", 1.111111, 0.9, "rmse 5, naive 4.5"),
+        gates.judge("loads", 0.0, 0.0, "opened"),
+        gates.judge("latency", math.nan, 20.0, "ms, median of one row"),
+    ]
+    found = FOUND | {"failed": gates.failed(verdicts), "refusals": gates.refusals(verdicts)}
+    with show.console.capture() as captured:
+        show.show_trained(found | {"champion_version": version, "champion_error": error})
+    text = " ".join(captured.get().split())
+    assert f"refused by: baseline, latency; {words} (MLflow run r1)" in text
+    assert "baseline 1.111, at most 0.9: rmse 5, naive 4.5 latency nan, at most 20: ms, median of one row" in text
+    assert "loads" not in text
