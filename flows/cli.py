@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 from datetime import timedelta
@@ -266,6 +267,9 @@ def main() -> None:
     """Run the command; a known error is one line on stderr and its exit status, never a traceback."""
     from flows.cli_error import told
 
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # the work is done: a sign that the terminal lacks must not fail it
     try:
         app(standalone_mode=True)
     except KeyboardInterrupt:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import subprocess
 from pathlib import Path
 
 import pytest
-from test_demo import run
+from test_demo import EVERGREEN, environment, run
+
+from flows import database, ledger
+from flows.settings import Settings
 
 
 @pytest.mark.parametrize(
@@ -51,3 +55,18 @@ def test_help_names_every_command() -> None:
         "partitions", "versions", "up", "deploy", "triggers", "features", "adopt",
     ):  # fmt: skip
         assert f" {command} " in done.stdout
+
+
+def test_a_sign_that_the_terminal_lacks_is_replaced(tmp_path: Path) -> None:
+    home = Settings(home=tmp_path / "home")
+    engine = database.connect(home)
+    ledger.add_partition(
+        engine, model="taxi", key="2024-01-01", digest="d", source="s", uri="u", rows=1, reasons=["minutes ≤ 180"]
+    )
+    engine.dispose()
+    done = subprocess.run(
+        [EVERGREEN, "partitions", "--home", home.home], env=environment(LC_ALL="C", PYTHONUTF8="0", COLUMNS="200"),
+        capture_output=True, timeout=120, check=False,
+    )  # fmt: skip
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert b"minutes ? 180" in done.stdout
