@@ -42,11 +42,9 @@ def ports(settings: Settings) -> dict[str, tuple[str, int]]:
 
 def refuse_taken_ports(settings: Settings) -> None:
     """Raise UnavailableError if the home is up already; or one that names every port that is taken or asked for twice."""
-    from flows.steps.prefect_server import running
+    from flows.steps.prefect_server import refuse_running
 
-    there = running(settings)
-    if there:
-        raise UnavailableError(f"{settings.home} has a Prefect server at {there} already; end what runs it first")
+    refuse_running(settings)
     wanted: dict[int, str] = {}
     problems = []
     for who, (setting, port) in ports(settings).items():
@@ -127,15 +125,12 @@ def run(settings: Settings, spec: ModelSpec) -> int:
     """
     from honcho.manager import Manager
 
-    from flows.steps.prefect_server import record_server, remove_record
+    from flows.steps.prefect_server import announced
 
     variables = environment(settings, spec)
     manager = Manager()
     for name, command in processes(settings).items():
         manager.add_process(name, command, env=variables, cwd=str(settings.home))
-    record_server(settings, variables["PREFECT_API_URL"], os.getpid())
-    try:
+    with announced(settings, variables["PREFECT_API_URL"]):
         manager.loop()
-    finally:
-        remove_record(settings)
     return int(manager.returncode or 0)

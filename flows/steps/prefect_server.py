@@ -1,22 +1,27 @@
-"""The Prefect server of a home: found if one is configured or running, else started for as long as it is needed."""
+"""The Prefect server of a home: found if one is configured or running, else started for as long as somebody uses it."""
 
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
 import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import IO, Any
+
+from filelock import FileLock, Timeout
 
 from flows.errors import UnavailableError
 from flows.settings import Settings
 from flows.steps.files import write_text
-from flows.steps.processes import free_port, stop
+from flows.steps.processes import end, free_port, lives, stop
 
 START_SECONDS = 90.0
+TURN_SECONDS = START_SECONDS + 30.0  # another may be starting a server, and ending it
 
 
 def is_healthy(api_url: str) -> bool:
@@ -30,17 +35,9 @@ def is_healthy(api_url: str) -> bool:
 
 
 def running(settings: Settings) -> str | None:
-    """Return the API URL of the server that runs for this home, if one answers.
-
-    A record that a killed process left behind counts for nothing: its port may be that of another home by now.
-    """
-    import psutil
-
-    try:
-        known = json.loads(_record(settings).read_text())
-    except (OSError, ValueError):
-        return None
-    return known["api_url"] if psutil.pid_exists(known["pid"]) and is_healthy(known["api_url"]) else None
+    """Return the API URL of the server that runs for this home, if one answers."""
+    known = _known(settings)
+    return str(known["api_url"]) if known and is_healthy(known["api_url"]) else None
 
 
 @contextlib.contextmanager
@@ -48,19 +45,22 @@ def prefect_server(settings: Settings, port: int | None = None) -> Iterator[str]
     """Yield the API URL of a Prefect server and set it in the environment.
 
     The one that ``PREFECT_API_URL`` names is used if set, else the one that runs for the home, else one is started on
-    a free port and stopped at the end. Raises UnavailableError if it does not answer within 90 s.
+    a free port; the last of its users stops it. Raises UnavailableError if it does not answer within 90 s.
     """
-    api_url = os.environ.get("PREFECT_API_URL") or running(settings)
-    if api_url:
-        yield _use(api_url)
+    if os.environ.get("PREFECT_API_URL"):
+        yield os.environ["PREFECT_API_URL"]
         return
-    process, api_url = start(settings, port or free_port())
-    try:
-        yield _use(api_url)
-    finally:
-        os.environ.pop("PREFECT_API_URL", None)
-        stop(process)
-        remove_record(settings)
+    with _users(settings) as users:
+        try:
+            with _turn(settings):
+                fcntl.flock(users, fcntl.LOCK_SH)
+                api_url = _found(settings) or start(settings, port or free_port())[1]
+            os.environ["PREFECT_API_URL"] = api_url
+            yield api_url
+        finally:
+            os.environ.pop("PREFECT_API_URL", None)
+            with _turn(settings):
+                _stop_unused(settings, users)
 
 
 def start(settings: Settings, port: int) -> tuple[subprocess.Popen[bytes], str]:
@@ -80,35 +80,129 @@ def start(settings: Settings, port: int) -> tuple[subprocess.Popen[bytes], str]:
             env=environment, stdout=output, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL,
             start_new_session=True,  # Ctrl-C reaches us first; we stop it in order
         )  # fmt: skip
-    deadline = time.monotonic() + START_SECONDS
     try:
-        while not is_healthy(api_url):
-            if process.poll() is not None:
-                raise UnavailableError(f"the Prefect server ended with status {process.returncode}; see {log}")
-            if time.monotonic() > deadline:
-                raise UnavailableError(f"the Prefect server did not answer within {START_SECONDS:.0f} s; see {log}")
-            time.sleep(0.2)
+        _write(settings, api_url, process.pid)  # at once: should we be killed, the next command knows of it
+        if not _answers(settings, api_url, lambda: process.poll() is None):
+            raise UnavailableError(f"the Prefect server ended with status {process.returncode}; see {log}")
     except BaseException:
         stop(process)
+        _record(settings).unlink(missing_ok=True)
         raise
-    record_server(settings, api_url, process.pid)
     return process, api_url
 
 
-def record_server(settings: Settings, api_url: str, pid: int) -> None:
-    """Record where the home's server is, and the process with which it ends."""
+def refuse_running(settings: Settings) -> None:
+    """Stop a server that killed commands left; raise UnavailableError if one runs for the home all the same."""
+    with _turn(settings):
+        _refuse(settings)
+
+
+@contextlib.contextmanager
+def announced(settings: Settings, api_url: str) -> Iterator[None]:
+    """Tell commands of a server that ends with this process and that they must not stop.
+
+    Raises UnavailableError if one runs for the home already.
+    """
+    with _turn(settings):
+        _refuse(settings)
+        _write(settings, api_url, os.getpid(), stack=True)
+    try:
+        yield
+    finally:
+        _record(settings).unlink(missing_ok=True)
+
+
+def _refuse(settings: Settings) -> None:
+    with _users(settings) as users:
+        _stop_unused(settings, users)
+    known = _known(settings)
+    if known:
+        raise UnavailableError(
+            f"{settings.home} has a Prefect server at {known['api_url']} already; end what runs it first"
+        )
+
+
+def _found(settings: Settings) -> str | None:
+    """Return the API URL of the home's server once it answers, None if there is none."""
+    known = _known(settings)
+    if known and _answers(settings, known["api_url"], lambda: _known(settings) == known):
+        return str(known["api_url"])
+    return None
+
+
+def _answers(settings: Settings, api_url: str, lives: Callable[[], bool]) -> bool:
+    """Wait until a server answers, and return whether it does; False if it lives no more."""
+    deadline = time.monotonic() + START_SECONDS
+    while not is_healthy(api_url):
+        if not lives():
+            return False
+        if time.monotonic() > deadline:
+            log = settings.prefect_home / "server.log"
+            raise UnavailableError(
+                f"the Prefect server at {api_url} did not answer within {START_SECONDS:.0f} s; see {log}"
+            )
+        time.sleep(0.2)
+    return True
+
+
+@contextlib.contextmanager
+def _turn(settings: Settings) -> Iterator[None]:
+    """Begin or end to use the server, one process after the other."""
     settings.prefect_home.mkdir(parents=True, exist_ok=True)
-    write_text(_record(settings), json.dumps({"api_url": api_url, "pid": pid}))
+    path = settings.prefect_home / "server.lock"
+    try:
+        lock = FileLock(path, timeout=TURN_SECONDS)
+        lock.acquire()
+    except Timeout as error:
+        raise UnavailableError(
+            f"another command has been starting a Prefect server for too long ({path}); end it"
+        ) from error
+    try:
+        yield
+    finally:
+        lock.release()
 
 
-def remove_record(settings: Settings) -> None:
-    """Record that the home has no server any more."""
+@contextlib.contextmanager
+def _users(settings: Settings) -> Iterator[IO[bytes]]:
+    """Open the file on which each user of the server holds a shared lock, which dies with its process."""
+    settings.prefect_home.mkdir(parents=True, exist_ok=True)
+    with (settings.prefect_home / "users.lock").open("ab") as file:
+        try:
+            yield file
+        finally:
+            fcntl.flock(file, fcntl.LOCK_UN)  # a child may have the file open too
+
+
+def _stop_unused(settings: Settings, users: IO[bytes]) -> None:
+    """Stop the commands' server, whoever started it, unless there is another user of it."""
+    try:
+        fcntl.flock(users, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return
+    known = _known(settings)
+    if known and known["stack"]:
+        return
+    if known:
+        end(known["pid"])
     _record(settings).unlink(missing_ok=True)
 
 
-def _use(api_url: str) -> str:
-    os.environ["PREFECT_API_URL"] = api_url
-    return api_url
+def _write(settings: Settings, api_url: str, pid: int, stack: bool = False) -> None:
+    settings.prefect_home.mkdir(parents=True, exist_ok=True)
+    write_text(_record(settings), json.dumps({"api_url": api_url, "pid": pid, "at": time.time(), "stack": stack}))
+
+
+def _known(settings: Settings) -> dict[str, Any] | None:
+    """Return the record of the home's server.
+
+    One that a killed process left behind counts for nothing: its port may be that of another home by now.
+    """
+    try:
+        known: dict[str, Any] = json.loads(_record(settings).read_text())
+        return known if lives(known["pid"], known["at"]) else None
+    except (OSError, ValueError, KeyError):
+        return None
 
 
 def _record(settings: Settings) -> Path:

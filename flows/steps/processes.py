@@ -7,6 +7,8 @@ import getpass
 import socket
 import subprocess
 
+SLACK_SECONDS = 5.0  # a process is older than the first record of it; clocks are not that exact
+
 
 def free_port() -> int:
     """Return a port of the loopback interface that nobody listens on just now."""
@@ -15,12 +17,31 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
+def lives(pid: int, since: float) -> bool:
+    """Say whether the process still lives that had a number at a time, in seconds of the epoch; it may be another's by now."""
+    import psutil
+
+    try:
+        process = psutil.Process(pid)
+        return bool(process.create_time() <= since + SLACK_SECONDS and process.status() != psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return False
+    except psutil.AccessDenied:
+        return True
+
+
 def stop(process: subprocess.Popen[bytes], patience: float = 8.0) -> None:
+    """End a process that this one started, and all its children: asked first, killed after ``patience`` seconds."""
+    end(process.pid, patience)
+    process.wait()
+
+
+def end(pid: int, patience: float = 8.0) -> None:
     """End a process and all its children: asked first, killed after ``patience`` seconds."""
     import psutil
 
     try:
-        family = [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]
+        family = [psutil.Process(pid), *psutil.Process(pid).children(recursive=True)]
     except psutil.NoSuchProcess:
         family = []
     for member in family:
@@ -30,7 +51,6 @@ def stop(process: subprocess.Popen[bytes], patience: float = 8.0) -> None:
     for member in alive:
         with contextlib.suppress(psutil.NoSuchProcess):
             member.kill()
-    process.wait()
 
 
 def person() -> str:

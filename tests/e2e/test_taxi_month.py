@@ -16,8 +16,7 @@ import pytest
 from test_demo import EVERGREEN, environment, run
 
 from flows.settings import Settings
-from flows.steps.prefect_server import start
-from flows.steps.processes import free_port, stop
+from flows.steps.prefect_server import prefect_server
 
 README = Path(__file__).resolve().parents[2] / "README.md"
 
@@ -26,9 +25,8 @@ README = Path(__file__).resolve().parents[2] / "README.md"
 def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """A home with a Prefect server of its own, which all commands find."""
     folder = tmp_path_factory.mktemp("month") / "home"
-    server, _ = start(Settings(home=folder), free_port())
-    yield str(folder)
-    stop(server)
+    with prefect_server(Settings(home=folder)):
+        yield str(folder)
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,130 @@
+"""The Prefect server of a home: it lives as long as one of the commands that use it, and no killed one leaves it for good."""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+
+import psutil
+import pytest
+from online_parts import ROOT
+from serving_parts import eventually
+
+from flows.errors import UnavailableError
+from flows.settings import Settings
+from flows.steps.prefect_server import is_healthy, prefect_server, refuse_running
+from flows.steps.processes import free_port
+
+USER = """
+import sys
+from flows.settings import Settings
+from flows.steps.prefect_server import prefect_server
+with prefect_server(Settings(home=sys.argv[1])) as url:
+    print(url, flush=True)
+    sys.stdin.read()
+"""
+STACK = """
+import sys, threading
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from flows.settings import Settings
+from flows.steps.prefect_server import announced
+class Answer(BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.send_response(200)
+        self.end_headers()
+server = HTTPServer(("127.0.0.1", int(sys.argv[2])), Answer)
+threading.Thread(target=server.serve_forever, daemon=True).start()
+with announced(Settings(home=sys.argv[1]), f"http://127.0.0.1:{sys.argv[2]}/api"):
+    print("up", flush=True)
+    sys.stdin.read()
+"""
+
+
+@pytest.fixture
+def begin(tmp_path, restored_environment, monkeypatch):
+    """Return how to start a process on the home; all are killed at the end, the server too."""
+    monkeypatch.delenv("PREFECT_API_URL", raising=False)
+    started = []
+
+    def start(code, *arguments):
+        command = [sys.executable, "-c", code, str(tmp_path), *arguments]
+        process = subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        started.append(process)
+        return process
+
+    yield start
+    for process in started:
+        process.kill()
+        process.communicate()
+    refuse_running(Settings(home=tmp_path))
+
+
+def known(home):
+    path = home / "prefect" / "server.json"
+    return json.loads(path.read_text()) if path.exists() else None
+
+
+def url_of(process):
+    return process.stdout.readline().strip()
+
+
+def finish(process):
+    process.communicate(timeout=60)
+    assert process.returncode == 0
+
+
+def test_it_lives_until_the_last_of_its_users_ends(tmp_path, begin):
+    first, second = begin(USER), begin(USER)  # at once: one of the two starts it
+    assert url_of(first) == url_of(second)
+    server = psutil.Process(known(tmp_path)["pid"])
+    url = known(tmp_path)["api_url"]
+    starter, other = (first, second) if server.ppid() == first.pid else (second, first)
+    finish(starter)
+    assert is_healthy(url)
+    third = begin(USER)
+    assert url_of(third) == url
+    finish(other)
+    assert is_healthy(url)
+    finish(third)
+    assert not server.is_running()
+    assert known(tmp_path) is None
+
+
+def test_the_server_of_a_command_that_was_killed_while_it_started_is_used_and_stopped_by_the_next(tmp_path, begin):
+    killed = begin(USER)
+    server = psutil.Process(eventually(lambda: known(tmp_path), 60)["pid"])
+    killed.send_signal(signal.SIGKILL)
+    killed.wait()
+    assert not is_healthy(known(tmp_path)["api_url"])
+    with prefect_server(Settings(home=tmp_path)) as url:
+        assert known(tmp_path)["pid"] == server.pid
+        assert is_healthy(url)
+    assert not server.is_running()
+    assert known(tmp_path) is None
+
+
+def test_what_killed_commands_left_does_not_keep_a_stack_from_starting_but_a_command_under_way_does(tmp_path, begin):
+    user = begin(USER)
+    server = psutil.Process(eventually(lambda: known(tmp_path), 60)["pid"])
+    with pytest.raises(UnavailableError, match="has a Prefect server at"):
+        refuse_running(Settings(home=tmp_path))
+    user.send_signal(signal.SIGKILL)
+    user.wait()
+    refuse_running(Settings(home=tmp_path))
+    assert not server.is_running()
+
+
+def test_no_command_stops_the_server_of_a_stack(tmp_path, begin):
+    stack = begin(STACK, str(free_port()))
+    assert stack.stdout.readline() == "up\n"
+    with prefect_server(Settings(home=tmp_path)) as url:
+        assert url == known(tmp_path)["api_url"]
+    time.sleep(0.5)
+    assert stack.poll() is None
+    assert known(tmp_path)["pid"] == stack.pid
+    with pytest.raises(UnavailableError, match="end what runs it first"):
+        refuse_running(Settings(home=tmp_path))
+    assert stack.poll() is None
+    finish(stack)
+    assert known(tmp_path) is None
