@@ -17,6 +17,7 @@ class Service(FastAPI):
     """FastAPI behind plain ASGI of ours: what is put before it sees a request first, and costs no more than its own work."""
 
     _front: ASGIApp | None = None
+    load_first: Callable[[float], None]  # waits so many seconds at most for a first model, before requests are taken
 
     def put_before(self, wrap: Callable[[ASGIApp], ASGIApp]) -> None:
         """Put an application before all that is there, FastAPI's own middleware included."""

@@ -77,6 +77,10 @@ def build(
         trials.start()
         housekeeping.start()
 
+    def load_first(seconds: float) -> None:
+        follower.start()
+        follower.wait(seconds)
+
     def stop() -> None:
         follower.stop()
         trials.stop()
@@ -103,6 +107,7 @@ def build(
         log_all=settings.service_log == "all", under_way=under_way,
     )  # fmt: skip
     app.put_before(guard)
+    app.load_first = load_first
     if settings.service_tracing:
         trace_requests(app, spec.name, exporting_provider(spec.name))
     return app

@@ -74,13 +74,20 @@ class Follower:
         self._thread: threading.Thread | None = None
         self.following = Following()
         self.swaps = 0  # champions put in place
+        self._begun = threading.Event()  # a first champion serves, or the ledger says that there is none
         self._newest: datetime | None = None  # event that the features know of
         self._look_for_newest = 0.0
 
     def start(self) -> None:
-        """Begin to follow, in a thread of its own."""
+        """Begin to follow, in a thread of its own, unless it has begun."""
+        if self._thread:
+            return
         self._thread = threading.Thread(target=self._run, name="follower", daemon=True)
         self._thread.start()
+
+    def wait(self, seconds: float) -> None:
+        """Wait for the first champion to serve: not if the ledger has none, and no longer than ``seconds``."""
+        self._begun.wait(seconds)
 
     def stop(self) -> None:
         """Stop following; the thread ends after the look that it is at, and is not waited for long."""
@@ -92,6 +99,7 @@ class Follower:
         """Look at the ledger once and follow it; never raises, ``following`` tells how it went."""
         answers = False
         error: str | None = None
+        promotion: Promotion | None = None
         try:
             promotion = self._champion()
             answers = True
@@ -104,6 +112,8 @@ class Follower:
         if error != self.following.error:
             log.log(logging.WARNING if error else logging.INFO, error or "the ledger is followed")
         self.following = Following(looked_at=datetime.now(UTC), ledger_answers=answers, error=error)
+        if self._predictor.snapshot or (answers and promotion is None):
+            self._begun.set()
 
     def state(self, now: datetime) -> dict[str, Any]:
         """Return what serves and how the ledger is followed, as plain data for metrics."""

@@ -206,3 +206,23 @@ def test_a_killed_worker_loses_no_answered_prediction_and_is_started_again(place
     eventually(lambda: len(psutil.Process(process.pid).children()) == 2)
     champion = ledger.champion(database.connect(settings), "taxi").version
     eventually(lambda: list(served_by_worker(url).values()) == [champion] * 2, 60)
+
+
+def test_a_worker_that_is_started_again_takes_no_request_before_it_can_answer(service):
+    process, url = service
+    with Load(url) as load:
+        for _ in range(4):
+            victim = psutil.Process(process.pid).children()[0]
+            time.sleep(6.0)  # one that dies sooner after its start is started again later
+            victim.kill()
+            eventually(lambda known=victim.pid: known not in workers(process), 30)
+            eventually(lambda: len(workers(process)) == 2, 30)
+        time.sleep(6.0)
+    assert {one.status for one in load.asked} <= {200, 0}
+    assert len([one for one in load.asked if one.status == 0]) <= 4 * CONNECTIONS  # those that were under way
+    assert len([one for one in load.asked if one.status == 200]) > 400
+
+
+def workers(process):
+    """Return the numbers of the living workers."""
+    return [one.pid for one in psutil.Process(process.pid).children() if one.status() != psutil.STATUS_ZOMBIE]
