@@ -265,16 +265,28 @@ def versions(model: Model = "taxi", home: Home = None, as_json: AsJson = False) 
 
 def main() -> None:
     """Run the command; a known error is one line on stderr and its exit status, never a traceback."""
-    from flows.cli_error import told
+    from flows.steps.processes import leave
 
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # the work is done: a sign that the terminal lacks must not fail it
     try:
+        _run()
+    except SystemExit as ended:
+        runs = sys.modules.get("flows.runs")
+        if runs and not runs.is_settled():
+            leave(ended.code if isinstance(ended.code, int) else 0)
+        raise
+
+
+def _run() -> None:
+    try:
         app(standalone_mode=True)
     except KeyboardInterrupt:
         _fail("interrupted; nothing was left half done, the same command goes on", 130)
     except Exception as error:  # noqa: BLE001 (nobody else is left to tell it)
+        from flows.cli_error import told
+
         line, status = told(error)
         kept = f"; the traceback is in {_keep_traceback()}" if line.startswith("unforeseen") else ""
         _fail(line + kept, status)

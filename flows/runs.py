@@ -6,6 +6,7 @@ import functools
 import inspect
 import os
 import platform
+import time
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -24,6 +25,7 @@ from flows import database, ledger
 from flows.errors import EvergreenError
 from flows.steps import left_over
 from flows.steps.lineage import Stage
+from flows.steps.prefect_server import is_healthy
 from flows.steps.processes import person
 from flows.steps.stages import Keep, Work
 
@@ -44,6 +46,8 @@ class Record:
 
 
 TAG = "evergreen"  # of every flow run: by it the automations know theirs on a server of many
+SETTLE_SECONDS = 10.0
+_unsent: list[str | None] = []  # servers that did not take all
 _current: ContextVar[Record | None] = ContextVar("evergreen_run", default=None)
 
 
@@ -168,12 +172,22 @@ def _ended_in_prefect(run_id: str) -> str | None:
 
 
 def settle() -> None:
-    """Send the logs and events that still wait for the server; to be called before it is stopped."""
+    """Send the logs and events that still wait for the server, for some seconds; to be called before it is stopped."""
     from prefect.events.worker import EventsWorker
     from prefect.logging.handlers import APILogWorker
+    from prefect.settings import PREFECT_API_URL
 
+    deadline = time.monotonic() + SETTLE_SECONDS
     for worker in (APILogWorker, EventsWorker):
-        worker.drain_all(timeout=10)
+        worker.drain_all(timeout=max(0.0, deadline - time.monotonic()))
+    api_url = PREFECT_API_URL.value()
+    if time.monotonic() >= deadline or (api_url and not is_healthy(api_url)):
+        _unsent.append(api_url)
+
+
+def is_settled() -> bool:
+    """Say whether all was sent; if not, Prefect would go on trying for minutes when the process ends."""
+    return not _unsent
 
 
 def root_run(record: Record) -> str:

@@ -8,6 +8,7 @@ import json
 import os
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,12 +16,13 @@ from typing import IO, Any
 
 from filelock import FileLock, Timeout
 
-from flows.errors import UnavailableError
+from flows.errors import EvergreenError, UnavailableError
 from flows.settings import Settings
 from flows.steps.files import write_text
-from flows.steps.processes import end, free_port, lives, stop
+from flows.steps.processes import end, free_port, leave, lives, stop
 
 START_SECONDS = 90.0
+GRACE_SECONDS = 20.0  # until a command ends whose server is gone
 TURN_SECONDS = START_SECONDS + 30.0  # another may be starting a server, and ending it
 
 
@@ -56,7 +58,8 @@ def prefect_server(settings: Settings, port: int | None = None) -> Iterator[str]
                 fcntl.flock(users, fcntl.LOCK_SH)
                 api_url = _found(settings) or start(settings, port or free_port())[1]
             os.environ["PREFECT_API_URL"] = api_url
-            yield api_url
+            with _watched(settings):
+                yield api_url
         finally:
             os.environ.pop("PREFECT_API_URL", None)
             with _turn(settings):
@@ -143,6 +146,39 @@ def _answers(settings: Settings, api_url: str, lives: Callable[[], bool]) -> boo
             )
         time.sleep(0.2)
     return True
+
+
+@contextlib.contextmanager
+def _watched(settings: Settings) -> Iterator[None]:
+    """End this process some time after the server has ended, if it does not end by itself.
+
+    Prefect's client asks a server that is gone for a minute, with each request anew.
+    """
+    server, ended = _known(settings), threading.Event()
+    line = (
+        f"the Prefect server ended in mid-command; see {settings.prefect_home / 'server.log'}, the same command goes on"
+    )
+
+    def gone() -> bool:
+        return server is not None and not lives(server["pid"], server["at"])
+
+    def watch() -> None:
+        while not ended.wait(1.0):
+            if gone() and not ended.wait(GRACE_SECONDS):
+                sys.stderr.write(f"evergreen: {line}\n")
+                leave(UnavailableError.exit_status)
+
+    threading.Thread(target=watch, name="prefect-server", daemon=True).start()
+    try:
+        yield
+    except EvergreenError:
+        raise
+    except Exception as error:
+        if gone():
+            raise UnavailableError(line) from error
+        raise
+    finally:
+        ended.set()
 
 
 @contextlib.contextmanager

@@ -11,6 +11,7 @@ import pytest
 from online_parts import ROOT
 from serving_parts import eventually
 
+from flows import database, ledger
 from flows.errors import UnavailableError
 from flows.settings import Settings
 from flows.steps.prefect_server import is_healthy, prefect_server, refuse_running
@@ -39,6 +40,37 @@ with announced(Settings(home=sys.argv[1]), f"http://127.0.0.1:{sys.argv[2]}/api"
     print("up", flush=True)
     sys.stdin.read()
 """
+INGEST = """
+import sys
+from flows import cli
+sys.argv = ["evergreen", "ingest", sys.argv[2], "--home", sys.argv[1]]
+cli.main()
+"""
+LAST = """
+import json, os, signal, sys
+from pathlib import Path
+from flows import cli
+from flows.cli_call import run_flow
+
+@cli.app.command()
+def last(home: Path):
+    def call():
+        from prefect import flow
+        from prefect.events import emit_event
+
+        flow(lambda: None, name="nothing")()
+        os.kill(json.loads((home / "prefect" / "server.json").read_text())["pid"], signal.SIGKILL)
+        for number in range(30):
+            emit_event("nothing", {"prefect.resource.id": str(number)})
+
+    run_flow(home, "taxi", call)
+    print("done")
+    raise SystemExit(3)
+
+sys.argv = ["evergreen", "last", *sys.argv[1:]]
+cli.main()
+"""
+ENDS_SECONDS = 40.0  # for a command whose server is gone; Prefect alone would try for minutes
 
 
 @pytest.fixture
@@ -49,7 +81,9 @@ def begin(tmp_path, restored_environment, monkeypatch):
 
     def start(code, *arguments):
         command = [sys.executable, "-c", code, str(tmp_path), *arguments]
-        process = subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        process = subprocess.Popen(
+            command, cwd=ROOT, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        )
         started.append(process)
         return process
 
@@ -128,3 +162,24 @@ def test_no_command_stops_the_server_of_a_stack(tmp_path, begin):
     assert stack.poll() is None
     finish(stack)
     assert known(tmp_path) is None
+
+
+def test_a_command_whose_server_is_killed_ends_soon_and_says_so(tmp_path, begin, simulated_days):
+    process = begin(INGEST, str(simulated_days))
+    engine = database.connect(Settings(home=tmp_path))
+    eventually(lambda: ledger.open_runs(engine, "taxi"), 120)
+    psutil.Process(known(tmp_path)["pid"]).kill()
+    killed = time.monotonic()
+    _, errors = process.communicate(timeout=ENDS_SECONDS)
+    assert time.monotonic() - killed < ENDS_SECONDS
+    assert process.returncode == 1
+    assert "evergreen: the Prefect server ended in mid-command" in errors
+    assert "Traceback" not in errors
+
+
+def test_a_command_whose_work_is_done_keeps_its_exit_status_though_the_server_takes_no_events_any_more(tmp_path, begin):
+    process = begin(LAST)
+    server = psutil.Process(eventually(lambda: known(tmp_path), 60)["pid"])
+    server.wait(timeout=120)
+    output, _ = process.communicate(timeout=ENDS_SECONDS)
+    assert (output, process.returncode) == ("done\n", 3)
