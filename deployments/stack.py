@@ -125,10 +125,12 @@ def run(settings: Settings, spec: ModelSpec) -> int:
     """
     from honcho.manager import Manager
 
+    from deployments.tied import Tied
     from flows.steps.prefect_server import announced
 
     variables = environment(settings, spec)
     manager = Manager()
+    manager._process_ctor = Tied
     for name, command in processes(settings).items():
         manager.add_process(name, command, env=variables, cwd=str(settings.home))
     with announced(settings, variables["PREFECT_API_URL"]):

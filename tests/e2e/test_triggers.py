@@ -294,6 +294,15 @@ def _declared(up: Stack) -> tuple[list[dict], list[dict]]:
     return sorted(deployments, key=lambda one: one["flow"]), sorted(automations, key=lambda one: one["name"])
 
 
+def test_a_killed_stack_leaves_nothing_and_starts_again_on_its_ports(up):
+    children = psutil.Process(up.process.pid).children(recursive=True)
+    up.process.kill()
+    up.process.wait()
+    _, alive = psutil.wait_procs(children, timeout=20)
+    assert not alive
+    up.start()
+
+
 def test_control_c_ends_all_of_it(up):
     children = psutil.Process(up.process.pid).children(recursive=True)
     assert len(children) >= 6

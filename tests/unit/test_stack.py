@@ -1,9 +1,15 @@
 """What is declared for the stack: triggers wait for events that exist, times agree with the spec, taken ports are refused."""
 
+import os
 import re
+import signal
 import socket
+import subprocess
+import sys
+import time
 from zoneinfo import ZoneInfo
 
+import psutil
 import pytest
 
 from deployments import declared, deploy, stack
@@ -164,3 +170,36 @@ def test_an_unknown_environment_is_refused_and_a_known_one_gives_way_to_what_is_
     monkeypatch.setenv("EVERGREEN_WORK_POOL_TYPE", "docker")
     deploy.use_environment("local")
     assert Settings().work_pool_type == "docker"
+
+
+KEPT = """
+from honcho.manager import Manager
+from deployments.tied import Tied
+manager = Manager()
+manager._process_ctor = Tied
+manager.add_process("two", "sleep 600 & exec sleep 600")
+manager.add_process("stubborn", "trap '' TERM; sleep 600; sleep 600")
+manager.loop()
+"""
+
+
+def test_what_the_stack_started_ends_when_the_stack_is_killed_with_its_process_group():
+    stack_process = subprocess.Popen(
+        [sys.executable, "-c", KEPT], cwd=stack.FEATURE_REPO.parent, stdout=subprocess.DEVNULL, start_new_session=True
+    )
+    try:
+        parent, deadline = psutil.Process(stack_process.pid), time.monotonic() + 30
+        while sum(one.name() == "sleep" for one in parent.children(recursive=True)) < 3:
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        family = parent.children(recursive=True)
+        time.sleep(1.0)
+        assert all(one.is_running() for one in family)  # nothing ends while the stack lives
+    finally:
+        os.killpg(stack_process.pid, signal.SIGKILL)
+        stack_process.wait()
+    _, alive = psutil.wait_procs(family, timeout=20)
+    left = [one.name() for one in alive if one.status() != psutil.STATUS_ZOMBIE]
+    for one in alive:
+        one.kill()
+    assert left == []
