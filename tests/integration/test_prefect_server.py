@@ -47,7 +47,7 @@ sys.argv = ["evergreen", "ingest", sys.argv[2], "--home", sys.argv[1]]
 cli.main()
 """
 LAST = """
-import json, os, signal, sys
+import json, os, signal, sys, time
 from pathlib import Path
 from flows import cli
 from flows.cli_call import run_flow
@@ -57,9 +57,13 @@ def last(home: Path):
     def call():
         from prefect import flow
         from prefect.events import emit_event
+        from prefect.events.worker import EventsWorker
 
         flow(lambda: None, name="nothing")()
+        emit_event("nothing", {"prefect.resource.id": "first"})
+        EventsWorker.instance().wait_until_empty()  # it is connected, and will try to be so again
         os.kill(json.loads((home / "prefect" / "server.json").read_text())["pid"], signal.SIGKILL)
+        time.sleep(2.0)  # until the closed connection is noticed
         for number in range(30):
             emit_event("nothing", {"prefect.resource.id": str(number)})
 
