@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -23,14 +24,24 @@ _interrupted: list[int] = []
 
 
 def end_on_signals() -> None:
-    """Make SIGINT and SIGTERM a KeyboardInterrupt, and remember it: libraries turn it into errors of their own."""
+    """Make SIGINT and SIGTERM a KeyboardInterrupt, and remember it: libraries turn it into errors of their own.
+
+    One that Python loses, in a callback from which nothing can be raised, is raised again.
+    """
 
     def interrupt(number: int, _: object) -> None:
         _interrupted.append(number)
         raise KeyboardInterrupt
 
-    signal.signal(signal.SIGINT, interrupt)
-    signal.signal(signal.SIGTERM, interrupt)
+    def lost(unraisable: sys.UnraisableHookArgs) -> None:
+        if issubclass(unraisable.exc_type, KeyboardInterrupt):
+            signal.setitimer(signal.ITIMER_REAL, 0.05)
+        else:
+            sys.__unraisablehook__(unraisable)
+
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGALRM):
+        signal.signal(number, interrupt)
+    sys.unraisablehook = lost
 
 
 def stop_if_interrupted() -> None:

@@ -24,7 +24,12 @@ from flows.steps import feature_store
 home = load()
 """
 BODY = """
-own = spec.model_copy(update={"definitions": f"definitions_{number}", "feature_service": f"service_{number}"})
+own = spec.model_copy(
+    update={
+        "definitions": f"definitions_{number}", "feature_service": f"service_{number}", "slices": (),
+        "triggers": spec.triggers.model_copy(update={"drift_columns": (f"trips_{number}",)}),
+    }
+)
 feature_store.apply_definitions(home, own)
 """
 

@@ -1,6 +1,8 @@
-"""What a person is shown of a training that was refused: by how much, and whether a champion stays."""
+"""What a person is shown of a training that was refused: by how much, and whether a champion stays; how a command is ended."""
 
 import math
+import subprocess
+import sys
 
 import pytest
 
@@ -29,3 +31,27 @@ def test_a_refused_training_tells_the_number_and_threshold_of_each_failed_gate(v
     assert f"refused by: baseline, latency; {words} (MLflow run r1)" in text
     assert "baseline 1.111, at most 0.9: rmse 5, naive 4.5 latency nan, at most 20: ms, median of one row" in text
     assert "loads" not in text
+
+
+LOST = """
+import os, signal, time
+from flows.show import end_on_signals
+
+class Held:
+    def __del__(self):
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(0.01)
+
+end_on_signals()
+try:
+    held = Held()
+    del held  # what is raised in here is lost
+    time.sleep(10)
+except KeyboardInterrupt:
+    print("ended")
+"""
+
+
+def test_an_interrupt_that_python_loses_is_raised_again():
+    done = subprocess.run([sys.executable, "-c", LOST], capture_output=True, text=True, timeout=60, check=False)
+    assert (done.stdout, done.stderr, done.returncode) == ("ended\n", "", 0)
