@@ -224,13 +224,13 @@ def _judge_rows(bench: Bench, partition: Partition, file: str) -> Decision:
     left, first, last = connection.execute(
         f"SELECT count(*), min({added['event_timestamp']}), max({added['event_timestamp']}) FROM {EVENTS}"
     ).fetchone() or (0, None, None)
-    gone = () if left or judgement.reasons else _failed("a row is left", ["no row is left"])
+    unfit = () if left or judgement.reasons else _failed("a row is left", ["no row is left"])
     before = bench.in_force.get(partition.key) if period and left and not judgement.reasons else None
     if before and before.id != partition.id and before.first_event and before.last_event:
-        gone += _covers(before, first, last)
-    reasons = judgement.reasons or tuple(check.observed for check in gone)
+        unfit += _covers(before, first, last)
+    reasons = judgement.reasons or tuple(check.observed for check in unfit)
     common: dict[str, Any] = {
-        "checks": judgement.checks + gone,
+        "checks": judgement.checks + unfit,
         "results": judgement.results,
         "statistics": describe_rows(connection, _profiled(spec), spec.label.name),
         "sample": _sample(connection, reason),
