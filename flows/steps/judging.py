@@ -8,7 +8,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 from hashlib import sha256
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
@@ -19,14 +18,13 @@ from flows.errors import BrokenCheckError, UnavailableError
 from flows.ledger import Partition
 from flows.settings import Settings
 from flows.spec import Frozen, ModelSpec
-from flows.steps import docs, event_rows, storage
+from flows.steps import docs, judged_rows, storage
 from flows.steps.contract import schema_problems
-from flows.steps.event_rows import EVENTS, LABEL_TIME, ROW, added_sql, compiled, create_events, event_columns
-from flows.steps.landing import PARQUET_OPTIONS, Landed
+from flows.steps.event_rows import EVENTS, LABEL_TIME, ROW, added_sql, compiled, create_events, delete_events
+from flows.steps.landing import Landed
 from flows.steps.periods import parse_key
 from flows.steps.presence import check_rows
 from flows.steps.reading import describe
-from flows.steps.sql import identifiers
 from flows.steps.statistics import describe_rows
 from flows.steps.validation import REJECTS, Check, Judge, Judgement, load_suite, run_suite
 
@@ -35,8 +33,6 @@ if TYPE_CHECKING:
 
     from flows.steps.gx_duckdb import TableJudge
 
-REFUSED = "refused"  # table: raw rows that may not be used, with their reasons
-SAMPLE = 20  # rejected rows shown on the page
 MIN_PEERS = 3  # so many periods of one batch tell what is usual, where nothing was accepted before
 
 
@@ -216,10 +212,9 @@ def _judge_rows(bench: Bench, partition: Partition, file: str) -> Decision:
         with bench.judge() as judge:
             suite = run_suite(connection, judge, bench.expectations)
         judgement = Judgement(checks=judgement.checks + suite.checks, reasons=suite.reasons, results=suite.results)
-    reason = _reason_column(spec)
-    _collect_refused(connection, raw, reason)
+    judged_rows.collect_refused(connection, spec, raw)
     if not judgement.reasons:
-        event_rows.delete_events(connection, REFUSED, for_good=True)
+        delete_events(connection, judged_rows.REFUSED, for_good=True)
     added = added_sql(connection, spec)
     left, first, last = connection.execute(
         f"SELECT count(*), min({added['event_timestamp']}), max({added['event_timestamp']}) FROM {EVENTS}"
@@ -233,8 +228,8 @@ def _judge_rows(bench: Bench, partition: Partition, file: str) -> Decision:
         "checks": judgement.checks + unfit,
         "results": judgement.results,
         "statistics": describe_rows(connection, _profiled(spec), spec.label.name),
-        "sample": _sample(connection, reason),
-        "rejected_uri": _write_rejected(bench, partition),
+        "sample": judged_rows.sample(connection, spec),
+        "rejected_uri": judged_rows.write_rejected(connection, spec, bench.settings, partition),
     }
     if reasons:
         return Decision(status="quarantined", reasons=reasons, **common)
@@ -245,73 +240,16 @@ def _judge_rows(bench: Bench, partition: Partition, file: str) -> Decision:
         status="accepted",
         reasons=tuple(f"{count:,} rows: {reason}" for reason, count in counted),
         accepted_rows=left,
-        accepted_uri=_write_accepted(bench, partition, added),
+        accepted_uri=judged_rows.write_accepted(connection, spec, bench.settings, partition, added),
         first_event=first,
         last_event=last,
         **common,
     )
 
 
-def _reason_column(spec: ModelSpec) -> str:
-    """Return how the column of the reasons is called beside the raw ones, of which one may be a ``reason``."""
-    return "evergreen_reason" if "reason" in {name.lower() for name in spec.source.columns} else "reason"
-
-
-def _collect_refused(connection: DuckDBPyConnection, raw: str, reason: str) -> None:
-    """Create the table of the raw rows that may not be used, in order, with their reasons."""
-    connection.execute(
-        f"""CREATE OR REPLACE TABLE {REFUSED} AS
-        SELECT landed.* EXCLUDE ({ROW}), why.reason AS {reason}, why.{ROW} FROM ({raw}) AS landed
-        JOIN (
-            SELECT {ROW}, string_agg(DISTINCT reason, '; ' ORDER BY reason) AS reason FROM {REJECTS} GROUP BY {ROW}
-        ) AS why ON landed.{ROW} = why.{ROW}
-        ORDER BY why.{ROW}"""
-    )
-
-
 def _profiled(spec: ModelSpec) -> dict[str, str]:
     """Return the columns that statistics are made of: those of the rows, the label among them."""
     return {name: kind for name, kind in compiled(spec)[1].items() if name not in (ROW, LABEL_TIME)}
-
-
-def _path(bench: Bench, partition: Partition, folder: str) -> Path:
-    stem = f"{partition.key}-r{partition.revision}"
-    return bench.settings.lake(bench.spec.name) / folder / f"{storage.unique(bench.settings, stem)}.parquet"
-
-
-def _write_accepted(bench: Bench, partition: Partition, added: dict[str, str]) -> str:
-    """Write the event rows that may be used."""
-    path = _path(bench, partition, "accepted")
-    names = identifiers(event_columns(bench.spec))
-    more = ", ".join(f"{sql} AS {name}" for name, sql in added.items())
-    with storage.writing(bench.settings, path) as temporary:
-        bench.connection.execute(
-            f"COPY (SELECT {names}, {more} FROM {EVENTS}) TO $target {PARQUET_OPTIONS}",
-            {"target": str(temporary)},
-        )
-    return storage.address(bench.settings, path)
-
-
-def _write_rejected(bench: Bench, partition: Partition) -> str | None:
-    """Write the raw rows that may not be used, with the reasons, if there are any."""
-    if not (bench.connection.execute(f"SELECT count(*) FROM {REFUSED}").fetchone() or (0,))[0]:
-        return None
-    path = _path(bench, partition, "rejected")
-    with storage.writing(bench.settings, path) as temporary:
-        bench.connection.execute(
-            f"COPY (SELECT * EXCLUDE ({ROW}) FROM {REFUSED}) TO $target {PARQUET_OPTIONS}", {"target": str(temporary)}
-        )
-    return storage.address(bench.settings, path)
-
-
-def _sample(connection: DuckDBPyConnection, reason: str) -> tuple[dict[str, str], ...]:
-    """Return some refused rows as text: a few of each kind of reason, so that a frequent one hides no other."""
-    result = connection.execute(
-        f"""SELECT * EXCLUDE ({ROW}) FROM {REFUSED}
-        QUALIFY row_number() OVER (PARTITION BY {reason} ORDER BY {ROW}) <= 5 ORDER BY {reason}, {ROW} LIMIT {SAMPLE}"""
-    )
-    names = [column[0] for column in result.description or ()]
-    return tuple(dict(zip(names, map(str, row), strict=True)) for row in result.fetchall())
 
 
 def summary(partition: Partition) -> dict[str, Any]:
