@@ -30,7 +30,7 @@ place.ingest(sys.argv[2])
         ("os", "fsync", False),  # a file is written, but has not its name yet
         ("flows.ledger", "add_partition", False),  # the raw rows have their name, the ledger does not know
         ("flows.steps.judging", "judge", True),  # landed, not judged
-        ("flows.steps.judging", "_write_accepted", True),  # the rejected rows are written, the accepted are not
+        ("flows.steps.judged_rows", "write_accepted", True),  # the rejected rows are written, the accepted are not
         ("flows.steps.docs", "write_page", True),  # both are
         ("flows.ledger", "decide_partition", True),  # all is there but the decision
     ],
