@@ -81,8 +81,8 @@ def deploy(settings: Settings, file: Path = declared.PREFECT_YAML) -> dict[str, 
         flow_filter = FlowFilter(name=FlowFilterName(any_=flow_names))
         flows = {flow.id: flow.name for flow in client.read_flows(flow_filter=flow_filter)}
         named = DeploymentFilter(name=DeploymentFilterName(any_=names))
-        deployments = client.read_deployments(flow_filter=flow_filter, deployment_filter=named)
-        found = {f"{flows.get(one.flow_id)}/{one.name}" for one in deployments}
+        made_there = client.read_deployments(flow_filter=flow_filter, deployment_filter=named)
+        found = {f"{flows.get(one.flow_id)}/{one.name}" for one in made_there}
     missing = sorted({one.name for one in expected} - found)
     if done.returncode or missing:
         last = (done.stderr.strip() or done.stdout.strip() or "no output").splitlines()[-1]

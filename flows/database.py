@@ -186,7 +186,7 @@ def connect(settings: Settings, patience: float = PATIENCE_SECONDS) -> Engine:
 def migrate(engine: Engine) -> None:
     """Run the alembic migrations that the database lacks; one of a newer Evergreen is left as it is.
 
-    Migrations only ever add, so that a version of the pipeline can be put back after a newer one has migrated.
+    Migrations only ever add, or loosen a rule, so that a version of the pipeline can be put back after a newer one has migrated.
     """
     from alembic import command
 

@@ -278,7 +278,11 @@ def open_runs(engine: Engine, model: str) -> list[Run]:
 
 def last_completed(engine: Engine, model: str, flow: str) -> Run | None:
     """Return the newest run of a model's flow that came to its end."""
-    return next((run for run in last_runs(engine, model, None, flow) if run.state == "completed"), None)
+    wanted = sa.and_(runs.c.model == model, runs.c.flow == flow, runs.c.state == "completed")
+    query = sa.select(runs).where(wanted).order_by(runs.c.started_at.desc()).limit(1)
+    with engine.connect() as connection:
+        found = connection.execute(query).mappings().first()
+    return Run.model_validate(dict(found)) if found else None
 
 
 def last_runs(engine: Engine, model: str, limit: int | None = 10, flow: str | None = None) -> list[Run]:

@@ -133,11 +133,11 @@ def _found(settings: Settings) -> str | None:
     return None
 
 
-def _answers(settings: Settings, api_url: str, lives: Callable[[], bool]) -> bool:
+def _answers(settings: Settings, api_url: str, is_there: Callable[[], bool]) -> bool:
     """Wait until a server answers, and return whether it does; False if it lives no more."""
     deadline = time.monotonic() + START_SECONDS
     while not is_healthy(api_url):
-        if not lives():
+        if not is_there():
             return False
         if time.monotonic() > deadline:
             log = settings.prefect_home / "server.log"
