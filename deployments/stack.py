@@ -8,7 +8,8 @@ import sys
 from pathlib import Path
 
 from flows.errors import UnavailableError
-from flows.settings import Settings, shown
+from flows.secret import shown
+from flows.settings import Settings
 from flows.spec import ModelSpec
 from flows.steps.links import HOST, docs_page
 

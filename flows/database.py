@@ -14,7 +14,8 @@ from sqlalchemy.engine import Connection, Engine
 from flows.engines import PATIENCE_SECONDS, WRITERS, make_engine
 from flows.errors import UnavailableError
 from flows.locks import locked
-from flows.settings import Settings, shown
+from flows.secret import shown
+from flows.settings import Settings
 
 if TYPE_CHECKING:
     from alembic.config import Config

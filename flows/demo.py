@@ -16,7 +16,8 @@ from flows import demo_own, demo_steps
 from flows.demo_steps import MODEL, Stage, Step
 from flows.errors import UsageError
 from flows.lookup import load_model
-from flows.settings import Settings, shown
+from flows.secret import shown
+from flows.settings import Settings
 from flows.show import console, end_on_signals, line, quiet_libraries, stop_if_interrupted
 from flows.spec import Frozen
 from flows.steps.files import write_text

@@ -17,7 +17,8 @@ from flows.ledger import Partition
 from flows.locks import locked
 from flows.lookup import load_model
 from flows.runs import recorded, stage
-from flows.settings import Settings, load, shown
+from flows.secret import shown
+from flows.settings import Settings, load
 from flows.spec import ModelSpec
 from flows.steps import decision, docs, judging, landing
 from flows.steps.periods import Kind, parse_kind

@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 from pydantic import Field, SecretStr, ValidationInfo, field_validator, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SecretsSettingsSource, SettingsConfigDict
 
-from flows.errors import UsageError
+from flows.secret import credentials, secrets_folder
 
 # The one place that switches off what the libraries would send home.
 NO_TELEMETRY = {
@@ -31,11 +31,6 @@ STEADY = {
     "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": "prefect.server.concurrency.lease_storage.filesystem",
     "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30",
 }
-# What the servers and stores of a team ask for; read from files of these names as well, see ``secrets_folder``.
-CREDENTIALS = (
-    "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN",
-    "MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD", "PREFECT_API_AUTH_STRING",
-)  # fmt: skip
 # The parts that a team's installation has on servers, by the setting that names each.
 SERVERS = {
     "ledger_url": ("postgresql",),
@@ -271,7 +266,7 @@ class Settings(BaseSettings):
             NO_TELEMETRY
             | POLITE
             | {name: os.environ.get(name, value) for name, value in (STEADY | BOUNDED).items()}
-            | _credentials()
+            | credentials()
             | {
                 "EVERGREEN_HOME": str(self.home),
                 "PREFECT_HOME": str(self.prefect_home),
@@ -292,35 +287,6 @@ class Settings(BaseSettings):
         self.home.mkdir(parents=True, exist_ok=True)
         os.environ.update(self.environment())
         return self
-
-
-def secrets_folder() -> Path | None:
-    """Return the folder of ``EVERGREEN_SECRETS_DIR``, in which a file may stand for each secret variable, if it is set.
-
-    Raises UsageError if it is not there: without its secrets, a service would be open.
-    """
-    folder = os.environ.get("EVERGREEN_SECRETS_DIR")
-    if folder and not Path(folder).is_dir():
-        raise UsageError(f"EVERGREEN_SECRETS_DIR names {folder}, which is no folder; mount it, or correct its name")
-    return Path(folder) if folder else None
-
-
-def _credentials() -> dict[str, str]:
-    """Return the credentials that files hold and the environment does not."""
-    folder = secrets_folder()
-    files = {name: folder / name for name in CREDENTIALS if name not in os.environ} if folder else {}
-    return {name: file.read_text(encoding="utf-8").strip() for name, file in files.items() if file.is_file()}
-
-
-def shown(source: str) -> str:
-    """Return a URL or a path as it may be shown: of a URL without user, password and query, which may be secret."""
-    if "://" not in source:
-        return source
-    parts = urlsplit(source)
-    host, path = parts.netloc.rpartition("@")[2], parts.path
-    if parts.scheme.lower() in {"file", "s3"}:  # a ? is part of their names, a glob perhaps
-        path = source.partition("://")[2].removeprefix(parts.netloc)
-    return f"{parts.scheme}://{host}{path}"
 
 
 def load(home: Path | str | None = None) -> Settings:

@@ -33,6 +33,7 @@ from flows.steps import (
     probe,
     reference,
     registry,
+    run_log,
     spark_fitting,
     stages,
     training_set,
@@ -52,7 +53,7 @@ write_reference = stage(reference.write_for, name="write-reference", keep=KeptFi
 probe_in = stage(probe.probe_in, name="probe", keep=Plain(probe.Probe))
 judge = stage(gates.judge_all, name="judge", keep=Plain(list[gates.Verdict]))
 write_card = stage(card.write, name="write-card")
-log_run = stage(registry.log_run, keep=Plain(tuple[str, str, str]), retries=2, retry_delay_seconds=2)
+log_run = stage(run_log.log_run, keep=Plain(tuple[str, str, str]), retries=2, retry_delay_seconds=2)
 register = stage(registry.register, keep=Plain(registry.Version), retries=2, retry_delay_seconds=2)
 
 

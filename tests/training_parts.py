@@ -20,7 +20,7 @@ from filelock import FileLock
 from flows import database, ledger
 from flows.lookup import load_model
 from flows.settings import Settings
-from flows.steps import registry
+from flows.steps import registry, run_log
 
 TESTS = Path(__file__).parent
 QUICK = '["team.quick"]'
@@ -141,7 +141,7 @@ def log_again(home: Settings, folder: Path, work_key: str = "", **evidence: Any)
     (folder / "pictures").mkdir()
     client: MlflowClient = registry.open_client(home)
     lineage = Lineage.model_validate(_artifact(client, first.run_id, "lineage.json"))
-    run_id, model_id, kept = registry.log_run(
+    run_id, model_id, kept = run_log.log_run(
         home, spec, lineage=lineage, evidence=registry.read_evidence(first) | evidence, bundle=folder / "bundle",
         pictures=folder / "pictures", metrics={}, passed=True, digest=first.digest,
         work_key=work_key,

@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from flows.errors import RefusedError, TamperedError, UsageError
-from flows.settings import Settings, shown
+from flows.secret import shown
+from flows.settings import Settings
 from flows.steps.files import replacing
 from flows.steps.sql import identifier
 

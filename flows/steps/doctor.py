@@ -18,7 +18,8 @@ from sqlalchemy.engine import Engine
 from flows import database, ledger
 from flows.engines import make_engine
 from flows.errors import UnavailableError
-from flows.settings import Settings, shown
+from flows.secret import shown
+from flows.settings import Settings
 from flows.spec import Frozen, ModelSpec
 from flows.steps import feature_tables, online_file, registry, serving, storage
 from flows.steps.champion_health import Line, champions

@@ -13,7 +13,8 @@ from flows.engines import POSTGRES
 from flows.errors import ContractError, RefusedError, UnavailableError
 from flows.locks import locked
 from flows.lookup import import_code
-from flows.settings import Settings, shown
+from flows.secret import shown
+from flows.settings import Settings
 from flows.spec import ModelSpec
 from flows.steps.drift import LABEL, PREDICTION
 from flows.steps.event_rows import compiled

@@ -14,7 +14,8 @@ from sqlalchemy.engine import Engine
 from flows import ledger
 from flows.errors import BrokenCheckError, UnavailableError, UsageError
 from flows.ledger import Partition
-from flows.settings import Settings, shown
+from flows.secret import shown
+from flows.settings import Settings
 from flows.spec import Frozen, ModelSpec
 from flows.steps.event_rows import DAY, dated_sql
 from flows.steps.files import sha256_of

@@ -8,7 +8,8 @@ from __future__ import annotations
 from pathlib import Path
 from urllib.parse import quote
 
-from flows.settings import Settings, shown
+from flows.secret import shown
+from flows.settings import Settings
 
 HOST = "127.0.0.1"
 

@@ -1,23 +1,20 @@
-"""MLflow: the only code that logs runs, registers versions and moves aliases."""
+"""MLflow: the only code that registers versions and moves aliases."""
 
 from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Mapping
 from contextlib import nullcontext
 from datetime import UTC, datetime
 from hashlib import sha256
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from flows.errors import RefusedError, UnavailableError
 from flows.locks import locked
-from flows.settings import Settings, shown
+from flows.secret import shown
+from flows.settings import Settings
 from flows.spec import Frozen, ModelSpec
 from flows.steps import storage
-from flows.steps.files import sha256_of, write_text
-from flows.steps.mlflow_model import write_mlmodel
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -70,89 +67,6 @@ def open_client(settings: Settings) -> MlflowClient:
                 "`mlflow db upgrade` on it if it is older"
             ) from error
     return client
-
-
-def log_run(
-    settings: Settings,
-    spec: ModelSpec,
-    *,
-    lineage: Lineage,
-    evidence: Mapping[str, Any],
-    bundle: Path,
-    pictures: Path,
-    card: Path | None = None,
-    metrics: Mapping[str, float],
-    passed: bool,
-    digest: str,
-    work_key: str = "",
-) -> tuple[str, str, str]:
-    """Log a training run whole: parameters, metrics, evidence, lineage, pictures, card, model; return run, model and folder.
-
-    The run is finished last; one that broke off is marked as killed by the next attempt with the same ``work_key``, and a
-    version of it cannot be promoted. One that was finished and could not say so is returned as it is, if its gates failed
-    and passed as these: latency is measured anew.
-    """
-    from mlflow.entities import Dataset, DatasetInput, Metric, Param, RunTag
-
-    evidence_file = write_text(bundle / EVIDENCE, json.dumps(evidence, indent=1) + "\n")
-    write_mlmodel(bundle)
-    client = open_client(settings)
-    experiment = experiment_of(client, settings, spec.name)
-    failed = ", ".join(evidence["failed"])
-    before = _logged_before(client, experiment, work_key, digest, failed) if work_key else None
-    if before:
-        return before
-    started = min((stage.start for stage in lineage.stages), default=datetime.now(UTC))
-    verdict = "passed" if passed else "refused"
-    run = client.create_run(
-        experiment, start_time=_milliseconds(started), run_name=f"{spec.name} {started:%Y-%m-%d %H:%M:%S} {verdict}",
-        tags={
-            "mlflow.user": lineage.executor, "mlflow.source.git.commit": lineage.code.commit or "",
-            "evergreen.gates": verdict, REASON: lineage.reason, FINGERPRINT: lineage.fingerprint,
-            "evergreen.prefect_run": lineage.run_id, DIGEST: digest, WORK: work_key,
-            EVIDENCE_DIGEST: sha256_of(evidence_file),
-        },
-    )  # fmt: skip
-    run_id, now = run.info.run_id, _milliseconds(datetime.now(UTC))
-    client.log_batch(
-        run_id,
-        metrics=[Metric(name, value, now, 0) for name, value in metrics.items()],
-        params=[
-            Param(name, str(one)[:6000]) for name, one in {"estimator": lineage.estimator, **lineage.params}.items()
-        ],
-        tags=[RunTag(FAILED, failed)],
-    )
-    source = json.dumps({"partitions": [f"{p.key} r{p.revision}" for p in lineage.partitions]})
-    dataset = Dataset(f"{spec.name} training set", lineage.training_set_sha256[:36], "evergreen", source[:60000])
-    client.log_inputs(run_id, datasets=[DatasetInput(dataset)])
-    client.log_dict(run_id, lineage.model_dump(mode="json"), LINEAGE)
-    client.log_dict(run_id, dict(evidence), EVIDENCE)
-    client.log_artifacts(run_id, str(pictures), "pictures")
-    if card:
-        client.log_artifact(run_id, str(card))
-    logged = client.create_logged_model(experiment, name=spec.name, source_run_id=run_id, tags={DIGEST: digest})
-    client.log_model_artifacts(logged.model_id, str(bundle))
-    client.finalize_logged_model(logged.model_id, "READY")
-    client.set_terminated(run_id, "FINISHED")
-    return run_id, logged.model_id, _path(logged.artifact_location)
-
-
-def _logged_before(
-    client: MlflowClient, experiment: str, key: str, digest: str, failed: str
-) -> tuple[str, str, str] | None:
-    """Return what an earlier attempt at the same work has logged whole; those that broke off are marked as killed."""
-    runs = client.search_runs([experiment], f"tags.`{WORK}` = '{key}'")
-    for run in runs:
-        if run.info.status == "RUNNING":
-            client.set_terminated(run.info.run_id, "KILLED")
-        elif run.info.status == "FINISHED" and (run.data.tags.get(DIGEST), run.data.tags.get(FAILED, "")) == (
-            digest,
-            failed,
-        ):
-            models = client.search_logged_models([experiment], f"source_run_id = '{run.info.run_id}'")
-            if models:
-                return run.info.run_id, models[0].model_id, _path(models[0].artifact_location)
-    return None
 
 
 def register(
@@ -282,42 +196,16 @@ def follow(settings: Settings, model: str, version: int | None) -> bool:
     return True
 
 
-def experiment_of(client: MlflowClient, settings: Settings, name: str) -> str:
-    """Return the id of an experiment, made if it is not there."""
-    from mlflow.exceptions import MlflowException
-
-    found = client.get_experiment_by_name(name)
-    if found:
-        return str(found.experiment_id)
-    try:
-        return str(client.create_experiment(name, artifact_location=_artifacts(settings)))
-    except MlflowException:  # another process made it in between
-        found = client.get_experiment_by_name(name)
-        if found is None:
-            raise
-        return str(found.experiment_id)
-
-
-def _artifacts(settings: Settings) -> str | None:
-    """Return where clients put a model's artifacts; None leaves it to a server without a bucket."""
-    if settings.storage_url:
-        return f"{settings.storage_url}/{settings.artifacts.name}"
-    return None if settings.tracking_uri.startswith("http") else str(settings.artifacts)
-
-
 def _version(found: Any) -> Version:
     return Version(
         model=found.name, version=int(found.version), run_id=found.run_id or "",
-        folder=_path(found.source), digest=found.tags[DIGEST],
+        folder=path_of(found.source), digest=found.tags[DIGEST],
         evidence_digest=found.tags.get(EVIDENCE_DIGEST, ""), refused=found.tags.get(REFUSED, ""),
         fingerprint=found.tags.get(FINGERPRINT, ""), reason=found.tags.get(REASON, ""),
         created_at=datetime.fromtimestamp(found.creation_timestamp / 1000, UTC),
     )  # fmt: skip
 
 
-def _path(uri: Any) -> str:
+def path_of(uri: Any) -> str:
+    """Return where MLflow has put something, as a path or an address that is no file's."""
     return str(uri).removeprefix("file://")
-
-
-def _milliseconds(moment: datetime) -> int:
-    return round(moment.timestamp() * 1000)

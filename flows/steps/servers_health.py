@@ -13,7 +13,8 @@ from sqlalchemy.engine import Engine
 
 from flows import ledger
 from flows.errors import EvergreenError
-from flows.settings import Settings, shown
+from flows.secret import shown
+from flows.settings import Settings
 from flows.spec import ModelSpec
 from flows.steps import machines, prefect_server, spark_tasks, storage
 from flows.steps.champion_health import Line

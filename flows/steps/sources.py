@@ -10,7 +10,8 @@ from pathlib import Path, PurePosixPath
 from urllib.parse import unquote, urlsplit
 
 from flows.errors import EvergreenError, UnavailableError, UsageError
-from flows.settings import Settings, shown
+from flows.secret import shown
+from flows.settings import Settings
 from flows.spec import Frozen
 from flows.steps.files import scratch
 

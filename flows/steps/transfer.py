@@ -12,7 +12,7 @@ from flows import ledger
 from flows.errors import RefusedError, TamperedError
 from flows.settings import Settings
 from flows.spec import ModelSpec
-from flows.steps import promotion, registry, storage, version_record
+from flows.steps import promotion, registry, run_log, storage, version_record
 from flows.steps.bundle import load_bundle
 from flows.steps.files import sha256_of
 from flows.steps.lineage import Lineage
@@ -60,7 +60,7 @@ def copy_version(source: Settings, target: Settings, spec: ModelSpec, number: in
         pictures = Path(folder) / "pictures"
         lineage, metrics, card = _fetch(source, version, pictures)
         load_bundle(bundle, version.digest, target.trusted_types)
-        run_id, model_id, kept = registry.log_run(
+        run_id, model_id, kept = run_log.log_run(
             target, spec, lineage=lineage, evidence=evidence, bundle=bundle, pictures=pictures, card=card, metrics=metrics,
             passed=True, digest=version.digest, work_key=f"copy of {version.run_id}",
         )  # fmt: skip

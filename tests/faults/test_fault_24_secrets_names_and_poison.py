@@ -14,7 +14,7 @@ from deployments import declared
 from flows import causes, database, events, ledger, outbox
 from flows.errors import EvergreenError, UsageError
 from flows.lookup import load_model
-from flows.settings import shown
+from flows.secret import shown
 
 SECRET = "hunter2"
 

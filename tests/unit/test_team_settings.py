@@ -3,7 +3,8 @@
 import pytest
 from pydantic import ValidationError
 
-from flows.settings import Settings, shown
+from flows.secret import shown
+from flows.settings import Settings
 
 WORD = "s3cret-word"
 TEAM = {

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from flows.settings import Settings
 from flows.spec import ModelSpec
-from flows.steps import registry
+from flows.steps import registry, run_log
 from flows.steps.backtest.findings import Findings
 
 
@@ -15,7 +15,7 @@ def log(settings: Settings, spec: ModelSpec, findings: Findings, *files: Path) -
     from mlflow.entities import Metric, Param
 
     client = registry.open_client(settings)
-    experiment = registry.experiment_of(client, settings, f"{spec.name} backtest")
+    experiment = run_log.experiment_of(client, settings, f"{spec.name} backtest")
     name = f"{spec.name} {findings.periods[0]} to {findings.periods[-1]} by {findings.every}"
     begun = round(findings.at.timestamp() * 1000)
     run = client.create_run(experiment, start_time=begun, run_name=name)

@@ -13,7 +13,7 @@ from flows.database import now
 from flows.errors import RefusedError, TamperedError
 from flows.settings import Settings
 from flows.spec import Frozen, ModelSpec
-from flows.steps import registry
+from flows.steps import registry, run_log
 from flows.steps.processes import person
 from flows.steps.research.source import Given, digest_of
 from flows.steps.training_set import TrainingSet
@@ -62,7 +62,7 @@ def log(
     client = _client(settings)
     from mlflow.entities import Dataset, DatasetInput, Metric, Param
 
-    experiment = registry.experiment_of(client, settings, experiment_name(spec.name))
+    experiment = run_log.experiment_of(client, settings, experiment_name(spec.name))
     moment = round(now().timestamp() * 1000)
     failed = ", ".join(evidence["failed"])
     run = client.create_run(
