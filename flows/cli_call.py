@@ -44,8 +44,8 @@ def run_flow(home: Path | None, model: str, call: Callable[[], Any], check: Chec
     ``check`` raises what the flow would raise of a call that must be refused, before a server is started for it.
     """
     settings = open_home(home, model)
-    from flows.show import end_on_signals, quiet_libraries, stop_if_interrupted
     from flows.steps.prefect_server import prefect_server
+    from flows.terminal import end_on_signals, quiet_libraries, stop_if_interrupted
 
     quiet_libraries()
     end_on_signals()

@@ -21,8 +21,9 @@ def doctor(model: Model = "taxi", home: Home = None, as_json: AsJson = False) ->
     """Look at every part that the settings use, and say how to mend what is wrong; changes nothing."""
     from flows.lookup import load_model
     from flows.settings import Settings
-    from flows.show import quiet_libraries, show_findings
+    from flows.show import show_findings
     from flows.steps.doctor import examine
+    from flows.terminal import quiet_libraries
 
     settings = Settings() if home is None else Settings(home=home)
     spec = load_model(model, settings)
@@ -92,8 +93,9 @@ def plan(
     """Show what applying the feature definitions would change; refuse what is destructive, or defined twice."""
     from flows import database, ledger
     from flows.lookup import load_model
-    from flows.show import quiet_libraries, show_changes
+    from flows.show import show_changes
     from flows.steps import feature_plan
+    from flows.terminal import quiet_libraries
 
     settings = open_home(home, model)
     quiet_libraries()
@@ -192,7 +194,8 @@ def deliver(
     from deployments import delivery, places
     from flows import database
     from flows.lookup import load_model
-    from flows.show import quiet_libraries, show_lines
+    from flows.show import show_lines
+    from flows.terminal import quiet_libraries
 
     quiet_libraries()
     passed = None

@@ -102,7 +102,7 @@ def _open(home: Path | None, model: str) -> tuple[Any, Any, Any]:
     settings = open_home(home, model)
     from flows import database
     from flows.lookup import load_model
-    from flows.show import quiet_libraries
+    from flows.terminal import quiet_libraries
 
     quiet_libraries()
     return settings, load_model(model, settings), database.connect(settings)
@@ -110,6 +110,6 @@ def _open(home: Path | None, model: str) -> tuple[Any, Any, Any]:
 
 def _told(page: Path | None, as_json: bool) -> None:
     if page and not as_json:
-        from flows.show import QUIET, line
+        from flows.terminal import QUIET, line
 
         line(f"page: {page}", QUIET)

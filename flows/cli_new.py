@@ -90,8 +90,8 @@ def _absolute(data: str) -> str:
 
 def _show(chosen: Chosen, written: list[Path], package: str, into: Path | None) -> None:
     """Say what was inferred, what will hurt, what was written and what comes next."""
-    from flows.show import line
     from flows.steps.new import drafting
+    from flows.terminal import line
 
     for text in chosen.notes:
         line(f"  {text}", "dim")

@@ -25,9 +25,9 @@ def features(
 ) -> None:
     """List registered features: what each is, which models use it, what its table holds."""
     from flows import workbench
-    from flows.show import quiet_libraries
     from flows.show_research import show_features
     from flows.steps.research import feature_list
+    from flows.terminal import quiet_libraries
 
     quiet_libraries()
     found = workbench.features(name, search=search, tag=tag, owner=owner, home=home)
@@ -43,8 +43,8 @@ def adopt(
 ) -> None:
     """Open the change that makes an experiment's code the model's: a commit on a new branch, or a patch file."""
     from flows import workbench
-    from flows.show import quiet_libraries
     from flows.show_research import show_adopted
+    from flows.terminal import quiet_libraries
 
     quiet_libraries()
     found = workbench.adopt(run_id, model=model, branch=branch, home=home)

@@ -45,8 +45,9 @@ def deploy(
     from deployments import deploy as deploying
     from flows.errors import UsageError
     from flows.settings import Settings
-    from flows.show import quiet_libraries, show_deployed
+    from flows.show import show_deployed
     from flows.steps.prefect_server import prefect_server
+    from flows.terminal import quiet_libraries
 
     deploying.use_environment(env)
     settings = (Settings() if home is None else Settings(home=home)).activate()

@@ -18,9 +18,9 @@ from flows.errors import UsageError
 from flows.lookup import load_model
 from flows.secret import shown
 from flows.settings import Settings
-from flows.show import console, end_on_signals, line, quiet_libraries, stop_if_interrupted
 from flows.spec import Frozen
 from flows.steps.files import write_text
+from flows.terminal import console, end_on_signals, line, quiet_libraries, stop_if_interrupted
 
 MARK = "demo.json"  # says that a home is the demo's own
 

@@ -2,80 +2,11 @@
 
 from __future__ import annotations
 
-import os
-import signal
-import sys
-from collections.abc import Iterable, Sequence
 from typing import Any
 
-from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
-console = Console(highlight=False, soft_wrap=False)
-GOOD, BAD, QUIET = "green", "red", "dim"
-MARKS = {
-    "accepted": GOOD, "completed": GOOD, "champion": GOOD, "quarantined": BAD, "failed": BAD, "replaced": QUIET,
-    "served before": QUIET, "passed": GOOD, "stopped": QUIET,
-}  # fmt: skip
-
-
-_interrupted: list[int] = []
-
-
-def end_on_signals() -> None:
-    """Make SIGINT and SIGTERM a KeyboardInterrupt, and remember it: libraries turn it into errors of their own.
-
-    One that Python loses, in a callback from which nothing can be raised, is raised again.
-    """
-
-    def interrupt(number: int, _: object) -> None:
-        _interrupted.append(number)
-        raise KeyboardInterrupt
-
-    def lost(unraisable: sys.UnraisableHookArgs) -> None:
-        if issubclass(unraisable.exc_type, KeyboardInterrupt):
-            signal.setitimer(signal.ITIMER_REAL, 0.05)
-        else:
-            sys.__unraisablehook__(unraisable)
-
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGALRM):
-        signal.signal(number, interrupt)
-    sys.unraisablehook = lost
-
-
-def stop_if_interrupted() -> None:
-    """Raise KeyboardInterrupt if a signal asked for the end."""
-    if _interrupted:
-        raise KeyboardInterrupt
-
-
-def quiet_libraries() -> None:
-    """Keep the libraries' logs and warnings off the terminal; Prefect's own go to its server all the same."""
-    import logging
-    import warnings
-
-    warnings.simplefilter("ignore")
-    os.environ.setdefault("PYTHONWARNINGS", "ignore")
-    os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
-    os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "CRITICAL")  # its errors come back as exceptions
-    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
-    logging.captureWarnings(False)
-
-
-def table(columns: Sequence[str], rows: Iterable[Sequence[object]], title: str | None = None) -> Table:
-    """Return a table; a cell is shown as it is, never as markup, and coloured if it names a known state."""
-    drawn = Table(
-        *columns, title=title, title_justify="left", title_style="bold", header_style="bold", box=None, pad_edge=False
-    )
-    for row in rows:
-        drawn.add_row(*(Text("-" if cell is None else str(cell), style=MARKS.get(str(cell), "")) for cell in row))
-    return drawn
-
-
-def line(text: str, style: str = "") -> None:
-    """Print one line."""
-    console.print(Text(text, style=style))
+from flows.terminal import BAD, GOOD, QUIET, console, line, table
 
 
 def show_ingested(found: list[dict[str, Any]]) -> None:
@@ -164,7 +95,8 @@ def show_promoted(found: dict[str, Any]) -> None:
     """Show a transition of the champion, or that a person refused it."""
     if "refused" in found:
         line(
-            f"version {found['version']} of {found['model']} was refused by {found['refused']}; the champion stays", BAD
+            f"version {found['version']} of {found['model']} was refused by {found['refused']}; it is not offered again",
+            BAD,
         )
         return
     before = f", version {found['previous_version']} before" if found["previous_version"] else ""

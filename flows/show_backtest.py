@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from flows.show import GOOD, QUIET, console, line, table
+from flows.terminal import GOOD, QUIET, console, line, table
 
 
 def show_backtest(found: dict[str, Any]) -> None:

@@ -7,9 +7,9 @@ from collections.abc import Callable
 from itertools import groupby
 from typing import Any
 
-from flows.show import BAD, QUIET, console, line, table
 from flows.steps import bench_page
 from flows.steps.bench import Machine, Result
+from flows.terminal import BAD, QUIET, console, line, table
 
 COLUMNS = ("beside", "ours", "other", "ratio", "spread", "bound", "")
 WIDTHS = (16, 9, 9, 7, 15, 6, 6)  # the same for all figures, and 80 in all

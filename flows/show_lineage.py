@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from flows.show import BAD, GOOD, QUIET, console, line, table
 from flows.steps.pages import moment, number
+from flows.terminal import BAD, GOOD, QUIET, console, line, table
 
 if TYPE_CHECKING:
     from flows.steps.graph import Graph

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from flows.show import GOOD, QUIET, console, line, table
 from flows.steps.pages import number
+from flows.terminal import GOOD, QUIET, console, line, table
 
 FIGURES = ("count", "missing", "mean", "min", "q50", "max")
 

@@ -19,7 +19,7 @@ from flows.runs import TAG, Record, recorded, root_run, stage
 from flows.settings import Settings, load
 from flows.spec import ModelSpec
 from flows.steps import (
-    bundle,
+    bundling,
     card,
     champion,
     evaluation,
@@ -48,7 +48,7 @@ tune = stage(fitting.tune, keep=Plain(dict[str, Any]))
 fit = stage(fitting.fit, keep=KeptEstimator())
 predict = stage(evaluation.predict, keep=KeptPredictions())
 evaluate = stage(evaluation.evaluate, keep=Plain(evaluation.Evaluation, "pictures/*"))
-save_bundle = stage(bundle.write_manifest, name="save-bundle", keep=Plain(str, "bundle/*"))
+save_bundle = stage(bundling.write_manifest, name="save-bundle", keep=Plain(str, "bundle/*"))
 write_reference = stage(reference.write_for, name="write-reference", keep=KeptFile())
 probe_in = stage(probe.probe_in, name="probe", keep=Plain(probe.Probe))
 judge = stage(gates.judge_all, name="judge", keep=Plain(list[gates.Verdict]))

@@ -16,7 +16,7 @@ from flows import ledger
 from flows.models.taxi.spec import spec
 from flows.settings import Settings
 from flows.spec import ModelSpec
-from flows.steps.bundle import save_bundle
+from flows.steps.bundling import save_bundle
 from flows.steps.feature_store import OnlineRows
 from flows.steps.training_set import TrainingSet, Window, matrix, read_part, write_training_set
 

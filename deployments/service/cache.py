@@ -13,9 +13,10 @@ from flows.errors import EvergreenError, TamperedError
 from flows.ledger import Promotion
 from flows.settings import Settings
 from flows.steps import storage
-from flows.steps.bundle import MAX_MODEL_BYTES, MAX_SERVING_BYTES, MODEL, SERVING, Bundle, load_bundle, load_for_serving
+from flows.steps.bundle import MAX_MODEL_BYTES, MAX_SERVING_BYTES, MODEL, Bundle, load_bundle, load_for_serving
 from flows.steps.compiled import COMPILED, MAX_COMPILED_BYTES
 from flows.steps.files import replacing, write_text
+from flows.steps.manifest import SERVING
 from flows.steps.trusted import read_bytes
 
 DIGEST = re.compile(r"[0-9a-f]{64}")

@@ -15,7 +15,7 @@ from deployments.service.bodies import RequestError, answered, json_response, lo
 from deployments.service.predictor import Snapshot
 from deployments.service.ready import ReadyPredictor
 from deployments.service.tensors import read_tensor
-from flows.steps.bundle import Manifest
+from flows.steps.manifest import Manifest
 from flows.steps.prediction_log import Answer
 
 PREDICTION, PROBABILITIES = "prediction", "probabilities"

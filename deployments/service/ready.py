@@ -10,7 +10,7 @@ from deployments.service.bodies import RequestError
 from deployments.service.predictor import Predictor, Snapshot, row_key
 from deployments.service.request import MAX_ROWS
 from flows.errors import UnavailableError
-from flows.steps.bundle import Manifest
+from flows.steps.manifest import Manifest
 from flows.steps.prediction_log import Answer
 
 Columns = Mapping[str, Sequence[Any]]

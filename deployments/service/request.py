@@ -22,7 +22,7 @@ from pydantic import (
 )
 
 from flows.spec import ModelSpec, RequestField
-from flows.steps.bundle import Manifest
+from flows.steps.manifest import Manifest
 
 MAX_ROWS = 1000
 MAX_BODY_BYTES = 2**20

@@ -41,7 +41,7 @@ LIBRARIES = (
 MAKERS = (
     "feature_repo.offline_store",
     "feature_repo.spark_store",
-    "flows.steps.bundle",
+    "flows.steps.bundling",
     "flows.steps.evaluation",
     "flows.steps.fitting",
     "flows.steps.gates",

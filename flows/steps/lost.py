@@ -12,7 +12,7 @@ from flows.ledger import Promotion
 from flows.settings import Settings
 from flows.spec import ModelSpec
 from flows.steps import registry
-from flows.steps.bundle import SERVING
+from flows.steps.manifest import SERVING
 from flows.steps.promotion import rollback_target
 from flows.steps.storage import missing
 

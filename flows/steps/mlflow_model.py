@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from flows.steps.bundle import MODEL, SERVING, Manifest
+from flows.steps.bundle import MODEL
 from flows.steps.files import write_text
+from flows.steps.manifest import SERVING, Manifest
 
 
 def write_mlmodel(bundle: Path) -> None:

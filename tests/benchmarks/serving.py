@@ -31,7 +31,7 @@ from flows.lookup import load_model
 from flows.settings import Settings, load
 from flows.spec import ModelSpec
 from flows.steps.bench import Figure, compared
-from flows.steps.bundle import Manifest
+from flows.steps.manifest import Manifest
 from flows.steps.processes import free_port, stop
 
 ECHO = """

@@ -11,7 +11,7 @@ from training_parts import champion, numbers
 CHILD = """
 import resource, signal, sys
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-from flows.show import quiet_libraries
+from flows.terminal import quiet_libraries
 quiet_libraries()  # as the command does, before it imports a flow
 import flows.train as module
 from flows import cli

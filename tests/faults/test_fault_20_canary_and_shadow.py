@@ -14,7 +14,7 @@ from deployments.service import trial as trial_module
 from flows import database, ledger, trials
 from flows.models.taxi.spec import spec
 from flows.spec import Rollout
-from flows.steps.bundle import save_bundle
+from flows.steps.bundling import save_bundle
 from flows.steps.prediction_log import read_predictions
 
 TERMS = {"share": 0.5, "deadline_ms": 200.0}

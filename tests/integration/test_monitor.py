@@ -17,7 +17,8 @@ from flows.models.taxi.simulator import simulate_day
 from flows.models.taxi.spec import spec
 from flows.settings import Settings
 from flows.steps import evaluation, feature_store, reference
-from flows.steps.bundle import load_bundle, save_bundle
+from flows.steps.bundle import load_bundle
+from flows.steps.bundling import save_bundle
 from flows.steps.files import sha256_of, write_parquet
 from flows.steps.prediction_log import Answer, PredictionLog
 from flows.steps.training_set import TrainingSet, Window, matrix, read_part, write_training_set

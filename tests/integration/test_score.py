@@ -20,7 +20,8 @@ from flows.models.taxi.spec import spec
 from flows.settings import Settings
 from flows.spec import RequestField
 from flows.steps import feature_store, feature_tables, score_requests, scoring
-from flows.steps.bundle import Bundle, frame_of, load_bundle, save_bundle
+from flows.steps.bundle import Bundle, frame_of, load_bundle
+from flows.steps.bundling import save_bundle
 from flows.steps.files import sha256_of, write_parquet
 from flows.steps.training_set import Window, matrix, read_part, write_training_set
 

@@ -27,7 +27,8 @@ from deployments.service import follower as follower_module
 from deployments.service.build import build
 from flows import database
 from flows.models.taxi.spec import spec
-from flows.steps.bundle import frame_of, load_bundle, save_bundle
+from flows.steps.bundle import frame_of, load_bundle
+from flows.steps.bundling import save_bundle
 from flows.steps.prediction_log import read_predictions
 
 

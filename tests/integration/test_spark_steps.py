@@ -22,7 +22,8 @@ from flows.lookup import resolve
 from flows.models.taxi.simulator import simulate_day
 from flows.models.taxi.spec import spec
 from flows.steps import feature_store, feature_tables, fitting, score_requests, scoring, spark, spark_fitting
-from flows.steps.bundle import load_bundle, save_bundle
+from flows.steps.bundle import load_bundle
+from flows.steps.bundling import save_bundle
 from flows.steps.spark_scoring import asked
 from flows.steps.training_set import TrainingSet, Window, build, choose_window, matrix, read_part, write_training_set
 

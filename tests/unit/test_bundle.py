@@ -21,7 +21,8 @@ from sklearn import (
 from flows.errors import ContractError, TamperedError
 from flows.models.taxi.spec import spec
 from flows.steps import trusted
-from flows.steps.bundle import frame_of, golden_difference, load_bundle, open_bundle, save_bundle
+from flows.steps.bundle import frame_of, golden_difference, load_bundle, open_bundle
+from flows.steps.bundling import save_bundle
 from flows.steps.training_set import matrix, read_part
 
 classifying = spec.model_copy(update={"task": "multiclass"})
@@ -138,7 +139,7 @@ def test_a_missing_file_is_refused(name, copied):
 def test_a_save_that_broke_off_is_no_bundle(copied, monkeypatch):
     folder, digest = copied
     data = training_set(folder / "data", rows=700)
-    monkeypatch.setattr("flows.steps.bundle.write_text", lambda *_: (_ for _ in ()).throw(OSError(28, "no space")))
+    monkeypatch.setattr("flows.steps.bundling.write_text", lambda *_: (_ for _ in ()).throw(OSError(28, "no space")))
     with pytest.raises(OSError, match="no space"):
         save_bundle(spec, fitted(ensemble.HistGradientBoostingRegressor(max_iter=5), data), data, folder)
     with pytest.raises(TamperedError, match="not the recorded file"):

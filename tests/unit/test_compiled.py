@@ -16,7 +16,8 @@ from threadpoolctl import threadpool_limits
 from flows.errors import ContractError, TamperedError
 from flows.models.taxi.spec import spec
 from flows.steps import compiled_check, gates, probe
-from flows.steps.bundle import load_bundle, load_for_serving, save_bundle
+from flows.steps.bundle import load_bundle, load_for_serving
+from flows.steps.bundling import save_bundle
 from flows.steps.compiled import TOLERANCE, Compiled, difference, dump, load
 from flows.steps.compiled_check import UNHEARD_OF, compile_checked, edge_rows
 from flows.steps.compiling import compile_estimator

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from flows import show
+from flows import show, terminal
 from flows.steps import gates
 
 FOUND = {
@@ -25,7 +25,7 @@ def test_a_refused_training_tells_the_number_and_threshold_of_each_failed_gate(v
         gates.judge("latency", math.nan, 20.0, "ms, median of one row"),
     ]
     found = FOUND | {"failed": gates.failed(verdicts), "refusals": gates.refusals(verdicts)}
-    with show.console.capture() as captured:
+    with terminal.console.capture() as captured:
         show.show_trained(found | {"champion_version": version, "champion_error": error})
     text = " ".join(captured.get().split())
     assert f"refused by: baseline, latency; {words} (MLflow run r1)" in text
@@ -35,7 +35,7 @@ def test_a_refused_training_tells_the_number_and_threshold_of_each_failed_gate(v
 
 LOST = """
 import os, signal, time
-from flows.show import end_on_signals
+from flows.terminal import end_on_signals
 
 class Held:
     def __del__(self):

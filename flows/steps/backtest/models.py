@@ -17,11 +17,23 @@ from flows.errors import UnavailableError
 from flows.locks import locked
 from flows.settings import Settings, load
 from flows.spec import Frozen, ModelSpec
-from flows.steps import bundle, evaluation, fitting, metrics, probe, reference, same_code, storage, training_set
+from flows.steps import (
+    bundle,
+    bundling,
+    evaluation,
+    fitting,
+    metrics,
+    probe,
+    reference,
+    same_code,
+    storage,
+    training_set,
+)
 from flows.steps.backtest.kept import Place, opened
 from flows.steps.backtest.timeline import History, micros
 from flows.steps.evaluation import Evaluation, Losses, Predicted
 from flows.steps.files import replacing, scratch, sha256_of, write_text
+from flows.steps.manifest import SERVING
 from flows.steps.same_code import code_of
 from flows.steps.training_set import Window
 
@@ -148,7 +160,7 @@ def _find(settings: Settings, folder: Path, key: str = "") -> Trained | None:
         storage.pull(settings, folder)
     try:
         found = Trained.model_validate_json((folder / RECORD).read_text(encoding="utf-8"))
-        whole = sha256_of(folder / JUDGED) == found.judged_sha256 and (folder / bundle.SERVING).exists()
+        whole = sha256_of(folder / JUDGED) == found.judged_sha256 and (folder / SERVING).exists()
     except (OSError, ValidationError):
         return None
     if not whole or (key and found.key != key):
@@ -164,7 +176,7 @@ def _make(
     begun = time.perf_counter()
     estimator = fitting.fit(spec, data, dict(spec.params), factory)
     train, judge = evaluation.predict(spec, estimator, data)
-    digest = bundle.save_bundle(spec, estimator, data, folder)
+    digest = bundling.save_bundle(spec, estimator, data, folder)
     classes = getattr(estimator, "classes_", None) if spec.task != "regression" else None
     losses = evaluation.judging_losses(spec, classes, train, judge)
     found = evaluation.measure(spec, classes, train, judge, losses)

@@ -10,7 +10,7 @@ from sqlalchemy.engine import Engine
 
 from flows.settings import Settings
 from flows.spec import ModelSpec
-from flows.steps import bundle, champion, evaluation, fitting, gates, probe
+from flows.steps import bundle, bundling, champion, evaluation, fitting, gates, probe
 from flows.steps.evaluation import Evaluation
 from flows.steps.files import scratch
 from flows.steps.gates import Verdict
@@ -98,7 +98,7 @@ def run(
             spec, fitted, trained, judged, reigning.bundle, reigning.version, folder / "pictures"
         )  # fmt: skip
         write_estimator(fitted, folder / "bundle" / bundle.MODEL, given.name)
-        digest = bundle.write_manifest(spec, fitted, judged, folder / "bundle")
+        digest = bundling.write_manifest(spec, fitted, judged, folder / "bundle")
         opened = probe.probe_bundle(folder / "bundle", digest, settings)
         verdicts = gates.judge_all(spec, found, opened, reigning.request_schema)
         experiment = Experiment(
