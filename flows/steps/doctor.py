@@ -237,13 +237,20 @@ def _lake(settings: Settings, engine: Engine, spec: ModelSpec) -> Iterator[Findi
     files = [uri for row in rows if row.status == "accepted" for uri in (row.uri, row.accepted_uri) if uri]
     missing = storage.missing(settings, files)
     broken = storage.damaged(files)
+    mend = (
+        "ingest their source again, which makes accepted rows anew, or restore a backup; training over those days stops "
+        "until they are back"
+    )
+    if missing and not any(uri.startswith(("s3://", f"{settings.home}/")) for uri in files):
+        mend = (
+            f"was {settings.home} moved? Its databases name the place it came from: move it back, `evergreen backup FILE` "
+            "there, and `evergreen restore FILE` where it is to be"
+        )
     for names, what in ((missing, "gone"), (broken, "damaged")):
         if names:
             yield Finding(
-                part="lake", state="bad",
+                part="lake", state="bad", mend=mend,
                 found=f"{len(names)} of {len(files)} files of accepted partitions are {what}: {names[0]}",
-                mend="ingest their source again, which makes accepted rows anew, or restore a backup; training over those days "
-                "stops until they are back",
             )  # fmt: skip
     if not missing and not broken:
         yield Finding(part="lake", state="good", found=f"{len(files)} files of accepted partitions are there and whole")
