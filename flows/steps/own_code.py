@@ -46,6 +46,11 @@ def own_files(modules: Iterable[str]) -> dict[str, Path]:
     return found
 
 
+def imported_files(source: str) -> dict[str, Path]:
+    """Return the files of our own that the text of a module imports, directly or not, by name."""
+    return own_files(_imported(source.encode(), "", False))
+
+
 def origin(name: str) -> Path | None:
     """Return the Python file of a module of ours, None if it is not there, or a library's. Nothing is imported."""
     top, *rest = name.split(".")

@@ -78,12 +78,23 @@ def suggest(trial: Any) -> dict[str, Any]:
 
 
 def test_the_factory_is_replaced_what_served_it_alone_goes_and_the_rest_is_kept():
-    assert merged(OLD, NEW, "build", {"flows"}) == JOINED
-    assert merged(JOINED, NEW, "build", {"flows"}) == JOINED
+    assert merged(OLD, NEW, "acme.taxi:build", {"flows"}) == JOINED
+    assert merged(JOINED, NEW, "acme.taxi:build", {"flows"}) == JOINED
     with pytest.raises(RefusedError, match="defines no make"):
-        merged(OLD, NEW, "make", set())
+        merged(OLD, NEW, "acme.taxi:make", set())
     with pytest.raises(RefusedError, match=r"imports math from math, the experiment's from flows; rename one"):
-        merged(OLD, NEW.replace("from typing", "from flows import math\nfrom typing"), "build", set())
+        merged(OLD, NEW.replace("from typing", "from flows import math\nfrom typing"), "acme.taxi:build", set())
+
+
+def test_what_the_experiment_takes_from_the_models_own_module_stands_above_it_there():
+    kept = f"{OLD}\n\nclass Own(ExtraTreesRegressor):\n    pass\n"
+    code = NEW.replace("from sklearn.linear_model import Ridge", "from acme.taxi import Own").replace("Ridge", "Own")
+    text = merged(kept, code, "acme.taxi:build", {"acme"})
+    assert "from acme.taxi" not in text
+    assert text.index("class Own(") < text.index("def build(params: dict[str, Any]) -> Own")
+    assert "# Trees" not in text
+    with pytest.raises(RefusedError, match=r"acme\.taxi defines no Own"):
+        merged(OLD, code, "acme.taxi:build", {"acme"})
 
 
 def test_the_specs_parameters_are_set_in_its_own_literal_or_beside_the_estimator():
@@ -105,7 +116,9 @@ def test_what_is_written_looks_as_ruff_formats_it(tmp_path):
     long = {f"parameter_{number}": [number] * 3 for number in range(8)}
     (tmp_path / "spec.py").write_text(with_params((TAXI / "spec.py").read_text(), long))
     assert (tmp_path / "spec.py").read_text().count("parameter_") == 8
-    (tmp_path / "estimator.py").write_text(merged((TAXI / "estimator.py").read_text(), NEW, "build", {"flows"}))
+    (tmp_path / "estimator.py").write_text(
+        merged((TAXI / "estimator.py").read_text(), NEW, "acme.taxi:build", {"flows"})
+    )
     config = str(TESTS.parent / "pyproject.toml")
     for command in (["check"], ["format", "--check"]):
         done = subprocess.run(
@@ -191,6 +204,45 @@ def test_adoption_outside_of_git_is_a_patch_of_code_and_parameters(unversioned):
     git(root, "apply", made.patch)
     assert "return Ridge(random_state=SEED, **params)" in (root / "plain/taxi/estimator.py").read_text()
     assert 'params={"alpha": 2},' in (root / "plain/taxi/spec.py").read_text()
+
+
+def test_what_the_code_imports_must_be_committed_as_it_was_measured(unversioned):
+    root, settings = unversioned
+    git(root, "init", "--quiet", "--initial-branch", "main")
+    git(root, "config", "user.name", "Ada")
+    git(root, "config", "user.email", "ada@acme.example")
+    git(root, "add", ".")
+    git(root, "commit", "--quiet", "--message", "The taxi model")
+    parts = root / "plain" / "taxi" / "parts.py"
+    parts.write_text("from sklearn.linear_model import Ridge\n\n\nclass Own(Ridge):\n    pass\n")
+    spec = load_model("taxi", settings)
+    from plain.taxi.parts import Own
+
+    given = take(spec, Own(alpha=2), None)
+    assert "from plain.taxi.parts import Own" in given.code
+    found = Adoptable(
+        model="taxi", name="Own", code=given.code, params=given.params, verdict="rmse 4", imports=given.imports
+    )
+    for text in (None, "changed = True\n"):
+        if text:
+            parts.write_text(text)
+            git(root, "add", ".")
+            git(root, "commit", "--quiet", "--message", "Parts")
+        with pytest.raises(RefusedError, match=r"imports plain\.taxi\.parts, which is not committed as it was"):
+            adopt(settings, spec, "ab" * 16, found)
+    parts.write_text("from sklearn.linear_model import Ridge\n\n\nclass Own(Ridge):\n    pass\n")
+    git(root, "commit", "--quiet", "--all", "--message", "As it was")
+    assert adopt(settings, spec, "ab" * 16, found).commit
+
+
+def test_code_that_would_import_the_factory_it_replaces_cannot_be_adopted(unversioned):
+    root, settings = unversioned
+    (root / "plain" / "taxi" / "ideas.py").write_text(
+        "from plain.taxi.estimator import build as base\n\n\ndef wrapped(params):\n    return base(params)\n"
+    )
+    given = take(load_model("taxi", settings), "plain.taxi.ideas:wrapped", None)
+    assert given.code is None
+    assert "takes build from plain.taxi.estimator, in whose place it would stand" in given.why
 
 
 def test_adoption_refuses_what_is_the_models_already_a_librarys_or_in_two_places(unversioned, monkeypatch):

@@ -11,6 +11,7 @@ from flows.spec import Frozen, ModelSpec
 from flows.steps.own_code import OURS, origin
 from flows.steps.research import change, merging
 from flows.steps.research.logged import Adoptable
+from flows.steps.research.source import text_digest
 
 
 class Adoption(Frozen):
@@ -39,14 +40,16 @@ def adopt(settings: Settings, spec: ModelSpec, run_id: str, found: Adoptable, br
     """Write an experiment's code in the place of the model's factory, and its parameters into the spec, as a change of its own.
 
     Where git has the model's files the change begins at HEAD; what is uncommitted is neither read nor touched. None of
-    the code is run. Raises RefusedError where the files are a library's, hold what cannot be joined, or say the same.
+    the code is run. Raises RefusedError where the files are a library's, hold what cannot be joined, or say the same,
+    and where a module that the code imports is not committed as it was measured.
     """
-    module, _, factory = spec.estimator.partition(":")
+    module = spec.estimator.partition(":")[0]
     estimator = _file(module)
     repository = change.repository(estimator)
     root = repository.root if repository else estimator.parents[len(module.split(".")) - 1]
+    _check_imports(found, repository, root)
     before = {estimator: _text(repository, estimator)}
-    after = {estimator: merging.merged(before[estimator], found.code, factory, {*OURS, module.split(".")[0]})}
+    after = {estimator: merging.merged(before[estimator], found.code, spec.estimator, {*OURS, module.split(".")[0]})}
     if found.params != spec.params:
         place = _file(_spec_module(settings, spec))
         if not place.is_relative_to(root):
@@ -87,6 +90,21 @@ def _adoption(
     )  # fmt: skip
 
 
+def _check_imports(found: Adoptable, repository: change.Repository | None, root: Path) -> None:
+    """Raise RefusedError if a module that the code imports would be there without what was measured, or not at all."""
+    for name, digest in found.imports.items():
+        file = origin(name)
+        if file is not None and not file.resolve().is_relative_to(root.resolve()):
+            continue  # Evergreen's own, beside a team's repository
+        text = _committed(repository, file) if file else None
+        if text is None or text_digest(text) != digest:
+            done = "there" if repository is None else "committed"
+            raise RefusedError(
+                f"the code imports {name}, which is not {done} as it was when the experiment ran; "
+                f"{'commit it' if repository else 'put it back'}, or run the experiment again, then adopt again"
+            )
+
+
 def _file(module: str) -> Path:
     found = origin(module)
     if found is None:
@@ -104,10 +122,15 @@ def _spec_module(settings: Settings, spec: ModelSpec) -> str:
 
 
 def _text(repository: change.Repository | None, path: Path) -> str:
-    found = repository.text(path) if repository else path.read_text(encoding="utf-8")
+    found = _committed(repository, path)
     if found is None:
         raise RefusedError(f"{path} is not committed; commit it, then adopt again")
     return found
+
+
+def _committed(repository: change.Repository | None, path: Path) -> str | None:
+    """Return a file as it is committed, None if it is not; where there is no repository, as it is."""
+    return repository.text(path) if repository else path.read_text(encoding="utf-8")
 
 
 def _with_params(spec: ModelSpec, text: str, place: Path, found: Adoptable) -> str:

@@ -9,6 +9,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pydantic import Field
+
 from flows.database import now
 from flows.errors import RefusedError, TamperedError
 from flows.settings import Settings
@@ -29,16 +31,21 @@ MODEL, CODE_DIGEST, NO_CODE, VERDICT = (
     "evergreen.verdict",
 )
 PARAMS = "params.json"
+IMPORTS = "imports.json"
 
 
 class Adoptable(Frozen):
-    """What is known of an experiment when it is adopted: its code, whose hash was compared, and what it came to."""
+    """What is known of an experiment when it is adopted: its code, whose hash was compared, and what it came to.
+
+    ``imports`` are the modules of our own that the code imports, each with the sha256 of the text that was measured.
+    """
 
     model: str
     name: str
     code: str
     params: dict[str, Any]
     verdict: str
+    imports: dict[str, str] = Field(default_factory=dict)
 
 
 def experiment_name(model: str) -> str:
@@ -87,6 +94,7 @@ def log(
     if given.code:
         client.log_text(run_id, given.code, CODE)
         client.log_text(run_id, given.params_text, PARAMS)
+        client.log_dict(run_id, dict(given.imports), IMPORTS)
     client.set_terminated(run_id, "FINISHED")
     return run_id
 
@@ -120,13 +128,15 @@ def read(settings: Settings, run_id: str, model: str | None) -> Adoptable:
     with tempfile.TemporaryDirectory(prefix="evergreen-") as folder:
         try:
             code, params = (Path(client.download_artifacts(run_id, one, folder)).read_bytes() for one in (CODE, PARAMS))
+            has_imports = any(one.path == IMPORTS for one in client.list_artifacts(run_id))  # older runs have none
+            imports = Path(client.download_artifacts(run_id, IMPORTS, folder)).read_text() if has_imports else "{}"
         except (MlflowException, OSError) as error:
             raise RefusedError(f"{run_id}: its code is gone from MLflow; run the experiment again") from error
     if digest_of(code, params) != tags[CODE_DIGEST]:
         raise TamperedError(f"{run_id}: its code is not what was logged (the sha256 differs); find out who changed it")
     return Adoptable(
         model=of, name=run.data.params.get("estimator", ""), code=code.decode(), params=json.loads(params),
-        verdict=tags.get(VERDICT, ""),
+        verdict=tags.get(VERDICT, ""), imports=json.loads(imports),
     )  # fmt: skip
 
 

@@ -15,12 +15,15 @@ from flows.steps.research.writing import Name, Written, import_lines, stacked
 Definition = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
 
 
-def merged(old: str, new: str, factory: str, own: set[str]) -> str:
+def merged(old: str, new: str, path: str, own: set[str]) -> str:
     """Return the text of an estimator module in which all that ``new`` defines stands in the place of the old factory.
 
-    Definitions of the same names are replaced, imports joined; those that served the old factory alone are left out.
-    Raises RefusedError if both import one name from different places, or ``new`` does not define the factory.
+    ``path`` is the factory's, as ``module:name``. Definitions of the same names are replaced, imports joined; those that
+    served the old factory alone are left out, and what ``new`` imports from the module itself is what stands there.
+    Raises RefusedError if both import one name from different places, ``new`` does not define the factory, or the module
+    not what ``new`` takes from it.
     """
+    module, _, factory = path.partition(":")
     before, after = ast.parse(old), ast.parse(new)
     defined = {name for node in after.body for name in _bound(node)}
     if factory not in defined:
@@ -30,11 +33,19 @@ def merged(old: str, new: str, factory: str, own: set[str]) -> str:
     gone = [node for node in before.body if _bound(node) and set(_bound(node)) <= defined | {factory}]
     kept = [node for node in before.body if node not in gone and not _is_import(node)]
     place = next((node.lineno for node in gone if factory in _bound(node)), len(old.splitlines()) + 1)
-    imports = _joined(before, [*kept, *_body(after)], [*gone, *kept], after)
+    fresh_imports = list(_imports(after))
+    itself = {one.name for one in fresh_imports if one.module == module}
+    if missing := itself - {name for node in kept for name in _bound(node)}:
+        raise RefusedError(
+            f"{module} defines no {', '.join(sorted(missing))}, which the experiment's code takes from there"
+        )
+    start = max([place, *((node.end_lineno or 0) + 1 for node in kept if itself & set(_bound(node)))])
+    others = [one for one in fresh_imports if one.module != module]
+    imports = _joined(before, [*kept, *_body(after)], [*gone, *kept], others)
     lines = _without(old.splitlines(), [*gone, *filter(_is_import, before.body)], place)
     first = 0 if ast.get_docstring(before) is None else before.body[0].end_lineno or 0
     fresh = new.splitlines()[_start(_body(after)[0]) - 1 :]
-    parts = (lines[:first], lines[first : place - 1], fresh, lines[place - 1 :])
+    parts = (lines[:first], lines[first : start - 1], fresh, lines[start - 1 :])
     title, above, middle, below = ("\n".join(part).strip("\n") for part in parts)
     return stacked(title, import_lines(imports, own), above, middle, below)
 
@@ -70,15 +81,15 @@ def with_params(text: str, params: dict[str, Any]) -> str | None:
     return (head + made.encode() + tail).decode()
 
 
-def _joined(before: ast.Module, stays: list[ast.stmt], was: list[ast.stmt], after: ast.Module) -> list[Name]:
-    """Return the imports of both modules that are of use, or were of none to begin with."""
+def _joined(before: ast.Module, stays: list[ast.stmt], was: list[ast.stmt], fresh: list[Name]) -> list[Name]:
+    """Return the imports of a module and fresh ones that are of use, or were of none to begin with."""
     used, earlier = _used(stays), _used(was)
     found: dict[str, Name] = {}
     for name in _imports(before):
         if name.bound in used or name.bound not in earlier:
             found[name.bound] = name
     rest = _used([node for node in stays if node in before.body])
-    for name in _imports(after):
+    for name in fresh:
         known = found.get(name.bound, name)
         if known != name and name.bound in rest:
             raise RefusedError(

@@ -8,8 +8,8 @@ import inspect
 import json
 import re
 import symtable
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from types import CodeType, FunctionType, ModuleType
 from typing import Any
@@ -17,7 +17,7 @@ from typing import Any
 from flows.errors import UsageError
 from flows.lookup import resolve_callable
 from flows.spec import ModelSpec
-from flows.steps.own_code import OURS, origin
+from flows.steps.own_code import OURS, imported_files, origin
 from flows.steps.research.writing import (
     Name,
     UnwritableError,
@@ -40,6 +40,7 @@ class Given:
     """An estimator as it was given: how it is made and called, with which parameters.
 
     ``code`` is a module whose factory makes the same of the same parameters; None if there is none, ``why`` says why.
+    ``imports`` are the modules of our own that it imports, each with the sha256 of its text.
     """
 
     name: str
@@ -47,6 +48,7 @@ class Given:
     params: dict[str, Any]
     code: str | None
     why: str = ""
+    imports: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def digest(self) -> str:
@@ -62,6 +64,11 @@ class Given:
 def digest_of(code: bytes, params: bytes) -> str:
     """Return the sha256 of an experiment's code and of its parameters as JSON."""
     return sha256(code + b"\0" + params).hexdigest()
+
+
+def text_digest(text: str) -> str:
+    """Return the sha256 of a module's text, whatever the ends of its lines were in the file."""
+    return sha256(text.encode()).hexdigest()
 
 
 def take(spec: ModelSpec, estimator: Any, params: Mapping[str, Any] | None) -> Given:
@@ -97,7 +104,7 @@ def _object(spec: ModelSpec, estimator: Any, params: dict[str, Any]) -> Given:
         return clone(made).set_params(**given)
 
     given = Given(name, build, changed if simple else {}, None)
-    return _checked(spec, given, lambda factory: _object_code(made, simple, factory, _own(spec)))
+    return _checked(spec, given, lambda factory: _object_code(made, simple, factory, spec))
 
 
 def _lasting(params: dict[str, Any]) -> bool:
@@ -105,13 +112,13 @@ def _lasting(params: dict[str, Any]) -> bool:
     return is_plain(params) and json.loads(json.dumps(params)) == params
 
 
-def _object_code(made: Any, simple: bool, factory: str, own: set[str]) -> str:
+def _object_code(made: Any, simple: bool, factory: str, spec: ModelSpec) -> str:
     """Return a module whose factory makes an estimator: of its parameters if they are plain, otherwise as it is."""
     written = Written()
     name = written.name(type(made))
     value = f"{name}(**params)" if simple else written.value(made, 4, 11)
-    _shipped(written.imports.values(), own)
-    imports = import_lines([*written.imports.values(), Name("typing", "Any", "Any")], own)
+    _shipped(written.imports.values(), spec)
+    imports = import_lines([*written.imports.values(), Name("typing", "Any", "Any")], _own(spec))
     argument = "params" if simple else "_params"
     body = f'''def {factory}({argument}: dict[str, Any]) -> {name}:
     """Return an unfitted estimator; missing feature values reach it as NaN."""
@@ -121,18 +128,18 @@ def _object_code(made: Any, simple: bool, factory: str, own: set[str]) -> str:
 
 def _function(spec: ModelSpec, name: str, function: Any, params: Mapping[str, Any] | None) -> Given:
     given = Given(name, function, bare(dict(spec.params if params is None else params)), None)
-    return _checked(spec, given, lambda factory: _function_code(function, factory, given.params, _own(spec)))
+    return _checked(spec, given, lambda factory: _function_code(function, factory, given.params, spec))
 
 
-def _function_code(function: Any, factory: str, params: dict[str, Any], own: set[str]) -> str:
+def _function_code(function: Any, factory: str, params: dict[str, Any], spec: ModelSpec) -> str:
     """Return a module with a function, all that it names, and the factory's name for it."""
     if not _lasting(params):
         raise UnwritableError("its parameters are not all numbers, texts and lists of them, so no record can hold them")
     found = _Collected(getattr(function, "__module__", None))
     found.add(function)
-    _shipped(found.written.imports.values(), own)
+    _shipped(found.written.imports.values(), spec)
     named = "" if function.__name__ == factory else f"{factory} = {function.__name__}"
-    imports = import_lines(found.written.imports.values(), own)
+    imports = import_lines(found.written.imports.values(), _own(spec))
     return stacked(TITLE, imports, "\n".join(found.constants), *found.functions, named)
 
 
@@ -251,11 +258,17 @@ def _submodule(name: str, module: ModuleType, text: str) -> str:
     return longest
 
 
-def _shipped(names: Any, own: set[str]) -> None:
-    """Raise UnwritableError for an import that the model's package could not make elsewhere: of a file that is no library's."""
+def _shipped(names: Iterable[Name], spec: ModelSpec) -> None:
+    """Raise UnwritableError for an import that the model's module could not make: of a file that is no library's and not of
+    the model's package, or of the factory that the code will replace."""
+    module, _, factory = spec.estimator.partition(":")
     for one in names:
         top = one.module.split(".")[0]
-        if top not in own and origin(one.module) is not None:
+        if one.module == module and (one.name in ("", factory) or one.bound != one.name):
+            raise UnwritableError(
+                f"it takes {one.name or one.bound} from {module}, in whose place it would stand; write that out in your code"
+            )
+        if top not in _own(spec) and origin(one.module) is not None:
             raise UnwritableError(f"it imports {one.module}, a file of your own; put it into the model's package")
 
 
@@ -282,7 +295,9 @@ def _checked(spec: ModelSpec, given: Given, write: Callable[[str], str]) -> Give
             None,
             f"its code does not run by itself ({type(error).__name__}: {error})",
         )
-    return Given(given.name, given.build, given.params, code)
+    files = imported_files(code).items()
+    imports = {name: text_digest(file.read_text(encoding="utf-8")) for name, file in files}
+    return replace(given, code=code, imports=imports)
 
 
 def _described(estimator: Any) -> str:
