@@ -10,6 +10,7 @@ import numpy as np
 
 from flows.spec import Frozen, ModelSpec
 from flows.steps import metrics
+from flows.steps.fitting import blame
 from flows.steps.training_set import TrainingSet, matrix, read_part
 
 if TYPE_CHECKING:
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
 
 IMPORTANCE_ROWS = 1000
 PARTS = ("train", "judge")
-SLICE_VALUES = 12  # a column with more values is cut into quarters
 
 
 class Slice(Frozen):
@@ -72,9 +72,13 @@ class Predicted:
 
 
 def predict(spec: ModelSpec, estimator: Any, data: TrainingSet) -> tuple[Predicted, Predicted]:
-    """Predict both parts of a training set, the one that trained and the one that judges."""
+    """Predict both parts of a training set, the one that trained and the one that judges.
+
+    Raises ContractError if the estimator fails.
+    """
     train, judge = (part(data, name) for name in PARTS)
-    scores = [metrics.predict(estimator, spec.task, one.inputs) for one in (train, judge)]
+    with blame(f"{type(estimator).__name__} was fitted, but failed to predict"):
+        scores = [metrics.predict(estimator, spec.task, one.inputs) for one in (train, judge)]
     return replace(train, scores=scores[0]), replace(judge, scores=scores[1])
 
 
@@ -188,27 +192,18 @@ def _naive(spec: ModelSpec, train_labels: Floats, rows: int, classes: Any) -> Fl
 def _slices(
     spec: ModelSpec, inputs: pd.DataFrame, ours: Floats, baseline: Floats, theirs: Floats | None
 ) -> list[Slice]:
-    import pandas as pd
-
-    found = []
-    for column in spec.slices:
-        values = inputs[column]
-        if values.nunique() > SLICE_VALUES:
-            values = pd.qcut(values, 4, duplicates="drop").astype(str)
-        for value in sorted(values.dropna().unique()):
-            rows = (values == value).to_numpy()
-            if rows.sum() >= spec.gates.slice_min_rows:
-                found.append(
-                    Slice(
-                        column=column,
-                        value=f"{value:.15g}" if isinstance(value, float) else str(value),
-                        rows=int(rows.sum()),
-                        error=metrics.error(spec.metric, ours[rows]),
-                        baseline=metrics.error(spec.metric, baseline[rows]),
-                        champion=metrics.error(spec.metric, theirs[rows]) if theirs is not None else None,
-                    )
-                )
-    return found
+    return [
+        Slice(
+            column=column,
+            value=value,
+            rows=int(rows.sum()),
+            error=metrics.error(spec.metric, ours[rows]),
+            baseline=metrics.error(spec.metric, baseline[rows]),
+            champion=metrics.error(spec.metric, theirs[rows]) if theirs is not None else None,
+        )
+        for column in spec.slices
+        for value, rows in metrics.slices(inputs[column], spec.gates.slice_min_rows)
+    ]
 
 
 def _importance(

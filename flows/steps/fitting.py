@@ -27,7 +27,7 @@ def make_estimator(path: str, params: dict[str, Any], build: Factory | None = No
 
     Raises ContractError if the factory fails, or does not return something with ``fit`` and ``predict``.
     """
-    with _blame(f"{path} failed with {params}"):
+    with blame(f"{path} failed with {params}"):
         estimator = (build or resolve_callable(path))(params)
     for method in ("fit", "predict", "get_params"):
         if not callable(getattr(estimator, method, None)):
@@ -71,7 +71,7 @@ def tune(
     )
 
     def suggested(trial: optuna.trial.BaseTrial) -> dict[str, Any]:
-        with _blame(f"{spec.search_space} failed"):
+        with blame(f"{spec.search_space} failed"):
             return {**spec.params, **suggest(trial)}
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -97,7 +97,8 @@ def trial_error(spec: ModelSpec, data: TrainingSet, params: dict[str, Any], path
     split = int(rows.num_rows * (1.0 - VALIDATION_SHARE))
     inputs, labels = matrix(rows, data.features), rows["label"].to_numpy()
     estimator = _fit(spec, path, params, inputs[:split], rows["label"][:split])
-    predicted = metrics.predict(estimator, spec.task, inputs[split:])
+    with blame(f"{path} failed to predict with {params}"):
+        predicted = metrics.predict(estimator, spec.task, inputs[split:])
     classes = getattr(estimator, "classes_", None)
     return metrics.error(spec.metric, metrics.row_losses(spec.metric, labels[split:], predicted, classes))
 
@@ -116,12 +117,22 @@ def _fit(
     empty = [name for name in inputs if inputs[name].dtype.kind == "f" and inputs[name].isna().all()]
     inputs = inputs.assign(**dict.fromkeys(map(str, empty), 0.0)) if empty else inputs
     estimator = make_estimator(path, params, build)  # before the limit: it holds for libraries that are there already
-    with threadpool_limits(limits=spec.training.threads), _blame(f"{path}: fit failed with {params}"):
-        return estimator.fit(inputs, label.to_numpy())
+    with threadpool_limits(limits=spec.training.threads), blame(f"{path}: fit failed with {params}"):
+        fitted = estimator.fit(inputs, label.to_numpy())
+    needed = ("predict",) if spec.task == "regression" else ("predict", "predict_proba", "classes_")
+    for name in needed:
+        if not hasattr(fitted, name):
+            mend = (
+                "let fit return the estimator itself"
+                if name == "predict"
+                else "a classifier is judged by its probabilities: wrap it in CalibratedClassifierCV, or take another"
+            )
+            raise ContractError(f"{path}: fit returned {type(fitted).__name__}, which has no {name}; {mend}")
+    return fitted
 
 
 @contextmanager
-def _blame(what: str) -> Iterator[None]:
+def blame(what: str) -> Iterator[None]:
     """Turn whatever the researcher's code raises into a ContractError of one line."""
     try:
         yield

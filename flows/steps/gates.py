@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from flows.steps.evaluation import Evaluation
     from flows.steps.probe import Probe
 
+NOT_LOADED = "it did not load"
+
 
 class Verdict(Frozen):
     """One gate's verdict: passed if ``number`` is at most (or at least) ``threshold``."""
@@ -145,7 +147,7 @@ def _loads(probe: Probe) -> Verdict:
 
 def _predicts_the_same(spec: ModelSpec, probe: Probe) -> Verdict:
     difference = math.nan if probe.difference is None else probe.difference
-    text = f"{probe.rows} golden rows, serialized against fitted, relative" if probe.loaded else "it did not load"
+    text = f"{probe.rows} golden rows, serialized against fitted, relative" if probe.loaded else NOT_LOADED
     return judge("same predictions", difference, spec.gates.prediction_tolerance, text)
 
 
@@ -155,7 +157,7 @@ def _compiled(probe: Probe) -> Verdict:
     A form that differed on the test set was refused when the bundle was saved: the reason says so, and by how much.
     """
     if not probe.loaded:
-        return judge("compiled", math.nan, COMPILED_TOLERANCE, "it did not load")
+        return judge("compiled", math.nan, COMPILED_TOLERANCE, NOT_LOADED)
     if probe.not_compiled:
         return judge("compiled", 0.0, COMPILED_TOLERANCE, f"scikit-learn itself serves: {probe.not_compiled}")
     difference = math.nan if probe.compiled_difference is None else probe.compiled_difference
@@ -167,11 +169,14 @@ def _fits_the_api(spec: ModelSpec, probe: Probe, published: Mapping[str, str] | 
     """A client of the champion must be able to go on: no field new, gone or of another type."""
     fields = {field.name: field.type for field in spec.request}
     changed = {name for name in {*fields, *(published or {})} if published and fields.get(name) != published.get(name)}
-    number = math.nan if not probe.loaded else float(len(changed))
+    if not probe.loaded:
+        return judge("api", math.nan, 0.0, NOT_LOADED)
     text = f"changed fields: {', '.join(sorted(changed))}" if changed else f"{len(fields)} request fields, as published"
-    return judge("api", number, 0.0, text)
+    return judge("api", float(len(changed)), 0.0, text)
 
 
 def _latency(spec: ModelSpec, probe: Probe) -> Verdict:
-    latency = math.nan if probe.latency_ms is None else probe.latency_ms
-    return judge("latency", latency, spec.gates.latency_ms, "ms, median of one row in a fresh process")
+    if probe.latency_ms is None:
+        text = "its golden rows could not be predicted" if probe.loaded else NOT_LOADED
+        return judge("latency", math.nan, spec.gates.latency_ms, text)
+    return judge("latency", probe.latency_ms, spec.gates.latency_ms, "ms, median of one row in a fresh process")

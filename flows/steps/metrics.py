@@ -6,20 +6,31 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from flows.errors import ContractError
 from flows.spec import Metric, ModelSpec
 
 if TYPE_CHECKING:
+    import pandas as pd
     from numpy.typing import ArrayLike, NDArray
 
     Floats = NDArray[np.float64]
 
 RESAMPLES = 2000
+SLICE_VALUES = 12  # a column of numbers with more values is cut into quarters
 
 
 def predict(estimator: Any, spec_task: str, inputs: Any) -> Floats:
-    """Return what the metric needs: values (n,) for regression, class probabilities (n, classes) otherwise."""
-    raw = estimator.predict(inputs) if spec_task == "regression" else estimator.predict_proba(inputs)
-    return np.asarray(raw, dtype=np.float64)
+    """Return what the metric needs: values (n,) for regression, class probabilities (n, classes) otherwise.
+
+    Raises ContractError for an answer of another shape, of which numpy would make a loss for each pair of rows.
+    """
+    values = spec_task == "regression"
+    found = np.asarray(estimator.predict(inputs) if values else estimator.predict_proba(inputs), dtype=np.float64)
+    shape = (len(inputs),) if values else (len(inputs), len(estimator.classes_))
+    if found.shape != shape:
+        name = f"{type(estimator).__name__}.{'predict' if values else 'predict_proba'}"
+        raise ContractError(f"{name} of {len(inputs)} rows has the shape {found.shape}; let it return {shape}")
+    return found
 
 
 def row_losses(metric: Metric, labels: ArrayLike, predicted: Floats, classes: ArrayLike | None = None) -> Floats:
@@ -77,6 +88,22 @@ def block_interval(
     tail = (1.0 - confidence) / 2.0
     low, high = np.quantile(figures, [tail, 1.0 - tail])
     return float(low), float(high)
+
+
+def slices(values: pd.Series, least: int) -> list[tuple[str, NDArray[np.bool_]]]:
+    """Return the slices of a column that have so many rows: the name of each, in order of its values, and which rows are its.
+
+    Rows without a value are in none.
+    """
+    import pandas as pd
+
+    if pd.api.types.is_numeric_dtype(values) and values.nunique() > SLICE_VALUES:
+        quarters = pd.qcut(values, 4, duplicates="drop")
+        parts = [(str(one), quarters == one) for one in quarters.cat.categories]
+    else:
+        known = sorted(values.dropna().unique())
+        parts = [(f"{one:.15g}" if isinstance(one, float) else str(one), values == one) for one in known]
+    return [(name, chosen.to_numpy()) for name, chosen in parts if chosen.sum() >= least]
 
 
 def further_metrics(

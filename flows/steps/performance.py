@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 
 EPOCH = date(1970, 1, 1)
 STRATA = 10  # bins of the predictions within which errors are alike
-SLICE_VALUES = 12  # a column with more values is cut into quarters
 
 
 class Expected(Frozen):
@@ -207,17 +206,9 @@ def _by_day(spec: ModelSpec, rows: pa.Table) -> list[tuple[date, Any]]:
 
 def _by_slice(spec: ModelSpec, rows: pa.Table) -> list[tuple[str, Any]]:
     """Return the names of the slices of ``slice_min_rows`` rows or more, and which rows are theirs."""
-    import pandas as pd
-
-    found = []
-    for column in spec.slices:
-        if column not in rows.column_names:
-            continue
-        values = rows[column].to_pandas()
-        if values.nunique() > SLICE_VALUES:
-            values = pd.qcut(values, 4, duplicates="drop").astype(str)
-        for value in sorted(values.dropna().unique()):
-            chosen = (values == value).to_numpy()
-            if chosen.sum() >= spec.gates.slice_min_rows:
-                found.append((f"{column} = {value:g}" if isinstance(value, float) else f"{column} = {value}", chosen))
-    return found
+    return [
+        (f"{column} = {name}", chosen)
+        for column in spec.slices
+        if column in rows.column_names
+        for name, chosen in metrics.slices(rows[column].to_pandas(), spec.gates.slice_min_rows)
+    ]

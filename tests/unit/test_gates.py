@@ -73,6 +73,26 @@ def test_slices_by_large_numbers_keep_their_names_apart():
     assert len([name for name in gates.figures(evaluation(*found), []) if name.startswith("slice_")]) == 3
 
 
+def test_a_column_is_sliced_by_its_texts_or_by_quarters_of_its_numbers():
+    texts = pd.Series(["a", None, *"abcdefghijklmno"] * 2)
+    assert [name for name, _ in metrics.slices(texts, 3)] == ["a"]
+    assert [name for name, _ in metrics.slices(texts, 2)] == list("abcdefghijklmno")
+    numbers = pd.Series([math.nan] * 20 + [float(number) for number in range(100)])
+    found = metrics.slices(numbers, 10)
+    assert [name for name, _ in found] == [
+        "(-0.001, 24.75]", "(24.75, 49.5]", "(49.5, 74.25]", "(74.25, 99.0]",
+    ]  # fmt: skip
+    assert [int(rows.sum()) for _, rows in found] == [25] * 4
+
+
+def test_what_did_not_load_is_the_reason_of_all_that_it_was_not_asked():
+    refused = Probe(loaded=False, reason="no such type", difference=None, rows=0, latency_ms=None)
+    found = {one.gate: one for one in gates.judge_all(SPEC, evaluation(), refused, {"field": "int"})}
+    assert {found[gate].reason for gate in ("same predictions", "compiled", "api", "latency")} == {"it did not load"}
+    silent = OPENED.model_copy(update={"latency_ms": None})
+    assert gates.judge_all(SPEC, evaluation(), silent, None)[-1].reason == "its golden rows could not be predicted"
+
+
 def test_accuracy_is_named_for_what_is_shown():
     found = verdict("baseline", part(0.1, 0.1), error=0.03, baseline=0.2)
     assert found.reason == "share of misses 0.03, naive 0.2"

@@ -6,11 +6,18 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import pytest
 from serving_parts import training_set
+from sklearn.impute import SimpleImputer
+from sklearn.pipeline import make_pipeline
+from sklearn.svm import LinearSVC
+from sklearn.tree import DecisionTreeRegressor
 
+from flows.errors import ContractError
 from flows.models.taxi.spec import spec as taxi
 from flows.spec import Training
-from flows.steps.fitting import trial_error, tune
+from flows.steps.evaluation import predict
+from flows.steps.fitting import fit, trial_error, tune
 
 SPEC = taxi.model_copy(
     update={
@@ -31,6 +38,43 @@ def test_trials_are_measured_elsewhere_a_few_at_once_and_find_what_is_found_here
 
     assert tune(SPEC, data, 7, elsewhere=elsewhere) == tune(SPEC, data, 7)
     assert asked == [3, 3]  # the last one alone is not worth the way
+
+
+class Answers(DecisionTreeRegressor):
+    """A tree whose predictions have a shape of their own, or fail."""
+
+    def __init__(self, how: str = "column") -> None:
+        super().__init__(max_depth=2)
+        self.how = how
+
+    def fit(self, inputs: Any, labels: Any) -> Any:
+        return None if self.how == "nothing" else super().fit(inputs, labels)
+
+    def predict(self, inputs: Any) -> Any:
+        if self.how == "failure":
+            raise KeyError("no such zone")
+        return super().predict(inputs)[:, None]
+
+
+@pytest.mark.parametrize(
+    ("how", "reason"),
+    [
+        ("column", r"Answers\.predict of \d+ rows has the shape \(\d+, 1\); let it return \(\d+,\)"),
+        ("failure", r"Answers was fitted, but failed to predict \(KeyError: 'no such zone'\)"),
+        ("nothing", r"mine: fit returned NoneType, which has no predict; let fit return the estimator itself"),
+    ],
+)
+def test_an_estimator_that_answers_nothing_of_use_is_named(tmp_path: Path, how: str, reason: str) -> None:
+    data = training_set(tmp_path)
+    with pytest.raises(ContractError, match=reason):
+        predict(SPEC, fit(SPEC, data, {}, "mine", lambda _params: Answers(how)), data)
+
+
+def test_a_classifier_without_probabilities_is_named(tmp_path: Path) -> None:
+    data = training_set(tmp_path, classes=True)
+    spec = SPEC.model_copy(update={"task": "multiclass"})
+    with pytest.raises(ContractError, match="Pipeline, which has no predict_proba; a classifier is judged by"):
+        fit(spec, data, {}, "mine", lambda _params: make_pipeline(SimpleImputer(), LinearSVC()))
 
 
 def test_tuning_never_ends_worse_than_what_the_spec_says(tmp_path: Path) -> None:
