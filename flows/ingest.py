@@ -52,9 +52,9 @@ def ingest(
     the features are brought up to date as well. When enough partitions were accepted, the cause of a training is raised.
 
     One run at a time works on a model. A run that broke off is made good by the next one of the same source: what has
-            partitions, errors = land_and_judge(home, spec, engine, kind, arrival.path, again)
-        except Exception as error:  # noqa: BLE001 (whatever it is, one file must not keep the others out)
-            errors = [error if isinstance(error, EvergreenError) else unforeseen(arrival.path, error)]
+    landed is not landed again, what is not decided is decided. Rows that a later revision has replaced stay so, unless
+    ``again`` makes them the newest once more: a correction was wrong. Raises UsageError for a source, model or period that is
+    not there, and BrokenCheckError if a check could not be evaluated, after all other partitions were decided.
     """
     home = load()
     spec = load_model(model, home)
