@@ -170,6 +170,6 @@ class _Writer:
             self._file = (
                 pcsv.CSVWriter(self._path, table.schema)
                 if self._csv
-                else pq.ParquetWriter(self._path, table.schema, compression="zstd", coerce_timestamps="us")
+                else pq.ParquetWriter(self._path, table.schema, compression="zstd")
             )
         self._file.write_table(table)

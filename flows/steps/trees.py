@@ -19,7 +19,6 @@ from numpy.typing import NDArray
 Floats = NDArray[np.float64]
 
 CATEGORIES = 256  # codes of one categorical feature: 0 to 255
-MOST_LEAVES = 64  # bits of a mask
 MOST_TABLE_BYTES = 2**26
 CELLS = 2**20  # rows times trees that are worked on at once
 

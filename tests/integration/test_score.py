@@ -210,6 +210,13 @@ def test_a_classifier_gives_the_likeliest_class_and_all_probabilities(place, req
     assert found["prediction"].nunique() > 1
 
 
+def test_a_time_to_the_nanosecond_in_another_column_is_kept(place, requests, tmp_path):
+    seen = pd.Timestamp("2024-01-05 08:30:00.123456789")
+    requests.assign(note=[seen] * 100).to_parquet(tmp_path / "in.parquet")
+    run(place, tmp_path / "in.parquet", tmp_path / "out.parquet")
+    assert set(pd.read_parquet(tmp_path / "out.parquet")["note"]) == {seen}
+
+
 def test_an_unknown_zone_is_predicted_too(place, requests, tmp_path):
     requests.assign(PULocationID=9999).to_parquet(tmp_path / "in.parquet")
     run(place, tmp_path / "in.parquet", tmp_path / "out.parquet")
