@@ -99,9 +99,11 @@ def deploy(settings: Settings, file: Path = declared.PREFECT_YAML) -> dict[str, 
 def watch(settings: Settings, models: list[str]) -> int:
     """Report each model as watched and tell again of the causes that wait; return how many.
 
-    Those that a run was answering when it was killed, with the whole stack perhaps, wait as well.
+    Those that a run was answering when it was killed, with the whole stack perhaps, wait as well. So do files of the
+    landing folder: who told of them before there was a trigger was not heard.
     """
-    from flows import database, events, outbox
+    from deployments.watch import tell
+    from flows import arrivals, database, events, outbox
     from flows.lookup import load_model
     from flows.runs import close_crashed
 
@@ -111,4 +113,7 @@ def watch(settings: Settings, models: list[str]) -> int:
         close_crashed(engine, model)
         outbox.send(events.MODEL_WATCHED, model, {"model": model})
         told += outbox.flush(engine, load_model(model, settings))
+        files = arrivals.untaken(engine, model, settings.landing(model))
+        if files:
+            tell(model, files)
     return told

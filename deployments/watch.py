@@ -61,7 +61,7 @@ def main() -> int:
         load_model(model, home)
         folder = home.landing(model)
         folder.mkdir(parents=True, exist_ok=True)
-        watcher = Watcher(database.connect(home), model, folder, lambda found: _tell(model, found))
+        watcher = Watcher(database.connect(home), model, folder, lambda found: tell(model, found))
         _say(f"watching {folder}")
         while not ended.wait(LOOK_SECONDS):
             watcher.look(time.monotonic())
@@ -71,7 +71,8 @@ def main() -> int:
     return 0
 
 
-def _tell(model: str, found: list[Arrival]) -> bool:
+def tell(model: str, found: list[Arrival]) -> bool:
+    """Tell the server of files that nobody has taken; return whether it took the event."""
     from flows import outbox
 
     taken = outbox.send(events.LANDING_CHANGED, model, {"files": [Path(one.path).name for one in found[:100]]})

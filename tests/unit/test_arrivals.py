@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from deployments import watch
-from flows import arrivals, database
+from deployments import deploy, watch
+from flows import arrivals, database, events, outbox
 
 
 @pytest.fixture
@@ -81,3 +81,20 @@ def test_the_watcher_tells_of_whole_files_once_and_again_if_nobody_takes_them(en
     for one in arrivals.untaken(engine, "taxi", folder):
         arrivals.take(engine, "taxi", one)
     assert not watcher.look(1003 + watch.AGAIN_SECONDS)
+
+
+def test_a_deployment_tells_of_the_files_that_came_before_there_was_a_trigger(home, monkeypatch):
+    sent = []
+    monkeypatch.setattr(outbox, "send", lambda event, model, payload: sent.append((event, model, payload)) or True)
+    deploy.watch(home, ["taxi"])
+    assert [event for event, *_ in sent] == [events.MODEL_WATCHED]
+    folder = home.landing("taxi")
+    folder.mkdir(parents=True)
+    (folder / "a.csv").write_text("1")
+    deploy.watch(home, ["taxi"])
+    assert sent[-1] == (events.LANDING_CHANGED, "taxi", {"files": ["a.csv"]})
+    (arrival,) = arrivals.untaken(database.connect(home), "taxi", folder)
+    arrivals.take(database.connect(home), "taxi", arrival)
+    sent.clear()
+    deploy.watch(home, ["taxi"])
+    assert [event for event, *_ in sent] == [events.MODEL_WATCHED]
