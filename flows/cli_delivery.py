@@ -221,7 +221,7 @@ def deliver(
 def promote_across(source: str, target: str, version: int | None, why: str, model: str, as_json: bool) -> None:
     """Copy a version from one place's registry to another's and make it the champion there; nothing is trained anew."""
     from deployments import places
-    from flows import database
+    from flows import database, ledger
     from flows.lookup import load_model
     from flows.show import show_promoted
     from flows.steps import transfer
@@ -235,7 +235,7 @@ def promote_across(source: str, target: str, version: int | None, why: str, mode
     if not why:
         transfer.refuse_incomparable(theirs, ours, model)
     number = version if version is not None else transfer.served(theirs, model)
-    made = transfer.copy_version(giver, taker, spec, number)
+    made = transfer.copy_version(giver, taker, spec, number, ledger.highest_version(ours, model))
 
     def call() -> Any:
         from flows.promote import promote as flow

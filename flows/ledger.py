@@ -13,7 +13,7 @@ import sqlalchemy as sa
 from pydantic import BaseModel, ConfigDict
 from sqlalchemy.engine import Engine, RowMapping
 
-from flows.database import now, partitions, promotions, runs, write
+from flows.database import now, partitions, promotions, runs, trials, write
 from flows.errors import ConflictError
 
 
@@ -198,6 +198,16 @@ def list_promotions(engine: Engine, model: str, limit: int | None = None) -> lis
     query = sa.select(promotions).where(promotions.c.model == model).order_by(promotions.c.sequence.desc()).limit(limit)
     with engine.connect() as connection:
         return [Promotion.model_validate(dict(row)) for row in connection.execute(query).mappings()]
+
+
+def highest_version(engine: Engine, model: str) -> int:
+    """Return the highest number of a version that was promoted or on trial, 0 if none was."""
+    with engine.connect() as connection:
+        found = [
+            connection.scalar(sa.select(sa.func.max(table.c.version)).where(table.c.model == model))
+            for table in (promotions, trials)
+        ]
+    return max(one or 0 for one in found)
 
 
 def promote(

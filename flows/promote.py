@@ -9,7 +9,7 @@ from prefect.events import emit_event
 from sqlalchemy.engine import Engine
 
 from flows import approval, database, events, ledger
-from flows.errors import UnavailableError
+from flows.errors import RefusedError, UnavailableError
 from flows.ledger import Promotion
 from flows.lookup import load_model
 from flows.runs import recorded, stage
@@ -82,8 +82,8 @@ def refuse(home: Settings, engine: Engine, version: registry.Version, word: str)
 def announce(home: Settings, made: Promotion) -> dict[str, Any]:
     """Let alias and event follow the ledger's row; the row stands if they cannot."""
     try:
-        registry.follow(home, made.model, made.version)
-    except UnavailableError as error:
+        registry.follow(home, made.model, made.version, made.digest)
+    except (UnavailableError, RefusedError) as error:
         get_run_logger().warning(str(error))
     summary = {
         "model": made.model, "version": made.version, "previous_version": made.previous_version, "kind": made.kind,

@@ -128,7 +128,8 @@ def train(
             }  # fmt: skip
             show(spec, verdicts, run, work.folder / "pictures", links.line(home, model, run_id))
             if not failed:
-                made = register(home, spec, record, run_id, model_id, kept, digest)
+                above = ledger.highest_version(engine, model)
+                made = register(home, spec, record, run_id, model_id, kept, digest, above)
                 run.summary["version"] = made.version
                 payload = {"version": made.version, "run_id": run_id, "reason": reason}
                 emit_event(events.MODEL_REGISTERED, resource=events.resource(model), payload=payload)

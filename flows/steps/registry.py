@@ -6,6 +6,7 @@ import json
 import logging
 from contextlib import nullcontext
 from datetime import UTC, datetime
+from functools import partial
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any
 
@@ -70,9 +71,20 @@ def open_client(settings: Settings) -> MlflowClient:
 
 
 def register(
-    settings: Settings, spec: ModelSpec, lineage: Lineage, run_id: str, model_id: str, folder: str, digest: str
+    settings: Settings,
+    spec: ModelSpec,
+    lineage: Lineage,
+    run_id: str,
+    model_id: str,
+    folder: str,
+    digest: str,
+    above: int = 0,
 ) -> Version:
-    """Register a logged model as the next version and give it the alias ``challenger``; twice makes one version."""
+    """Register a logged model as the next version and give it the alias ``challenger``; twice makes one version.
+
+    A new version has a number ``above`` the highest that the ledger knows: a model that was deleted whole in MLflow, or is
+    in a new database, counts from 1 again, and one number would be two versions.
+    """
     from mlflow.exceptions import MlflowException
 
     client = open_client(settings)
@@ -85,14 +97,18 @@ def register(
     made = next(iter(client.search_model_versions(f"name = '{spec.name}' and run_id = '{run_id}'")), None)
     if made is None:
         run = client.get_run(run_id)
-        made = client.create_model_version(
-            spec.name, source=folder, run_id=run_id, model_id=model_id,
+        make = partial(
+            client.create_model_version, spec.name, source=folder, run_id=run_id, model_id=model_id,
             description=f"[Model card](#/experiments/{run.info.experiment_id}/runs/{run_id}/artifacts/{CARD})",
             tags={
                 DIGEST: digest, FINGERPRINT: lineage.fingerprint, REASON: lineage.reason,
                 EVIDENCE_DIGEST: run.data.tags.get(EVIDENCE_DIGEST, ""),
             },
         )  # fmt: skip
+        made = make()
+        while int(made.version) <= above:  # a number that was deleted is not given again
+            client.delete_model_version(spec.name, made.version)
+            made = make()
     client.set_registered_model_alias(spec.name, CHALLENGER, made.version)
     return _version(made)
 
@@ -172,16 +188,28 @@ def aliases(settings: Settings, model: str) -> dict[str, int]:
     return {name: int(version) for name, version in found.items()}
 
 
-def follow(settings: Settings, model: str, version: int | None) -> bool:
+def follow(settings: Settings, model: str, version: int, digest: str) -> bool:
     """Make the alias ``champion`` name the ledger's champion; return whether it had to be repaired.
 
-    The alias ``challenger`` is taken from a version that has become champion. Raises UnavailableError if MLflow cannot
-    be reached: the ledger stands all the same, and the next call repairs the alias.
+    The alias ``challenger`` is taken from a version that has become champion. Raises RefusedError if MLflow has the
+    version no more, or another under its number, UnavailableError if it cannot be reached: the ledger stands all the same,
+    and the next call repairs the alias.
     """
-    if version is None:
-        return False
+    from mlflow.exceptions import MlflowException
+
     client = open_client(settings)
     known = aliases(settings, model)
+    try:
+        there = client.get_model_version(model, str(version)).tags.get(DIGEST)
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+            raise _not_set(model, version, error) from error
+        there = None
+    if there != digest:
+        raise RefusedError(
+            f"the alias `{CHAMPION}` of {model} names {f'version {known[CHAMPION]}' if CHAMPION in known else 'nothing'}: "
+            f"MLflow has not the version {version} that the ledger promoted"
+        )
     try:
         if known.get(CHALLENGER) == version:
             client.delete_registered_model_alias(model, CHALLENGER)
@@ -189,11 +217,15 @@ def follow(settings: Settings, model: str, version: int | None) -> bool:
             return False
         client.set_registered_model_alias(model, CHAMPION, str(version))
     except Exception as error:
-        raise UnavailableError(
-            f"the alias `{CHAMPION}` of {model} could not be set to version {version} ({type(error).__name__}); "
-            "the ledger holds the promotion, `evergreen status` repairs the alias"
-        ) from error
+        raise _not_set(model, version, error) from error
     return True
+
+
+def _not_set(model: str, version: int, error: Exception) -> UnavailableError:
+    return UnavailableError(
+        f"the alias `{CHAMPION}` of {model} could not be set to version {version} ({type(error).__name__}); "
+        "the ledger holds the promotion, `evergreen status` repairs the alias"
+    )
 
 
 def _version(found: Any) -> Version:

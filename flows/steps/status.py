@@ -108,11 +108,12 @@ def _alias(settings: Settings, spec: ModelSpec, reigning: Promotion | None) -> d
     if reigning is None and not settings.mlflow_exists:
         return {"challenger": None, "state": "none"}
     try:
-        repaired = registry.follow(settings, spec.name, reigning.version if reigning else None)
         known = registry.aliases(settings, spec.name).get(registry.CHALLENGER)
+        repaired = reigning and registry.follow(settings, spec.name, reigning.version, reigning.digest)
+        state = "repaired" if repaired else "as the ledger says"
+    except RefusedError as error:
+        state = str(error)
     except UnavailableError as error:
         return {"challenger": None, "state": str(error)}
-    return {
-        "challenger": {"version": known} if known else None,
-        "state": "repaired" if repaired else "as the ledger says",
-    }
+    waits = known is not None and (reigning is None or known != reigning.version)
+    return {"challenger": {"version": known} if waits else None, "state": state}

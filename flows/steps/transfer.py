@@ -44,11 +44,11 @@ def refuse_incomparable(source: Engine, target: Engine, model: str) -> None:
         )
 
 
-def copy_version(source: Settings, target: Settings, spec: ModelSpec, number: int) -> Version:
+def copy_version(source: Settings, target: Settings, spec: ModelSpec, number: int, above: int = 0) -> Version:
     """Copy a version that may serve into the target's registry and return it there; again makes no second one.
 
-    Its number in the target is the target's next. Raises RefusedError if it may not serve or its lineage is gone,
-    TamperedError if what arrived is not what was sent; the target's champion is not touched.
+    Its number in the target is the target's next, ``above`` what its ledger knows. Raises RefusedError if it may not serve
+    or its lineage is gone, TamperedError if what arrived is not what was sent; the target's champion is not touched.
     """
     version = registry.get_version(source, spec.name, number)
     evidence = promotion.check(source, version)
@@ -64,7 +64,7 @@ def copy_version(source: Settings, target: Settings, spec: ModelSpec, number: in
             target, spec, lineage=lineage, evidence=evidence, bundle=bundle, pictures=pictures, card=card, metrics=metrics,
             passed=True, digest=version.digest, work_key=f"copy of {version.run_id}",
         )  # fmt: skip
-    made = registry.register(target, spec, lineage, run_id, model_id, kept, version.digest)
+    made = registry.register(target, spec, lineage, run_id, model_id, kept, version.digest, above)
     _compare(source, target, version, made)
     client = registry.open_client(target)
     origin = f"version {version.version}, run {version.run_id}"

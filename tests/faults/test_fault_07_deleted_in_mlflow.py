@@ -11,9 +11,10 @@ import subprocess
 import pytest
 from serving_parts import ROW, eventually, home, make_bundle, promote, serving, version_of
 
-from flows import database
+from flows import database, ledger
 from flows.models.taxi.spec import spec
 from flows.steps import lost, promotion, registry
+from flows.steps.lineage import Lineage
 from flows.steps.status import status
 
 
@@ -97,3 +98,30 @@ def test_files_without_a_copy_are_told_as_lost(place):
     (problem,) = lost.problems(settings, spec, engine)
     assert "version 1, the rollback target, has lost its files" in problem
     assert "there is no copy" in problem
+
+
+def test_a_model_that_is_deleted_whole_in_mlflow_gives_no_number_again(place, tmp_path):
+    settings, engine, client = place
+    run = client.create_run(registry.experiment_of(client, settings, "taxi")).info.run_id
+    lineage = Lineage.model_construct(fingerprint="f", reason="again")
+    client.delete_registered_model("taxi")
+    found = status(settings, spec, engine)
+    assert found["alias"] == (
+        "the alias `champion` of taxi names nothing: MLflow has not the version 2 that the ledger promoted"
+    )
+    above = ledger.highest_version(engine, "taxi")
+    made = registry.register(settings, spec, lineage, run, "", str(tmp_path), "d", above)
+    assert made.version == 3
+    assert registry.register(settings, spec, lineage, run, "", str(tmp_path), "d", 3) == made
+    assert [one.version for one in registry.versions(settings, "taxi")] == [3]
+    assert status(settings, spec, engine)["challenger"] == {"version": 3}
+
+
+def test_the_alias_never_names_a_version_of_somebody_else_under_the_champions_number(place, tmp_path):
+    settings, engine, client = place
+    client.delete_registered_model("taxi")
+    client.create_registered_model("taxi")
+    for _ in range(2):
+        client.create_model_version("taxi", source=str(tmp_path))
+    assert "names nothing" in status(settings, spec, engine)["alias"]
+    assert client.get_registered_model("taxi").aliases == {}
