@@ -115,19 +115,20 @@ def _logged_before(
 
 
 def experiment_of(client: MlflowClient, settings: Settings, name: str) -> str:
-    """Return the id of an experiment, made if it is not there."""
+    """Return the id of an experiment, made if it is not there, restored with its runs if somebody deleted it."""
     from mlflow.exceptions import MlflowException
 
     found = client.get_experiment_by_name(name)
-    if found:
-        return str(found.experiment_id)
-    try:
-        return str(client.create_experiment(name, artifact_location=_artifacts(settings)))
-    except MlflowException:  # another process made it in between
-        found = client.get_experiment_by_name(name)
-        if found is None:
-            raise
-        return str(found.experiment_id)
+    if found is None:
+        try:
+            return str(client.create_experiment(name, artifact_location=_artifacts(settings)))
+        except MlflowException:  # another process made it in between
+            found = client.get_experiment_by_name(name)
+            if found is None:
+                raise
+    if found.lifecycle_stage == "deleted":  # MLflow keeps its name, and lets nothing be logged into it
+        client.restore_experiment(found.experiment_id)
+    return str(found.experiment_id)
 
 
 def _artifacts(settings: Settings) -> str | None:

@@ -125,3 +125,13 @@ def test_the_alias_never_names_a_version_of_somebody_else_under_the_champions_nu
         client.create_model_version("taxi", source=str(tmp_path))
     assert "names nothing" in status(settings, spec, engine)["alias"]
     assert client.get_registered_model("taxi").aliases == {}
+
+
+def test_an_experiment_that_is_deleted_in_mlflow_is_there_again_for_the_next_training(place):
+    settings, _, client = place
+    made = registry.experiment_of(client, settings, "taxi")
+    run = client.create_run(made).info.run_id
+    client.delete_experiment(made)
+    assert registry.experiment_of(client, settings, "taxi") == made
+    assert client.create_run(made)
+    assert client.get_run(run).info.lifecycle_stage == "active"
