@@ -115,5 +115,6 @@ def _alias(settings: Settings, spec: ModelSpec, reigning: Promotion | None) -> d
         state = str(error)
     except UnavailableError as error:
         return {"challenger": None, "state": str(error)}
-    waits = known is not None and (reigning is None or known != reigning.version)
+    ours = {one.version for one in registry.versions(settings, spec.name)}  # not one that somebody else registered
+    waits = known in ours and (reigning is None or known != reigning.version)
     return {"challenger": {"version": known} if waits else None, "state": state}

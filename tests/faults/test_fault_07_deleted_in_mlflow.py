@@ -123,8 +123,11 @@ def test_the_alias_never_names_a_version_of_somebody_else_under_the_champions_nu
     client.create_registered_model("taxi")
     for _ in range(2):
         client.create_model_version("taxi", source=str(tmp_path))
-    assert "names nothing" in status(settings, spec, engine)["alias"]
-    assert client.get_registered_model("taxi").aliases == {}
+    client.set_registered_model_alias("taxi", registry.CHALLENGER, "1")
+    found = status(settings, spec, engine)
+    assert "names nothing" in found["alias"]
+    assert found["challenger"] is None
+    assert client.get_registered_model("taxi").aliases == {registry.CHALLENGER: 1}
 
 
 def test_an_experiment_that_is_deleted_in_mlflow_is_there_again_for_the_next_training(place):
