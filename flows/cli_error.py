@@ -8,9 +8,14 @@ import re
 from flows.errors import EvergreenError
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+FORBIDDEN = (errno.EROFS, errno.EACCES, errno.EPERM)
 # Errors of libraries that have one cause, by their first line, and how it is mended.
 KNOWN = {
     "disk is full": "the disk is full ({line}); free some space, then run the same command again",
+    "disk I/O error": "a database could not be read or written ({line}): its disk is full, or broken; `df` says which; free some "
+    "space, then run the same command again",
+    "readonly database": "a file may not be read or written ({line}); give it to the user that runs Evergreen (chown), mount its "
+    "disk to be written to, or name another folder with --home",
     "database is locked": "a database of the home was held by another process for too long ({line}); end it, or wait for it, "
     "then run the same command again",
     "unable to open database file": "a database cannot be opened ({line}); correct its address, or the rights of its folder",
@@ -41,6 +46,8 @@ def told(error: Exception) -> tuple[str, int]:
     line = (str(error).splitlines() or [""])[0]
     if isinstance(error, OSError) and error.errno in FULL:
         return KNOWN["disk is full"].format(line=line), 1
+    if isinstance(error, OSError) and error.errno in FORBIDDEN and error.filename:
+        return KNOWN["readonly database"].format(line=line), 1
     for pattern, words in KNOWN.items():
         if re.search(pattern, line):
             return words.format(line=line), 1

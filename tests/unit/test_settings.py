@@ -49,10 +49,17 @@ def test_secrets_whose_folder_is_not_there_are_not_passed_over(monkeypatch, tmp_
     ("error", "words"),
     [
         (OSError(28, "No space left on device"), "the disk is full"),
+        (OSError(30, "Read-only file system", "/home/ledger.lock"), "a file may not be read or written"),
+        (PermissionError(13, "Permission denied", "/home/ledger.lock"), "a file may not be read or written"),
+        (
+            RuntimeError("(sqlite3.OperationalError) attempt to write a readonly database"),
+            "a file may not be read or written",
+        ),
         (
             RuntimeError("(sqlite3.OperationalError) database is locked"),
             "a database of the home was held by another process",
         ),
+        (RuntimeError("(sqlite3.OperationalError) disk I/O error"), "a database could not be read or written"),
         (RuntimeError("(sqlite3.DatabaseError) file is not a database"), "a database of the home is damaged"),
         (RuntimeError("Invalid Input Error: No magic bytes found at end of file 'x'"), "a file of the home is damaged"),
         (RuntimeError("else\nand more"), "unforeseen RuntimeError: else"),
