@@ -149,20 +149,19 @@ def _home(settings: Settings, spec: ModelSpec) -> Iterator[Finding]:
         )  # fmt: skip
         return
     folders = [settings.home, *filter(Path.exists, [settings.artifacts, settings.landing(spec.name)])]
-    for folder in folders:
-        problem = _write_problem(folder)
-        if problem:
-            yield Finding(
-                part="home", state="bad", found=f"{folder} cannot be written to ({problem})",
-                mend="give it to the user that runs Evergreen (chown), or name another with --home",
-            )  # fmt: skip
+    problems = {folder: problem for folder in folders if (problem := _write_problem(folder))}
+    for folder, problem in problems.items():
+        yield Finding(
+            part="home", state="bad", found=f"{folder} cannot be written to ({problem})",
+            mend="give it to the user that runs Evergreen (chown), mount its disk to be written to, or name another with --home",
+        )  # fmt: skip
     free = shutil.disk_usage(settings.home).free
     if free < FREE_BYTES:
         yield Finding(
             part="home", state="warning", found=f"{free / 2**20:.0f} MiB are free on its disk",
             mend="free some space: landing, training and the prediction log need it",
         )  # fmt: skip
-    else:
+    elif not problems:
         yield Finding(part="home", state="good", found=f"{settings.home} is writable, {free / 2**30:.0f} GiB are free")
 
 
