@@ -199,8 +199,14 @@ def show_trial(found: dict[str, Any] | None) -> None:
         line("nothing was ever on trial; begin with `evergreen promote --canary` or `--shadow`")
         return
     line(trial_line(found), BAD if found["state"] == "failed" else GOOD if found["state"] == "passed" else "")
-    counts = ", ".join(f"{name} {value}" for name, value in found["counts"].items() if value is not None)
+    counts = ", ".join(counted(name, value) for name, value in found["counts"].items() if value is not None)
     line(f"since {_time(found['since'])}, for {found['who']}: {found['why']}; {counts}", QUIET)
+
+
+def counted(name: str, value: Any) -> str:
+    """Return what was counted of a trial, its median times in milliseconds."""
+    medians = {"seconds": "median", "champion_seconds": "the champion's"}
+    return f"{medians[name]} {1000 * value:.1f} ms" if name in medians else f"{name.replace('_', ' ')} {value}"
 
 
 def trial_line(found: dict[str, Any]) -> str:

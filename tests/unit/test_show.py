@@ -55,3 +55,14 @@ except KeyboardInterrupt:
 def test_an_interrupt_that_python_loses_is_raised_again():
     done = subprocess.run([sys.executable, "-c", LOST], capture_output=True, text=True, timeout=60, check=False)
     assert (done.stdout, done.stderr, done.returncode) == ("ended\n", "", 0)
+
+
+def test_a_trial_tells_its_median_times_in_milliseconds():
+    found = {
+        "version": 2, "kind": "canary", "share": 0.1, "state": "running", "outcome": None, "who": "a", "why": "b",
+        "since": "2026-01-01T00:00:00+00:00",
+        "counts": {"requests": 30, "failed": 0, "seconds": 0.006028283999967243, "champion_seconds": 0.005, "last_error": None},
+    }  # fmt: skip
+    with show.console.capture() as captured:
+        show.show_trial(found)
+    assert "b; requests 30, failed 0, median 6.0 ms, the champion's 5.0 ms" in " ".join(captured.get().split())
