@@ -17,7 +17,7 @@ from sqlalchemy.engine import Engine
 
 from flows import database, ledger
 from flows.engines import make_engine
-from flows.errors import UnavailableError
+from flows.errors import RefusedError, UnavailableError
 from flows.secret import shown
 from flows.settings import Settings
 from flows.spec import Frozen, ModelSpec
@@ -295,7 +295,16 @@ def _features(settings: Settings, spec: ModelSpec) -> Iterator[Finding]:
         yield Finding(part="feature store", state="good", found="none yet; `evergreen featurize` makes it")
         return
     _ask(settings, settings.feature_registry)
-    names = feature_store.feature_names(feature_store.open_store(settings), spec)
+    store = feature_store.open_store(settings)
+    try:
+        names = feature_store.feature_names(store, spec)
+    except RefusedError:
+        yield Finding(
+            part="feature store", state="warning",
+            found=f"{spec.feature_service} is not registered in {shown(settings.feature_registry)}",
+            mend=f"`evergreen featurize --model {spec.name}` registers it, once there are partitions",
+        )  # fmt: skip
+        return
     yield Finding(
         part="feature store", state="good", found=f"{spec.feature_service} is registered, {len(names)} features"
     )

@@ -11,7 +11,7 @@ from typing import Any
 
 from sqlalchemy.engine import Engine
 
-from flows import ledger
+from flows import database, ledger
 from flows.errors import EvergreenError
 from flows.secret import shown
 from flows.settings import Settings
@@ -94,7 +94,8 @@ def online_store(settings: Settings, spec: ModelSpec, engine: Engine) -> Iterato
         return
     finally:
         client.close()
-    if not keys and ledger.newest_featurized(engine, spec.name):
+    featurized = database.revisions(engine)[0] is not None and ledger.newest_featurized(engine, spec.name)
+    if not keys and featurized:
         mend = f"`evergreen featurize --again --model {spec.name}` writes it from the feature tables"
         yield "online store", "bad", f"{where} holds nothing, though features were computed", mend
     elif policy != "noeviction":

@@ -12,7 +12,7 @@ from flows import database
 from flows.errors import RefusedError, TamperedError, UsageError
 from flows.lookup import load_model
 from flows.settings import Settings
-from flows.steps import doctor, promotion, registry, transfer
+from flows.steps import doctor, feature_store, promotion, registry, transfer
 from flows.steps.backup import backup, restore
 from flows.steps.doctor import Finding, examine
 from flows.steps.files import sha256_of
@@ -162,6 +162,14 @@ def test_a_home_that_cannot_be_written_to_is_never_called_writable(tmp_path, mon
     found = [one for one in examine(settings, spec_of(settings)) if one.part == "home"]
     assert [one.state for one in found] == ["bad"]
     assert "Read-only file system" in found[0].found
+
+
+def test_a_feature_store_in_which_nothing_is_registered_yet_is_no_fault(tmp_path, restored_environment):
+    settings = Settings(home=tmp_path)
+    feature_store.open_store(settings)
+    found = {one.part: one for one in examine(settings, spec_of(settings))}
+    assert found["feature store"].state == "warning"
+    assert "evergreen featurize" in found["feature store"].mend
 
 
 def test_the_doctor_makes_nothing(tmp_path, restored_environment):

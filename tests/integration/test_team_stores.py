@@ -11,6 +11,7 @@ from team_parts import SECRETS, client, stores
 
 from deployments.service.features import OnlineFeatures
 from flows import database
+from flows.engines import make_engine
 from flows.errors import UnavailableError, UsageError
 from flows.models.taxi.spec import spec
 from flows.settings import Settings
@@ -124,6 +125,13 @@ def test_the_doctor_names_each_server_without_its_password(place):
     text = " ".join(f"{one.found} {one.mend}" for one in findings)
     assert "postgresql 1" in text
     assert not [name for name, word in SECRETS.items() if word in text]
+
+
+def test_a_redis_that_nothing_was_written_to_yet_is_no_fault_before_there_is_a_ledger(place, tmp_path):
+    fresh = changed(place, online_store_url=place.online_store_url.removesuffix("/0") + "/5")
+    engine = make_engine(f"sqlite:///{tmp_path / 'empty.db'}")
+    assert [state for _, state, *_ in online_store(fresh, spec, engine)] == ["good"]
+    engine.dispose()
 
 
 def test_the_doctor_says_how_to_mend_a_server_that_is_wrong(place, monkeypatch):
