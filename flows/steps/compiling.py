@@ -137,8 +137,6 @@ def _encoder(
         raise CannotCompileError(f"{kind} with infrequent or dropped categories")
     branches, after = [], []
     for place, (column, categories) in enumerate(zip(columns, step.categories_, strict=True)):
-        if column is None:
-            raise CannotCompileError(f"{kind} on what another step made")
         width = len(categories) if one_hot else 1
         rows = {
             _key(value, column, words): tuple(np.eye(width)[code].tolist()) if one_hot else (float(code),)
@@ -166,8 +164,11 @@ def _encoder(
     return [Parallel(branches=tuple(branches))], after
 
 
-def _key(value: Any, column: str, words: dict[str, tuple[str, ...]]) -> float:
-    """Return a category as the number that stands for it in the input, infinity for what is missing there."""
+def _key(value: Any, column: str | None, words: dict[str, tuple[str, ...]]) -> float:
+    """Return a category as the number that stands for it in the input, infinity for what is missing there.
+
+    A column without a name was made by a step before, and holds numbers.
+    """
     if value is None or (value != value and column not in words):
         return MISSING
     if column in words and not isinstance(value, str):

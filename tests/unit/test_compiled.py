@@ -71,6 +71,19 @@ MODELS = {
     ),
     "one hot": (encoded(ONE_HOT, ensemble.HistGradientBoostingRegressor(max_iter=20)), 4, 0, Tables),
     "ordinal": (encoded(ORDINAL, ensemble.HistGradientBoostingRegressor(max_iter=20)), 4, 0, Tables),
+    # As ``evergreen new`` drafts it: codes of the texts, which the trees take as categories by their place.
+    "coded categories": (
+        encoded(
+            preprocessing.OrdinalEncoder(handle_unknown="use_encoded_value", unknown_value=np.nan),
+            ensemble.HistGradientBoostingRegressor(max_iter=40, categorical_features=[0, 1]),
+        ), 4, 0, Tables,
+    ),
+    "coded categories, two classes": (
+        encoded(
+            preprocessing.OrdinalEncoder(handle_unknown="use_encoded_value", unknown_value=np.nan),
+            ensemble.HistGradientBoostingClassifier(max_iter=10, categorical_features=[0, 1]),
+        ), 4, 2, Tables,
+    ),
     "large trees": (
         ensemble.HistGradientBoostingRegressor(
             max_iter=15, max_leaf_nodes=100, min_samples_leaf=4, categorical_features=["zone"]
