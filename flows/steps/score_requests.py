@@ -33,10 +33,16 @@ def prepare(connection: DuckDBPyConnection, spec: ModelSpec, origin: Path, added
     Returns the names of the file's own columns.
     """
     path = literal(glob.escape(str(origin)))
+    fields = _fields(spec)
     reader = f"read_parquet({path})" if origin.suffix.lower() == ".parquet" else f"read_csv({path}, sample_size = -1)"
     with told(origin):
         columns = describe(connection, f"SELECT * FROM {reader}", {})
-    fields = _fields(spec)
+        texts = [field.name for field in fields if field.type in ("string", "timestamp") and field.name in columns]
+        if texts and origin.suffix.lower() != ".parquet":
+            # As landing reads them: by their looks True would become true, 007 become 7, and 01/02 one of two days.
+            types = ", ".join(f"{literal(name)}: 'VARCHAR'" for name in texts)
+            reader = f"read_csv({path}, sample_size = -1, types = {{{types}}})"
+            columns = describe(connection, f"SELECT * FROM {reader}", {})
     missing = [field.name for field in fields if field.name not in columns]
     if missing:
         has = ", ".join(columns)[:300]

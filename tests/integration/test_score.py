@@ -268,6 +268,25 @@ def test_a_request_field_may_be_called_n(tmp_path):
         score_requests.prepare(connection, model, tmp_path / "in.parquet", [])
 
 
+def test_texts_of_a_csv_file_stay_as_they_are_and_a_day_first_is_not_guessed(tmp_path):
+    field = RequestField(name="code", type="string", description="a code", example="007")
+    model = spec.model_copy(update={"request": (field,)})
+    time = spec.source.event_time
+    for texts in (["True", "False"], ["007", "012"], ["1.50", "2"], ["2024-01-01", "2024-01-02"]):
+        frame = pd.DataFrame({time: ["2024-03-01 10:00:00", "2024-03-02T10:00:00"], "code": texts, "count": [1, 2]})
+        frame.to_csv(tmp_path / "in.csv", index=False)
+        with duckdb.connect() as connection:
+            score_requests.prepare(connection, model, tmp_path / "in.csv", [])
+            asked = score_requests.requests_of(model, connection.execute("FROM typed").to_arrow_table())
+        assert asked["code"].to_pylist() == texts
+    frame.assign(**{time: "01/02/2024 10:00:00"}).to_csv(tmp_path / "in.csv", index=False)
+    with (
+        duckdb.connect() as connection,
+        pytest.raises(UsageError, match=r"is '01/02/2024 10:00:00' in row 1 .* a time"),
+    ):
+        score_requests.prepare(connection, model, tmp_path / "in.csv", [])
+
+
 @pytest.mark.parametrize(
     ("source", "target", "words"),
     [
