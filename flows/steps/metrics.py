@@ -72,8 +72,10 @@ def block_interval(
 
     Rows of one hour stay together: errors of neighbouring rows are alike, and resampling single rows would promise
     too narrow an interval (block bootstrap: Carlstein, Annals of Statistics 14, 1986; paired as in Efron and
-    Tibshirani, An Introduction to the Bootstrap, 1993).
+    Tibshirani, An Introduction to the Bootstrap, 1993). Of an infinite loss there is none: both ends are no numbers.
     """
+    if not all(np.isfinite(losses).all() for losses in (ours, theirs) if losses is not None):
+        return float("nan"), float("nan")
     _, block = np.unique(hours, return_inverse=True)
     blocks = int(block.max()) + 1
     counts = np.bincount(block, minlength=blocks).astype(np.float64)
@@ -109,10 +111,17 @@ def slices(values: pd.Series, least: int) -> list[tuple[str, NDArray[np.bool_]]]
 def further_metrics(
     spec: ModelSpec, labels: ArrayLike, predicted: Floats, classes: ArrayLike | None
 ) -> dict[str, float]:
-    """Return the usual figures of the task beside the deciding one, from scikit-learn."""
+    """Return the usual figures of the task beside the deciding one, from scikit-learn.
+
+    Of predictions that are not all finite, which it refuses, they are as bad as can be.
+    """
     from sklearn import metrics
 
+    finite = bool(np.isfinite(predicted).all())
     if spec.task == "regression":
+        if not finite:
+            middle = float(np.median(row_losses(Metric(name="mae"), labels, predicted)))
+            return {"rmse": np.inf, "mae": np.inf, "median_absolute_error": middle, "r2": -np.inf}
         return {
             "rmse": float(metrics.root_mean_squared_error(labels, predicted)),
             "mae": float(metrics.mean_absolute_error(labels, predicted)),
@@ -126,6 +135,6 @@ def further_metrics(
         "accuracy": float(metrics.accuracy_score(labels, chosen)),
         "balanced_accuracy": float(metrics.balanced_accuracy_score(labels, chosen)),
     }
-    if spec.task == "binary" and len(np.unique(np.asarray(labels))) == 2:
+    if finite and spec.task == "binary" and len(np.unique(np.asarray(labels))) == 2:
         figures["roc_auc"] = float(metrics.roc_auc_score(labels, predicted[:, 1]))
     return figures

@@ -47,18 +47,23 @@ def embedded(name: str, picture: bytes) -> str:
 def draw_evaluation(
     spec: ModelSpec, evaluation: Evaluation, labels: Floats, predicted: Floats, classes: Any, folder: Path
 ) -> None:
-    """Draw ``judging.png`` (residuals and calibration) and ``features.png`` (importance and slices) into a folder."""
+    """Draw ``judging.png`` (residuals and calibration) and ``features.png`` (importance and slices) into a folder.
+
+    Rows whose prediction is not finite have no place in the first.
+    """
     folder.mkdir(parents=True, exist_ok=True)
+    known = np.isfinite(predicted) if predicted.ndim == 1 else np.isfinite(predicted).all(axis=1)
+    labels, predicted = labels[known], predicted[known]
     drawing, ((left, right),) = figure(1, 2, 9, 3.6)
     unit = f" ({spec.label.unit})" if spec.label.unit else ""
     if spec.task == "regression":
         residuals = predicted - labels
-        low, high = np.quantile(residuals, [0.005, 0.995])
+        low, high = np.quantile(residuals, [0.005, 0.995]) if len(residuals) else (0.0, 1.0)
         left.hist(residuals, bins=60, range=(low, max(high, low + 1e-9)), color=ACCENT)
         left.axvline(0, color=INK, linewidth=1)
         left.set_title("Residuals: predicted minus true" + unit, fontsize=9, color=INK)
         # Calibration: in each twentieth of the predictions, is the mean truth the mean prediction?
-        order = np.array_split(np.argsort(predicted, kind="stable"), min(20, len(predicted)))
+        order = np.array_split(np.argsort(predicted, kind="stable"), min(20, len(predicted))) if len(predicted) else []
         x, y = [predicted[part].mean() for part in order], [labels[part].mean() for part in order]
         right.set_title("Calibration: mean truth by mean prediction" + unit, fontsize=9, color=INK)
     else:
@@ -69,10 +74,10 @@ def draw_evaluation(
         )
         left.legend(fontsize=8, frameon=False)
         left.set_title(f"Probability of {classes[-1]}", fontsize=9, color=INK)
-        order = np.array_split(np.argsort(chance, kind="stable"), min(10, len(chance)))
+        order = np.array_split(np.argsort(chance, kind="stable"), min(10, len(chance))) if len(chance) else []
         x, y = [chance[part].mean() for part in order], [hit[part].mean() for part in order]
         right.set_title("Calibration: share of hits by mean probability", fontsize=9, color=INK)
-    ends = [min(*x, *y), max(*x, *y)]
+    ends = [min([*x, *y], default=0.0), max([*x, *y], default=1.0)]
     right.plot(ends, ends, color=QUIET, linewidth=1)
     right.plot(x, y, "o-", color=ACCENT, markersize=3, linewidth=1)
     drawing.savefig(folder / "judging.png", dpi=110)

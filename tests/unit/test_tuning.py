@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -16,8 +17,10 @@ from sklearn.tree import DecisionTreeRegressor
 from flows.errors import ContractError
 from flows.models.taxi.spec import spec as taxi
 from flows.spec import Training
-from flows.steps.evaluation import predict
+from flows.steps import gates, reference
+from flows.steps.evaluation import evaluate, predict
 from flows.steps.fitting import fit, trial_error, tune
+from flows.steps.probe import Probe
 
 SPEC = taxi.model_copy(
     update={
@@ -68,6 +71,34 @@ def test_an_estimator_that_answers_nothing_of_use_is_named(tmp_path: Path, how: 
     data = training_set(tmp_path)
     with pytest.raises(ContractError, match=reason):
         predict(SPEC, fit(SPEC, data, {}, "mine", lambda _params: Answers(how)), data)
+
+
+class Unsure(DecisionTreeRegressor):
+    """A tree that answers the first rows, or all, with no number."""
+
+    rows: int | None = 3
+
+    def predict(self, inputs: Any) -> Any:
+        found = super().predict(inputs)
+        found[: self.rows] = math.nan
+        return found
+
+
+@pytest.mark.parametrize("rows", [3, None])
+def test_an_estimator_that_answers_no_number_is_judged_and_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rows: int | None
+) -> None:
+    monkeypatch.setattr(Unsure, "rows", rows)
+    data = training_set(tmp_path)
+    spec = SPEC.model_copy(update={"slices": ()})
+    estimator = fit(spec, data, {}, "mine", lambda _params: Unsure(max_depth=2))
+    train, judge = predict(spec, estimator, data)
+    found = evaluate(spec, estimator, train, judge, None, None, tmp_path / "pictures")
+    assert (found.error, found.metrics["mae"], found.metrics["r2"]) == (math.inf, math.inf, -math.inf)
+    loads = Probe(loaded=True, reason="", rows=9, difference=0.0, latency_ms=1.0)
+    assert gates.failed(gates.judge_all(spec, found, loads, None))[0] == "baseline"
+    assert (tmp_path / "pictures" / "judging.png").exists()
+    assert reference.build(spec, data, estimator, train, judge).expected.error == math.inf
 
 
 def test_a_classifier_without_probabilities_is_named(tmp_path: Path) -> None:
