@@ -17,12 +17,14 @@ from sklearn import (
     pipeline,
     preprocessing,
 )
+from sklearn.feature_extraction.text import TfidfVectorizer
 
 from flows.errors import ContractError, TamperedError
 from flows.models.taxi.spec import spec
 from flows.steps import trusted
 from flows.steps.bundle import frame_of, golden_difference, load_bundle, open_bundle
 from flows.steps.bundling import save_bundle
+from flows.steps.model_file import write_estimator
 from flows.steps.training_set import matrix, read_part
 
 classifying = spec.model_copy(update={"task": "multiclass"})
@@ -97,6 +99,15 @@ def test_text_features_with_missing_values_come_back(tmp_path):
     bundle = load_bundle(tmp_path, save_bundle(spec, estimator, data, tmp_path))
     assert bundle.manifest.feature_types == ("float", "float", "float", "string")
     assert {row[3] for row in bundle.manifest.golden.inputs} == {"north", "south", None}
+
+
+def test_a_text_vectorizer_is_the_same_file_in_each_process(tmp_path):
+    found = []
+    for address in (140255733070816, 139674840841184):
+        words = TfidfVectorizer().fit(["a good dog", "a cat"])
+        words._stop_words_id = address
+        found.append(write_estimator(words, tmp_path / f"{address}.skops", "words").read_bytes())
+    assert found[0] == found[1]
 
 
 def test_the_manifest_says_what_serving_needs(saved):
