@@ -26,7 +26,7 @@ mark_featurized = stage(ledger.mark_featurized)
 def featurize(model: str = "taxi", again: bool = False) -> dict[str, Any]:
     """Bring the feature tables and the online store up to date with the accepted partitions.
 
-    Where a view is computed otherwise than at the last time, all ticks are computed anew. With ``again`` they are as well
+    Where a view is new, or computed otherwise than at the last time, all ticks are computed anew. With ``again`` they are as well
     if a file of the feature tables is damaged or gone, and all that they hold is written to the online store once more: it
     was emptied, damaged or replaced.
 
@@ -43,7 +43,7 @@ def featurize(model: str = "taxi", again: bool = False) -> dict[str, Any]:
         accepted = ledger.list_partitions(engine, model, "accepted")
         changed = feature_plan.recomputed(spec, ledger.last_completed(engine, model, "featurize"))
         if changed:
-            get_run_logger().warning("; ".join(f"{one.what} are others now: {one.detail}" for one in changed))
+            get_run_logger().warning("; ".join(f"{one.what}: {one.detail}" for one in changed))
         if changed or (again and feature_tables.remove_damaged(home, spec)):
             accepted = [one.model_copy(update={"featurized_at": None}) for one in accepted]
         replaced = ledger.list_partitions(engine, model, "replaced")

@@ -77,15 +77,21 @@ def compare(old: Shape, new: Shape) -> list[Change]:
 
 
 def recomputed(spec: ModelSpec, before: Run | None) -> list[Change]:
-    """Return the views whose expressions are others than when a featurization computed them; none if it does not say."""
-    known, now = before.summary.get("expressions", {}) if before else {}, digests(spec)
-    return [
-        Change(
-            kind="change", what=f"expressions of view {view}", detail="all ticks are computed anew", destructive=False
-        )
-        for view in now
-        if view in known and known[view] != now[view]
-    ]
+    """Return the views whose expressions are new, or others, since a featurization; none if it does not say.
+
+    All ticks are computed for them: of those that were featurized before, a new view would have no value.
+    """
+    known: dict[str, str] | None = before.summary.get("expressions") if before else None
+    if known is None:
+        return []
+    found: list[Change] = []
+    for view, digest in digests(spec).items():
+        kind: Literal["add", "change"] = "change" if view in known else "add"
+        if known.get(view) != digest:
+            why = "others than before" if kind == "change" else "new"
+            detail = f"{why}; all ticks are computed anew"
+            found.append(Change(kind=kind, what=f"expressions of view {view}", detail=detail, destructive=False))
+    return found
 
 
 def digests(spec: ModelSpec) -> dict[str, str]:

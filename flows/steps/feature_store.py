@@ -135,9 +135,16 @@ def feature_names(store: FeatureStore, spec: ModelSpec) -> list[str]:
 
 
 def check_names(store: FeatureStore, spec: ModelSpec) -> None:
-    """Check the columns and features that a spec names; raises ContractError for one that is not there."""
+    """Check the columns, views and features that a spec names; raises ContractError for one that is not there."""
     compiled(spec)
     features = feature_names(store, spec)
+    views = {view.name for view in store.list_all_feature_views()}
+    absent = [view for view in spec.entities if view not in views]
+    if absent:
+        raise ContractError(
+            f"{spec.name}: entities names {', '.join(map(repr, absent))}, which is not registered; correct spec.py, or define "
+            f"it in {spec.definitions} and run `evergreen featurize --model {spec.name}`"
+        )
     watched = [*features, PREDICTION, LABEL]
     for place, names, known in (
         ("slices", spec.slices, features),

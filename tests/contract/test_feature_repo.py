@@ -27,6 +27,7 @@ def test_what_the_spec_names_must_be_there(home: Settings) -> None:
     for change, words in (
         ({"slices": ("weekday", "rush")}, "taxi: slices names 'rush', and there is .*rush_hour"),
         ({"triggers": triggers}, "taxi: triggers.drift_columns names 'distnace_miles', and there is .*distance_miles"),
+        ({"entities": {**spec.entities, "rout": ("zone",)}}, "taxi: entities names 'rout', which is not registered"),
         ({"key": ("id",)}, r"must return a column 'id' \(key\)"),
     ):
         with pytest.raises(ContractError, match=words):

@@ -1,10 +1,12 @@
 """What a change of feature definitions is called, and that a feature defined twice is seen."""
 
+from types import SimpleNamespace
+
 import pytest
 
 from flows.models.taxi import features
 from flows.models.taxi.spec import spec
-from flows.steps.feature_plan import compare, repeated
+from flows.steps.feature_plan import compare, digests, recomputed, repeated
 from flows.steps.windows import rolling
 
 
@@ -52,3 +54,20 @@ def test_a_feature_that_repeats_another_under_another_name_is_seen(monkeypatch):
 
     monkeypatch.setitem(features.TABLES, "pickup_zone", twice)
     assert repeated(spec) == [("pickup_zone:middle", "pickup_zone:typical")]
+
+
+def test_all_ticks_are_computed_for_a_view_that_is_new_or_another():
+    now = digests(spec)
+
+    def found(expressions):
+        summary = {} if expressions is None else {"expressions": expressions}
+        return [(one.kind, one.what) for one in recomputed(spec, SimpleNamespace(summary=summary))]
+
+    assert found(now) == []
+    assert found(now | {"gone": "a"}) == []
+    assert found(now | {"route": "another"}) == [("change", "expressions of view route")]
+    assert found({view: digest for view, digest in now.items() if view != "route"}) == [
+        ("add", "expressions of view route")
+    ]
+    assert found(None) == []  # of a featurization from before they were noted
+    assert recomputed(spec, None) == []

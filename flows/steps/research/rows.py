@@ -34,6 +34,7 @@ def build(
     accepted = ledger.list_partitions(engine, spec.name, "accepted")
     window = training_set.choose_window(spec, accepted, judge, since, until)
     store = feature_store.open_store(settings)
+    feature_store.check_names(store, spec)
     partitions = [one for one in accepted if one.id in window.partition_ids]
     return training_set.build(settings, store, spec, partitions, window, folder)
 
