@@ -34,6 +34,8 @@ from flows.steps.version_record import VersionRecord
 if TYPE_CHECKING:
     from flows.steps.training_set import TrainingSet
 
+ESTIMATOR_FILE = "estimator file"
+
 
 class Check(Frozen):
     """One thing that was made again, beside what was recorded."""
@@ -53,7 +55,7 @@ class Examined(Frozen):
 
 
 class Reproduction(Frozen):
-    """What came of it: ``same`` if training set and predictions are those of the version, to the bit.
+    """What came of it: ``same`` if all that was compared is that of the version, to the bit.
 
     ``causes`` is all that differs, whether or not it showed; ``made`` is False if nothing could be made.
     """
@@ -149,14 +151,17 @@ def _remake(
     except EvergreenError as error:
         return checks, [*found, Cause(kind="record", what=f"the version itself cannot be opened: {error}", fatal=True)]
     written = write_estimator(estimator, folder / MODEL, lineage.estimator)
-    checks.append(_equal("estimator file", bundle.manifest.model_sha256, sha256_of(written)))
+    checks.append(_equal(ESTIMATOR_FILE, bundle.manifest.model_sha256, sha256_of(written)))
     checks += _predictions(spec, record, bundle, estimator, data)
     return checks, found
 
 
 def _unexplained(checks: Sequence[Check]) -> Cause:
     """Return where the difference must come from if nothing of the record differs from what is here."""
-    if any(check.what == "training set" and not check.same for check in checks):
+    other = {check.what for check in checks if not check.same}
+    if other == {ESTIMATOR_FILE}:
+        text = "the estimator's file alone: it predicts the same, and keeps beside that what is another in each process"
+    elif "training set" in other:
         text = "the training set: joined from the same files by the same code it has other values; look for what has no order"
     else:
         text = "fitting: the same rows, code, libraries and threads give another estimator; give it a random_state"

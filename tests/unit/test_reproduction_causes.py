@@ -6,6 +6,7 @@ from lineage_parts import partition, record
 from flows.steps import reproduction_causes as causes
 from flows.steps.feature_record import FeatureFile, ViewRecord
 from flows.steps.files import sha256_of
+from flows.steps.reproduction import Check, _unexplained
 
 CODE = record(1).lineage.code
 
@@ -18,6 +19,22 @@ def test_nothing_differs_from_itself():
     assert causes.of_code(CODE, CODE) == []
     assert causes.of_libraries(CODE.libraries, CODE.libraries) == []
     assert causes.of_machine(CODE, CODE, 2) == []
+
+
+@pytest.mark.parametrize(
+    ("other", "words"),
+    [
+        (("estimator file",), "the estimator's file alone: it predicts the same"),
+        (("estimator file", "predictions, judge"), "give it a random_state"),
+        (("training set", "estimator file"), "the training set: joined from the same files"),
+    ],
+)
+def test_what_nothing_explains_is_told_by_what_came_out_otherwise(other, words):
+    checks = [
+        Check(what=what, same=what not in other, recorded="1", here="2")
+        for what in ("training set", "estimator file", "predictions, judge")
+    ]
+    assert words in _unexplained(checks).what
 
 
 def test_modules_that_changed_came_or_went_are_named():
