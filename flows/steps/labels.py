@@ -69,8 +69,8 @@ def join_labels(spec: ModelSpec, predictions: pa.Table, accepted_uris: Sequence[
     """Return each prediction once, in order of event time, with ``label``, ``label_timestamp`` and ``state``.
 
     They meet on the spec's key. The same request, row and moment logged twice is one prediction; a client may give
-    several requests one id. Where several labelled rows
-    have the key, the label that was known first counts, of equals the smallest.
+    several requests one id. Where several labelled rows have the key, the label that was known first counts, of equals the
+    smallest.
     """
     import duckdb
 
