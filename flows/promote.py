@@ -8,14 +8,15 @@ from prefect import flow, get_run_logger
 from prefect.events import emit_event
 from sqlalchemy.engine import Engine
 
-from flows import approval, database, events, ledger
+from flows import approval, database, events, ledger, trials
 from flows.errors import RefusedError, UnavailableError
 from flows.ledger import Promotion
 from flows.lookup import load_model
 from flows.runs import recorded, stage
 from flows.settings import Settings, load
-from flows.steps import promotion, registry
+from flows.steps import promotion, registry, rollout
 from flows.steps.processes import person
+from flows.trials import Trial
 
 choose = stage(promotion.choose, name="choose")
 check = stage(promotion.check, name="check")
@@ -55,7 +56,7 @@ def promote(
         if automatic:
             promotion.refuse_stale(chosen, evidence, expected)
         made = record(spec, engine, chosen, evidence, expected, who or person(), why or f"passed {_gates(evidence)}")
-        run.summary = announce(home, made)
+        run.summary = announce(home, engine, made)
     return run.summary
 
 
@@ -67,7 +68,7 @@ def rollback(model: str = "taxi", why: str = "", who: str = "") -> dict[str, Any
     engine = database.connect(home)
     with recorded(engine, model, "rollback", why) as run:
         made = record_rollback(home, spec, engine, who or person(), why or "rolled back by hand")
-        run.summary = announce(home, made)
+        run.summary = announce(home, engine, made)
     return run.summary
 
 
@@ -79,8 +80,9 @@ def refuse(home: Settings, engine: Engine, version: registry.Version, word: str)
     return run.summary
 
 
-def announce(home: Settings, made: Promotion) -> dict[str, Any]:
-    """Let alias and event follow the ledger's row; the row stands if they cannot."""
+def announce(home: Settings, engine: Engine, made: Promotion) -> dict[str, Any]:
+    """Let alias and event follow the ledger's row, and end a trial beside the champion before; the row stands if they cannot."""
+    stop_outdated(engine, trials.running(engine, made.model))
     try:
         registry.follow(home, made.model, made.version, made.digest)
     except (UnavailableError, RefusedError) as error:
@@ -91,6 +93,22 @@ def announce(home: Settings, made: Promotion) -> dict[str, Any]:
     }  # fmt: skip
     emit_event(events.MODEL_PROMOTED, resource=events.resource(made.model), payload=summary)
     return summary
+
+
+def outdated(engine: Engine, trial: Trial) -> Promotion | None:
+    """Return the champion if it is another than the one that a trial runs beside."""
+    champion = ledger.champion(engine, trial.model)
+    return champion if champion and champion.sequence != trial.champion_sequence else None
+
+
+def stop_outdated(engine: Engine, trial: Trial | None) -> bool:
+    """Stop a trial beside a champion that serves no more, and say whether it was one."""
+    champion = outdated(engine, trial) if trial else None
+    if trial is None or champion is None:
+        return False
+    why = f"version {champion.version} became the champion meanwhile: {champion.why}"
+    trials.end(engine, trial.id, "stopped", why, {"tally": rollout.together(trial.tallies).model_dump()})
+    return True
 
 
 def _gates(evidence: dict[str, Any]) -> str:

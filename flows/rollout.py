@@ -10,9 +10,8 @@ from sqlalchemy.engine import Engine
 
 from flows import database, events, ledger, trials
 from flows.errors import ConflictError, RefusedError
-from flows.ledger import Promotion
 from flows.lookup import load_model
-from flows.promote import announce, check, choose, record
+from flows.promote import announce, check, choose, record, stop_outdated
 from flows.runs import recorded, stage
 from flows.settings import Settings, load
 from flows.spec import ModelSpec
@@ -122,26 +121,10 @@ def follow(home: Settings, spec: ModelSpec, engine: Engine, trial: Trial) -> Non
     except (RefusedError, ConflictError) as error:
         trials.refuse_passed(engine, trial.id, f"passed, but {error}")
         raise
-    announce(home, made)
+    announce(home, engine, made)
 
 
 def is_due(engine: Engine, trial: Trial) -> bool:
     """Say whether a trial has passed and what follows from it was not done: the champion is the one that it ran beside."""
     champion = ledger.champion(engine, trial.model)
     return trial.state == "passed" and champion is not None and champion.sequence == trial.champion_sequence
-
-
-def outdated(engine: Engine, trial: Trial) -> Promotion | None:
-    """Return the champion if it is another than the one that a trial runs beside."""
-    champion = ledger.champion(engine, trial.model)
-    return champion if champion and champion.sequence != trial.champion_sequence else None
-
-
-def stop_outdated(engine: Engine, trial: Trial | None) -> bool:
-    """Stop a trial beside a champion that serves no more, and say whether it was one."""
-    champion = outdated(engine, trial) if trial else None
-    if trial is None or champion is None:
-        return False
-    why = f"version {champion.version} became the champion meanwhile: {champion.why}"
-    trials.end(engine, trial.id, "stopped", why, {"tally": rollout.together(trial.tallies).model_dump()})
-    return True

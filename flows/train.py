@@ -13,8 +13,8 @@ from sqlalchemy.engine import Engine
 
 from flows import approval, database, events, ledger, trials
 from flows.lookup import load_model
-from flows.promote import promote
-from flows.rollout import begin_trial, outdated
+from flows.promote import outdated, promote
+from flows.rollout import begin_trial
 from flows.runs import TAG, Record, recorded, root_run, stage
 from flows.settings import Settings, load
 from flows.spec import ModelSpec

@@ -187,12 +187,12 @@ def test_a_trial_beside_a_champion_that_has_changed_is_stopped(home):
     engine = database.connect(home)
     begin_trial()
     promote(version=2, why="a person is in a hurry")
+    assert trials.running(engine, "taxi") is None
     stopped = judge_trial()
     assert (stopped["state"], champion(home)) == ("stopped", 2)
     assert "a person is in a hurry" in stopped["outcome"]
     with pytest.raises(RefusedError, match="is the champion already"):
         begin_trial(version=2)
-    assert trials.running(engine, "taxi") is None
 
 
 def test_a_run_that_broke_off_after_its_verdict_is_gone_on_with(home):
