@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 
 from prefect import flow, get_run_logger
 from prefect.artifacts import create_markdown_artifact
 from prefect.events import emit_event
+from pydantic import Field
 from sqlalchemy.engine import Engine
 
 from flows import database, events, ledger, outbox
@@ -41,7 +42,9 @@ write_report = stage(report.write_report)
 
 
 @flow(name="monitor")
-def monitor(model: str = "taxi", days: int | None = None, retrain: bool = True) -> dict[str, Any]:
+def monitor(
+    model: str = "taxi", days: Annotated[int | None, Field(ge=1)] = None, retrain: bool = True
+) -> dict[str, Any]:
     """Judge the champion on the newest ``days`` of events; raise what is a cause to train anew.
 
     With ``retrain`` the training follows at once, if that is the decision; without, it is left to the triggers.

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 
 from prefect import flow
 from prefect.events import emit_event
+from pydantic import Field
 from sqlalchemy.engine import Engine
 
 from flows import database, events, ledger, trials
@@ -29,7 +30,7 @@ def begin_trial(
     model: str = "taxi",
     version: int | None = None,
     kind: Kind = "canary",
-    share: float | None = None,
+    share: Annotated[float | None, Field(gt=0, lt=1)] = None,
     why: str = "",
     who: str = "",
     automatic: bool = False,

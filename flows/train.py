@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from prefect import flow, tags
 from prefect.artifacts import create_markdown_artifact
 from prefect.events import emit_event
+from pydantic import Field
 from sqlalchemy.engine import Engine
 
 from flows import approval, database, events, ledger, trials
@@ -62,9 +63,9 @@ def train(
     model: str = "taxi",
     reason: str = "on demand",
     force: bool = False,
-    judge_days: int | None = None,
+    judge_days: Annotated[int | None, Field(ge=1)] = None,
     estimator: str | None = None,
-    trials: int | None = None,
+    trials: Annotated[int | None, Field(ge=0)] = None,
     approve: bool = False,
 ) -> dict[str, Any]:
     """Train on the newest window, judge on its newest part, and register what passes every gate.
