@@ -13,7 +13,7 @@ from deployments.service.app import Service, create_app
 from deployments.service.board import Board
 from deployments.service.cache import BundleCache
 from deployments.service.features import OnlineFeatures
-from deployments.service.follower import Follower
+from deployments.service.follower import Follower, Following
 from deployments.service.guard import Guard
 from deployments.service.housekeeping import LAST_FOLD_SECONDS, Housekeeping
 from deployments.service.invocations import add_invocations
@@ -89,6 +89,9 @@ def build(
         if settings.storage_url:  # a container's disk may end with it
             housekeeping.fold(LAST_FOLD_SECONDS)
 
+    def followed() -> Following:
+        return follower.seen(datetime.now(UTC))
+
     def exposed() -> bytes:
         return exposition(spec.name, {**(board.others() if worker is not None else {}), name: state()})
 
@@ -99,7 +102,9 @@ def build(
         more=(
             lambda app: add_invocations(app, ready),
             lambda app: add_open_inference(app, ready),
-            lambda app: add_state(app, predictor, lambda: follower.following, reader.error, trials.described, exposed),
+            lambda app: add_state(
+                app, predictor, lambda: follower.seen(datetime.now(UTC)), reader.error, trials.described, exposed
+            ),
         ),
     )
     guard = partial(

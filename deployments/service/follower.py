@@ -39,8 +39,11 @@ class Following(Frozen):
 
     def is_up_to_date(self, now: datetime) -> bool:
         """Say whether the ledger answered lately and its champion serves."""
-        lately = self.looked_at is not None and (now - self.looked_at).total_seconds() < STALE_SECONDS
-        return lately and self.ledger_answers and self.error is None
+        return self.is_fresh(now) and self.ledger_answers and self.error is None
+
+    def is_fresh(self, now: datetime) -> bool:
+        """Say whether the last look came to its end lately."""
+        return self.looked_at is not None and (now - self.looked_at).total_seconds() < STALE_SECONDS
 
 
 @dataclass(frozen=True)
@@ -73,6 +76,7 @@ class Follower:
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
         self.following = Following()
+        self._asks = False  # the ledger, at this moment
         self.swaps = 0  # champions put in place
         self._begun = threading.Event()  # a first champion serves, or the ledger says that there is none
         self._newest: datetime | None = None  # event that the features know of
@@ -115,15 +119,26 @@ class Follower:
         if self._predictor.snapshot or (answers and promotion is None):
             self._begun.set()
 
+    def seen(self, now: datetime) -> Following:
+        """Return what the last look came to; where the ledger has been asked since for long, that it does not answer.
+
+        A server that hangs, or is cut off by the network, refuses nothing: the question stands for minutes.
+        """
+        last = self.following
+        if not self._asks or last.looked_at is None or last.is_fresh(now):
+            return last
+        error = f"the ledger has not answered since {last.looked_at:%Y-%m-%d %H:%M:%S} UTC"
+        return last.model_copy(update={"ledger_answers": False, "error": error})
+
     def state(self, now: datetime) -> dict[str, Any]:
         """Return what serves and how the ledger is followed, as plain data for metrics."""
-        snapshot = self._predictor.snapshot
+        snapshot, following = self._predictor.snapshot, self.seen(now)
         promotion = snapshot.promotion if snapshot else None
         return {
             "swaps": self.swaps,
             "ready": snapshot is not None,
-            "following": self.following.is_up_to_date(now),
-            "ledger_up": self.following.ledger_answers,
+            "following": following.is_up_to_date(now),
+            "ledger_up": following.ledger_answers,
             "model_version": promotion.version if promotion else None,
             "model_since_seconds": promotion.at.timestamp() if promotion else None,
             "digest": promotion.digest if promotion else "",
@@ -137,6 +152,7 @@ class Follower:
             self._stop.wait(self._seconds)
 
     def _champion(self) -> Promotion | None:
+        self._asks = True
         try:
             if self._engine is None:
                 self._engine = self._connect()
@@ -146,6 +162,8 @@ class Follower:
             if self._engine is not None:
                 self._engine.dispose()
             raise UnavailableError(f"the ledger does not answer ({_told(error)})") from error
+        finally:
+            self._asks = False
 
     def _look_at_features(self, engine: Engine) -> None:
         if time.monotonic() >= self._look_for_newest:

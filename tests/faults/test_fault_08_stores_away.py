@@ -5,12 +5,14 @@ It serves the last good model from its cache, or is not ready.
 """
 
 import shutil
+import threading
 
 import pytest
 import sqlalchemy as sa
 from serving_parts import ROW, eventually, home, make_bundle, promote, serving, version_of
 
-from flows import database
+from deployments.service import follower
+from flows import database, ledger
 
 NOBODY = "http://127.0.0.1:9"  # the discard port, on which nobody listens
 
@@ -48,6 +50,25 @@ def test_the_last_good_model_is_served_from_the_cache_when_ledger_and_bundles_ar
         assert (state["ready"], state["following"], state["ledger_answers"]) == (True, False, False)
         assert "the ledger does not answer" in state["error"]
         assert client.post("/predict", json=ROW).json()["predictions"] == before
+
+
+def test_a_ledger_that_hangs_is_told_like_one_that_is_away(settings, origin, monkeypatch):
+    promote(database.connect(settings), *origin, 1)
+    monkeypatch.setattr(follower, "STALE_SECONDS", 0.3)
+    asked, answers = ledger.champion, threading.Event()
+    answers.set()
+    monkeypatch.setattr(follower.ledger, "champion", lambda *wanted: answers.wait(60) and asked(*wanted))
+    with serving(settings) as client:
+        eventually(lambda: client.get("/readyz").json()["following"])
+        answers.clear()
+        state = eventually(lambda: client.get("/readyz").json() if client.get("/readyz").json()["error"] else None)
+        assert (state["ready"], state["following"], state["ledger_answers"]) == (True, False, False)
+        assert "the ledger has not answered since" in state["error"]
+        (line,) = [one for one in client.get("/metrics").text.splitlines() if one.startswith("evergreen_ledger_up{")]
+        assert line.endswith(" 0.0")
+        assert client.post("/predict", json=ROW).status_code == 200
+        answers.set()
+        eventually(lambda: client.get("/readyz").json()["following"])
 
 
 def test_without_a_cache_it_is_not_ready_and_says_why(settings):
