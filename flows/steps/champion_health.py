@@ -9,7 +9,7 @@ from typing import Literal
 from sqlalchemy.engine import Engine
 
 from flows import ledger
-from flows.errors import EvergreenError
+from flows.errors import EvergreenError, UnavailableError
 from flows.ledger import Promotion
 from flows.settings import Settings
 from flows.spec import ModelSpec
@@ -51,6 +51,8 @@ def _version(settings: Settings, spec: ModelSpec, part: str, one: Promotion, reg
         with folder(settings, one.model_uri) as files:
             load_bundle(files, one.digest, settings.trusted_types)
     except EvergreenError as error:
+        if isinstance(error, UnavailableError) and not isinstance(error.__cause__, FileNotFoundError):
+            return part, "bad", f"version {one.version} cannot be looked at: {error}", "mend the storage first"
         copy = settings.cache / spec.name / one.digest
         mend = f"copy the files of {copy} to {one.model_uri}" if _intact(copy, one, settings) else "restore a backup"
         return part, "bad", f"version {one.version} cannot be opened: {error}", f"{mend}, or {other}"

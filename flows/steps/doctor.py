@@ -54,7 +54,8 @@ def examine(settings: Settings, spec: ModelSpec) -> list[Finding]:
     }  # fmt: skip
     for part, look in parts.items():
         try:
-            findings += look(settings, spec)
+            with storage.at_a_glance():
+                findings += look(settings, spec)
         except Exception as error:  # noqa: BLE001 (whatever a part does wrong is what is asked for)
             findings.append(
                 Finding(
@@ -234,7 +235,16 @@ def _ledger_problem(engine: Engine) -> Finding | None:
 def _lake(settings: Settings, engine: Engine, spec: ModelSpec) -> Iterator[Finding]:
     rows = ledger.list_partitions(engine, spec.name)
     files = [uri for row in rows if row.status == "accepted" for uri in (row.uri, row.accepted_uri) if uri]
-    missing = storage.missing(settings, files)
+    try:
+        missing = storage.missing(settings, files)
+    except UnavailableError as error:
+        yield Finding(
+            part="lake",
+            state="bad",
+            found=f"its files cannot be looked for: {one_line(error)}",
+            mend="mend the storage first",
+        )
+        return
     broken = storage.damaged(files)
     mend = (
         "ingest their source again, which makes accepted rows anew, or restore a backup; training over those days stops "

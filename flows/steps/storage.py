@@ -12,6 +12,7 @@ import shutil
 import uuid
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
@@ -24,11 +25,23 @@ from flows.steps.files import is_whole_parquet, replacing, scratch
 if TYPE_CHECKING:
     from pyarrow.fs import FileInfo, S3FileSystem
 
-CONNECT_SECONDS, REQUEST_SECONDS = 5.0, 30.0
+CONNECT_SECONDS, REQUEST_SECONDS, ATTEMPTS = 5.0, 30.0, 3
+GLANCE_SECONDS = 10.0  # for a request of a look that is not to wait
 PATIENCE_SECONDS = 60.0  # for a store that refuses or does not answer
 FIRST_PAUSE_SECONDS = 0.5
 FINAL = ("NO_SUCH_BUCKET", "ACCESS_DENIED", "INVALID_ACCESS_KEY", "SIGNATURE_DOES_NOT_MATCH")  # as Arrow names them
 Result = TypeVar("Result")
+_at_a_glance: ContextVar[bool] = ContextVar("evergreen_at_a_glance", default=False)
+
+
+@contextmanager
+def at_a_glance() -> Iterator[None]:
+    """Ask the bucket once and for seconds only, for as long as the block runs: who looks whether it answers does not wait."""
+    token = _at_a_glance.set(True)
+    try:
+        yield
+    finally:
+        _at_a_glance.reset(token)
 
 
 def address(settings: Settings, path: Path) -> str:
@@ -140,6 +153,8 @@ def missing(settings: Settings, uris: Iterable[str]) -> list[str]:
     if wanted:
         system = _system()
         keys = [uri.removeprefix("s3://") for uri in wanted]
+        # One alone first: a store that is away would be waited for once a key.
+        _patiently(lambda: system.get_file_info(keys[:1]), settings.storage_url)
         infos = _patiently(lambda: system.get_file_info(keys), settings.storage_url)
         gone += [uri for uri, info in zip(wanted, infos, strict=True) if info.type != FileType.File]
     return gone
@@ -246,7 +261,7 @@ def _patiently(do: Callable[[], Result], what: str, patience: float | None = Non
     """
     from tenacity import Retrying, retry_if_exception, stop_after_delay, wait_exponential_jitter
 
-    seconds = PATIENCE_SECONDS if patience is None else patience
+    seconds = 0.0 if _at_a_glance.get() else PATIENCE_SECONDS if patience is None else patience
     attempts = Retrying(
         retry=retry_if_exception(_may_pass), stop=stop_after_delay(seconds),
         wait=wait_exponential_jitter(FIRST_PAUSE_SECONDS, max=5), reraise=True,
@@ -270,16 +285,17 @@ def _may_pass(error: BaseException) -> bool:
 
 def _system() -> S3FileSystem:
     endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
-    return _opened(endpoint or None, os.environ.get("AWS_DEFAULT_REGION") or "us-east-1")
+    limits = (GLANCE_SECONDS, 1) if _at_a_glance.get() else (REQUEST_SECONDS, ATTEMPTS)
+    return _opened(endpoint or None, os.environ.get("AWS_DEFAULT_REGION") or "us-east-1", *limits)
 
 
 @cache
-def _opened(endpoint: str | None, region: str) -> S3FileSystem:
+def _opened(endpoint: str | None, region: str, seconds: float, attempts: int) -> S3FileSystem:
     """Open the store that the environment names; the credentials are found by Arrow, as by every AWS client."""
     from pyarrow.fs import AwsStandardS3RetryStrategy, S3FileSystem
 
     return S3FileSystem(
         endpoint_override=endpoint, region=region, connect_timeout=CONNECT_SECONDS,
-        request_timeout=REQUEST_SECONDS, retry_strategy=AwsStandardS3RetryStrategy(max_attempts=3), allow_bucket_creation=False,
+        request_timeout=seconds, retry_strategy=AwsStandardS3RetryStrategy(max_attempts=attempts), allow_bucket_creation=False,
         check_directory_existence_before_creation=False,
     )  # fmt: skip

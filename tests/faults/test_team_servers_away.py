@@ -18,6 +18,7 @@ from flows import database, ledger
 from flows.errors import UnavailableError
 from flows.models.taxi.spec import spec
 from flows.steps import feature_store, storage
+from flows.steps.doctor import examine
 from flows.steps.servers_health import online_store
 
 
@@ -115,6 +116,18 @@ def test_a_bucket_that_stays_away_is_a_clean_failure_and_the_next_run_lands_the_
     gate.opens = 0.0
     (partition,) = here.ingest(day)
     assert (partition.status, partition.revision) == ("accepted", 1)
+
+
+def test_the_doctor_does_not_wait_for_a_bucket_that_hangs_and_blames_nothing_else(place, monkeypatch):
+    here, gate, day = place
+    here.ingest(day)
+    monkeypatch.setattr(storage, "GLANCE_SECONDS", 1.0)
+    gate.slow = 30.0
+    began = time.monotonic()
+    found = {one.part: one for one in examine(here.settings, spec)}
+    assert time.monotonic() - began < 30
+    assert [found[part].state for part in ("storage", "ledger", "lake")] == ["bad", "good", "bad"]
+    assert found["lake"].mend == "mend the storage first"
 
 
 def test_a_redis_that_is_away_is_told_and_one_that_was_emptied_is_written_anew(team, tmp_path):
