@@ -189,6 +189,8 @@ def _percent(before: float, after: float) -> str:
     if not before:
         return "no share can be given of nothing"
     share = after / before - 1
+    if abs(share) < 0.0005:  # which would be printed as 0.0%
+        return "the same" if share == 0 else "next to the same"
     return f"{abs(share):.1%} {'less' if share < 0 else 'more'}"
 
 

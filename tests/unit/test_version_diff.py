@@ -2,9 +2,10 @@
 
 from datetime import timedelta
 
+import pytest
 from lineage_parts import record, used
 
-from flows.steps import diff_page
+from flows.steps import diff_page, version_diff
 from flows.steps.feature_record import ViewRecord
 from flows.steps.version_diff import Change, compare
 
@@ -55,6 +56,13 @@ def test_the_same_rows_are_compared_only_where_the_second_was_judged_against_the
     apart = compare(record(2), record(3, champion=1))
     assert apart.same_rows is None
     assert "not of the same data" in " ".join(apart.words)
+
+
+@pytest.mark.parametrize(
+    ("after", "said"), [(2.0, "the same"), (2.0002, "next to the same"), (2.2, "10.0% more"), (1.0, "50.0% less")]
+)
+def test_a_difference_that_would_print_as_none_is_called_so(after, said):
+    assert version_diff._percent(2.0, after) == said
 
 
 def test_a_gate_that_turned_is_named():
