@@ -73,6 +73,17 @@ def test_a_value_that_does_not_fit_is_told_by_its_field(field, value):
     assert places(json.dumps({"rows": [ROW, ROW | {field: value}]}).encode()) == [f"body.rows.1.{field}"]
 
 
+def test_a_whole_number_may_come_with_a_point_as_it_may_in_a_file():
+    (row,) = parser.parse(body(PULocationID=74.0))
+    assert row == PARSED
+    assert type(row["PULocationID"]) is int
+    assert places(body(PULocationID=1e30)) == ["body.PULocationID"]
+    gaps = spec.model_copy(
+        update={"request": (RequestField(name="n", type="int", example=1, required=False, description=""),)}
+    )
+    assert RequestParser(gaps).parse(b'{"rows": [{"n": 3.0}, {"n": null}, {}]}') == [{"n": 3}, {"n": None}, {"n": None}]
+
+
 @pytest.mark.parametrize("field", ROW)
 def test_a_missing_field_is_named(field):
     assert places(json.dumps({name: value for name, value in ROW.items() if name != field}).encode()) == [
