@@ -5,9 +5,9 @@ import ast
 import pytest
 
 from flows.errors import UsageError
-from flows.steps.new.columns import RESERVED, names_of
+from flows.steps.new.columns import RESERVED, _unfit, names_of
 from flows.steps.new.drafting import code, delta, sequence
-from flows.steps.new.table import _check_names
+from flows.steps.new.table import Column, _check_names
 from flows.steps.new.wanted import parse_moment, parse_names, parse_span, refuse
 
 ODD = [
@@ -57,3 +57,10 @@ def test_a_long_tuple_is_broken_over_lines():
     names = [f"a_rather_long_name_{number}" for number in range(9)]
     assert ast.literal_eval(sequence(names, 8)) == tuple(names)
     assert all(len(line) <= 120 for line in sequence(names, 8).splitlines())
+
+
+def test_the_index_that_pandas_writes_into_a_parquet_file_is_no_feature():
+    column = Column(name="amount", kind="BIGINT", form="whole", nulls=0, distinct=40, low=0, high=900)
+    assert _unfit(column, 100, entity=False) is None
+    index = column.model_copy(update={"name": "__index_level_0__"})
+    assert _unfit(index, 100, entity=False) == "is the index of a data frame"
