@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 import sys
+from collections.abc import Sequence
 from keyword import iskeyword
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -76,7 +78,7 @@ def new(
         chosen = choose.choose(connection, looked, wanted, answer, place.package, place.definitions_module)
     written = drafting.write(place, drafting.render(chosen.draft))
     drafting.check(place, chosen.draft)
-    _show(chosen, written, place.package, into)
+    _show(chosen, written, place.package, into, settings.model_packages)
 
 
 def _prompt(question: str, _option: str) -> str:
@@ -88,8 +90,11 @@ def _absolute(data: str) -> str:
     return data if "://" in data else str(Path(data).expanduser().absolute())
 
 
-def _show(chosen: Chosen, written: list[Path], package: str, into: Path | None) -> None:
-    """Say what was inferred, what will hurt, what was written and what comes next."""
+def _show(chosen: Chosen, written: list[Path], package: str, into: Path | None, packages: Sequence[str]) -> None:
+    """Say what was inferred, what will hurt, what was written and what comes next.
+
+    ``packages`` are those in which models are looked up already.
+    """
     from flows.steps.new import drafting
     from flows.terminal import line
 
@@ -104,7 +109,9 @@ def _show(chosen: Chosen, written: list[Path], package: str, into: Path | None) 
         root = drafting.root_to_name(into, package)
         if root is not None:
             line(f"export PYTHONPATH={shlex.quote(str(root))}${{PYTHONPATH:+:$PYTHONPATH}}")
-        line(f'export EVERGREEN_MODEL_PACKAGES=\'["flows.models", "{package.rpartition(".")[0]}"]\'')
+        holder = package.rpartition(".")[0]
+        if holder not in packages:
+            line(f"export EVERGREEN_MODEL_PACKAGES={shlex.quote(json.dumps([*packages, holder]))}")
     line("Read and edit them, then:", "bold")
     for command in ("ingest " + chosen.draft.origin, "featurize", "train", "serve"):
         line(f"  uv run evergreen {command} --model {name}")

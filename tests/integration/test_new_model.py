@@ -164,6 +164,20 @@ def test_the_newest_value_may_be_infinite_and_a_key_grows_until_it_names_one_row
     assert 'key=("t", "x")' in (package / "m" / "spec.py").read_text()
 
 
+def test_the_setting_to_be_made_keeps_the_packages_that_are_set(package, tmp_path):
+    path = tmp_path / "some.parquet"
+    duckdb.sql(
+        "SELECT TIMESTAMP '2024-01-01' + to_hours(CAST(i AS INTEGER)) AS t, sin(i) AS y FROM range(900) r(i)"
+    ).write_parquet(str(path))
+    done = new("known", "--data", path, "--label", "y", "--into", "own_models")
+    assert done.exit_code == 0, done.exception
+    assert "EVERGREEN_MODEL_PACKAGES" not in done.output
+    (package.parent / "other_models").mkdir()
+    os.environ["EVERGREEN_MODEL_PACKAGES"] = '["other_models", "flows.models"]'
+    words = " ".join(new("unknown", "--data", path, "--label", "y", "--into", "own_models").output.split())
+    assert """export EVERGREEN_MODEL_PACKAGES='["other_models", "flows.models", "own_models"]'""" in words
+
+
 def test_a_model_that_is_there_is_left_alone(package, tmp_path):
     path = tmp_path / "some.parquet"
     duckdb.sql(
