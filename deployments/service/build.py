@@ -102,9 +102,7 @@ def build(
         more=(
             lambda app: add_invocations(app, ready),
             lambda app: add_open_inference(app, ready),
-            lambda app: add_state(
-                app, predictor, lambda: follower.seen(datetime.now(UTC)), reader.error, trials.described, exposed
-            ),
+            lambda app: add_state(app, predictor, followed, reader.error, trials.described, exposed),
         ),
     )
     guard = partial(
