@@ -29,7 +29,7 @@ def doctor(model: Model = "taxi", home: Home = None, as_json: AsJson = False) ->
     spec = load_model(model, settings)
     quiet_libraries()
     found = examine(settings, spec)
-    report([one.model_dump() for one in found], as_json, show_findings)
+    report([one._asdict() for one in found], as_json, show_findings)
     if any(one.state == "bad" for one in found):
         raise typer.Exit(1)
 

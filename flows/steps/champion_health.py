@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Literal
 
 from sqlalchemy.engine import Engine
 
@@ -15,27 +14,26 @@ from flows.settings import Settings
 from flows.spec import ModelSpec
 from flows.steps import promotion, registry
 from flows.steps.bundle import load_bundle
+from flows.steps.finding import Finding
 from flows.steps.storage import folder
 
-Line = tuple[str, Literal["good", "warning", "bad"], str, str]  # part, state, what was found, how to mend it
 
-
-def champions(settings: Settings, spec: ModelSpec, engine: Engine) -> Iterator[Line]:
+def champions(settings: Settings, spec: ModelSpec, engine: Engine) -> Iterator[Finding]:
     """Yield what there is to say of the champion, its alias and the rollback target."""
     history = ledger.list_promotions(engine, spec.name)
     if not history:
-        yield "champion", "good", "none yet", ""
+        yield Finding("champion", "good", "none yet")
         return
     registered = {one.version for one in registry.versions(settings, spec.name)}
     for part, one in (("champion", history[0]), ("rollback target", promotion.rollback_target(history))):
         if one is None:
-            yield part, "good", "none: no version served before the champion", ""
+            yield Finding(part, "good", "none: no version served before the champion")
         else:
             yield _version(settings, spec, part, one, registered)
     alias = registry.aliases(settings, spec.name).get(registry.CHAMPION)
     if alias != history[0].version and history[0].version in registered:
         named = f"names version {alias}" if alias else "is gone"
-        yield (
+        yield Finding(
             "MLflow alias",
             "warning",
             f"`{registry.CHAMPION}` {named}, the ledger says version {history[0].version}",
@@ -43,7 +41,7 @@ def champions(settings: Settings, spec: ModelSpec, engine: Engine) -> Iterator[L
         )
 
 
-def _version(settings: Settings, spec: ModelSpec, part: str, one: Promotion, registered: set[int]) -> Line:
+def _version(settings: Settings, spec: ModelSpec, part: str, one: Promotion, registered: set[int]) -> Finding:
     other = (
         "`evergreen promote VERSION`" if part == "champion" else "none needed until a rollback: promote a good version"
     )
@@ -52,18 +50,18 @@ def _version(settings: Settings, spec: ModelSpec, part: str, one: Promotion, reg
             load_bundle(files, one.digest, settings.trusted_types)
     except EvergreenError as error:
         if isinstance(error, UnavailableError) and not isinstance(error.__cause__, FileNotFoundError):
-            return part, "bad", f"version {one.version} cannot be looked at: {error}", "mend the storage first"
+            return Finding(part, "bad", f"version {one.version} cannot be looked at: {error}", "mend the storage first")
         copy = settings.cache / spec.name / one.digest
         mend = f"copy the files of {copy} to {one.model_uri}" if _intact(copy, one, settings) else "restore a backup"
-        return part, "bad", f"version {one.version} cannot be opened: {error}", f"{mend}, or {other}"
+        return Finding(part, "bad", f"version {one.version} cannot be opened: {error}", f"{mend}, or {other}")
     if one.version not in registered:
-        return (
+        return Finding(
             part,
             "bad",
             f"version {one.version} was deleted in MLflow; its files are whole, and the service goes on with them",
             f"`mlflow gc` must not run before it is registered again: restore a backup, or {other}",
         )
-    return part, "good", f"version {one.version}: registered, files whole, predicts as when it was fitted", ""
+    return Finding(part, "good", f"version {one.version}: registered, files whole, predicts as when it was fitted")
 
 
 def _intact(copy: Path, one: Promotion, settings: Settings) -> bool:

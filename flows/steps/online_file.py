@@ -15,13 +15,18 @@ def path_of(settings: Settings) -> Path:
 
 
 def damage(settings: Settings) -> str | None:
-    """Return what is wrong with the file, None if nothing is, there is none, or the store is on a server."""
+    """Return what is wrong with the file, None if nothing is, there is none, or the store is on a server.
+
+    Raises sqlite3.OperationalError if it cannot be looked at: its disk is full, or somebody holds it.
+    """
     path = path_of(settings)
     if settings.online_store_url or not path.exists():
         return None
     try:
         with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=30)) as connection:
             (said,) = connection.execute("PRAGMA quick_check(1)").fetchone()
+    except sqlite3.OperationalError:
+        raise
     except sqlite3.DatabaseError as error:
         return str(error)
     return None if said == "ok" else str(said)

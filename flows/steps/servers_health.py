@@ -17,7 +17,7 @@ from flows.secret import shown
 from flows.settings import Settings
 from flows.spec import ModelSpec
 from flows.steps import machines, prefect_server, spark_tasks, storage
-from flows.steps.champion_health import Line
+from flows.steps.finding import Finding
 from flows.steps.same_code import code_of
 from flows.steps.trusted import one_line
 
@@ -31,7 +31,7 @@ BUCKET_MENDS = {
 }
 
 
-def bucket(settings: Settings) -> Iterator[Line]:
+def bucket(settings: Settings) -> Iterator[Finding]:
     """Yield whether the bucket of the settings, if there is one, can be used: a small object is written, read, deleted."""
     if not settings.storage_url:
         return
@@ -42,12 +42,12 @@ def bucket(settings: Settings) -> Iterator[Line]:
             (mend for word, mend in BUCKET_MENDS.items() if word in str(error)),
             "is the store up, and is AWS_ENDPOINT_URL its address? Runs wait a minute for it, then fail cleanly",
         )
-        yield "storage", "bad", f"{settings.storage_url} cannot be used: {one_line(error)}", mend
+        yield Finding("storage", "bad", f"{settings.storage_url} cannot be used: {one_line(error)}", mend)
     else:
-        yield "storage", "good", f"{settings.storage_url} can be written and read", ""
+        yield Finding("storage", "good", f"{settings.storage_url} can be written and read")
 
 
-def cluster(settings: Settings, spec: ModelSpec) -> Iterator[Line]:
+def cluster(settings: Settings, spec: ModelSpec) -> Iterator[Finding]:
     """Yield whether the Spark cluster of the settings, if there is one, works: its workers write into the home."""
     if not settings.compute_url:
         return
@@ -55,12 +55,12 @@ def cluster(settings: Settings, spec: ModelSpec) -> Iterator[Line]:
         found = spark_tasks.look(settings, spec)
     except EvergreenError as error:
         mend = "start master and workers; each must have the home, and this environment's Python and code, under the same path"
-        yield "Spark", "bad", one_line(error), mend
+        yield Finding("Spark", "bad", one_line(error), mend)
     else:
-        yield "Spark", "good", found, ""
+        yield Finding("Spark", "good", found)
 
 
-def dask(settings: Settings, spec: ModelSpec) -> Iterator[Line]:
+def dask(settings: Settings, spec: ModelSpec) -> Iterator[Finding]:
     """Yield whether the Dask cluster of the settings, if there is one, can do the work of a backtest."""
     if not settings.dask_url:
         return
@@ -68,12 +68,12 @@ def dask(settings: Settings, spec: ModelSpec) -> Iterator[Line]:
         found = machines.look(settings, spec.name, code_of(spec))
     except EvergreenError as error:
         mend = "start `dask scheduler` and `dask worker` with this environment's packages and the same EVERGREEN_* settings"
-        yield "Dask", "bad", one_line(error), mend
+        yield Finding("Dask", "bad", one_line(error), mend)
     else:
-        yield "Dask", "good", found, ""
+        yield Finding("Dask", "good", found)
 
 
-def online_store(settings: Settings, spec: ModelSpec, engine: Engine) -> Iterator[Line]:
+def online_store(settings: Settings, spec: ModelSpec, engine: Engine) -> Iterator[Finding]:
     """Yield how the Redis of the settings does, if there is one: answers, holds features, would not drop them."""
     if not settings.online_store_url:
         return
@@ -86,48 +86,52 @@ def online_store(settings: Settings, spec: ModelSpec, engine: Engine) -> Iterato
         version, policy = client.info("server")["redis_version"], client.info("memory")["maxmemory_policy"]
         keys = client.dbsize()
     except AuthenticationError as error:
-        yield "online store", "bad", f"{where}: {one_line(error)}", "mend the password in EVERGREEN_ONLINE_STORE_URL"
+        yield Finding(
+            "online store", "bad", f"{where}: {one_line(error)}", "mend the password in EVERGREEN_ONLINE_STORE_URL"
+        )
         return
     except RedisError as error:
         mend = "start it; until then the service answers without stored features, and says so"
-        yield "online store", "bad", f"{where} does not answer: {one_line(error)}", mend
+        yield Finding("online store", "bad", f"{where} does not answer: {one_line(error)}", mend)
         return
     finally:
         client.close()
     featurized = database.revisions(engine)[0] is not None and ledger.newest_featurized(engine, spec.name)
     if not keys and featurized:
         mend = f"`evergreen featurize --again --model {spec.name}` writes it from the feature tables"
-        yield "online store", "bad", f"{where} holds nothing, though features were computed", mend
+        yield Finding("online store", "bad", f"{where} holds nothing, though features were computed", mend)
     elif policy != "noeviction":
         mend = "set maxmemory-policy to noeviction: a feature that is dropped is missing in predictions"
-        yield "online store", "warning", f"{where} drops keys when its memory is full ({policy})", mend
+        yield Finding("online store", "warning", f"{where} drops keys when its memory is full ({policy})", mend)
     else:
-        yield "online store", "good", f"{where}, Redis {version}, {keys} keys", ""
+        yield Finding("online store", "good", f"{where}, Redis {version}, {keys} keys")
 
 
-def prefect(settings: Settings) -> Iterator[Line]:
+def prefect(settings: Settings) -> Iterator[Finding]:
     """Yield how the Prefect server does that the commands of a home use."""
     import httpx
 
     api_url = os.environ.get("PREFECT_API_URL") or prefect_server.running(settings)
     if not api_url:
-        yield "Prefect", "good", "no server runs; a command starts one for as long as it needs it", ""
+        yield Finding("Prefect", "good", "no server runs; a command starts one for as long as it needs it")
         return
     answer = httpx.get(f"{api_url}/health", timeout=SECONDS)
     if answer.status_code != 200:
         mend = "look at the server's log; PREFECT_API_URL names the server, PREFECT_API_AUTH_STRING its key"
-        yield "Prefect", "bad", f"{api_url} answers {answer.status_code}", mend
+        yield Finding("Prefect", "bad", f"{api_url} answers {answer.status_code}", mend)
         return
     auth = login_of(os.environ.get("PREFECT_API_AUTH_STRING", ""))
     told = httpx.get(f"{api_url}/admin/version", auth=auth, timeout=SECONDS)
     if told.status_code != 200:
         mend = "put the server's user:password into PREFECT_API_AUTH_STRING"
-        yield "Prefect", "bad", f"{api_url} answers {told.status_code} to this login", mend
+        yield Finding("Prefect", "bad", f"{api_url} answers {told.status_code} to this login", mend)
         return
     theirs, ours = told.text.strip('"'), metadata.version("prefect")
     if theirs != ours:
-        yield "Prefect", "warning", f"the server is version {theirs}, the client {ours}", "run both from the same image"
-    yield "Prefect", "good", f"{api_url} answers", ""
+        yield Finding(
+            "Prefect", "warning", f"the server is version {theirs}, the client {ours}", "run both from the same image"
+        )
+    yield Finding("Prefect", "good", f"{api_url} answers")
     yield from clock("Prefect", answer.headers.get("date"))
 
 
@@ -137,9 +141,11 @@ def login_of(text: str) -> tuple[str, str] | None:
     return (name, password) if name else None
 
 
-def clock(part: str, date: str | None) -> Iterator[Line]:
+def clock(part: str, date: str | None) -> Iterator[Finding]:
     """Yield that a server's clock, from the head of an answer, is not ours, if so."""
     if date:
         apart = abs((parsedate_to_datetime(date) - datetime.now(UTC)).total_seconds())
         if apart > CLOCK_SECONDS:
-            yield part, "bad", f"its clock and this one are {apart:.0f} s apart", "let both follow a time server (NTP)"
+            yield Finding(
+                part, "bad", f"its clock and this one are {apart:.0f} s apart", "let both follow a time server (NTP)"
+            )

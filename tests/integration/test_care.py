@@ -14,8 +14,9 @@ from flows.lookup import load_model
 from flows.settings import Settings
 from flows.steps import doctor, feature_store, promotion, registry, transfer
 from flows.steps.backup import backup, restore
-from flows.steps.doctor import Finding, examine
+from flows.steps.doctor import examine
 from flows.steps.files import sha256_of
+from flows.steps.finding import Finding
 
 
 @pytest.fixture(scope="module")

@@ -1,10 +1,15 @@
 """What the doctor says of files that are not where the ledger names them."""
 
+import shutil
+import sqlite3
+from types import SimpleNamespace
+
 import pytest
 
 from flows import database, ledger
 from flows.lookup import load_model
 from flows.settings import Settings
+from flows.steps import online_file
 from flows.steps.doctor import examine
 
 
@@ -22,3 +27,31 @@ def test_files_that_are_gone_and_a_home_that_was_moved_are_told_apart(tmp_path, 
     (found,) = (one for one in examine(settings, load_model("taxi", settings)) if one.part == "lake")
     assert str(first.home / "lake") in found.found
     assert word in found.mend
+
+
+@pytest.mark.parametrize(("free", "word"), [(0, "is full: free some space"), (2**40, "restore a backup")])
+def test_a_database_that_cannot_be_read_is_laid_to_a_full_disk_where_it_is_one(tmp_path, monkeypatch, free, word):
+    settings = Settings(home=tmp_path)
+    (tmp_path / "ledger.db").write_bytes(b"no database " * 1000)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=free))
+    (found,) = (one for one in examine(settings, load_model("taxi", settings)) if one.part == "ledger")
+    assert found.state == "bad"
+    assert word in found.mend
+
+
+def test_an_online_store_that_cannot_be_looked_at_is_not_taken_for_damaged_and_stays(tmp_path, monkeypatch):
+    settings = Settings(home=tmp_path)
+    path = online_file.path_of(settings)
+    path.parent.mkdir()
+    path.write_bytes(b"no database " * 1000)
+
+    def full(*_args, **_options):
+        raise sqlite3.OperationalError("disk I/O error")
+
+    with monkeypatch.context() as away:
+        away.setattr(sqlite3, "connect", full)
+        with pytest.raises(sqlite3.OperationalError):
+            online_file.remove_damaged(settings)
+    assert path.exists()
+    online_file.remove_damaged(settings)
+    assert not path.exists()
