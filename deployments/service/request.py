@@ -202,13 +202,19 @@ def _row_model(spec: ModelSpec) -> type[BaseModel]:
 def _type_of(field: RequestField, zone: ZoneInfo) -> Any:
     if field.type == "timestamp":
         return Annotated[str, AfterValidator(lambda text: _local(text, zone))]
-    kind: Any = {"int": Annotated[int, BeforeValidator(_whole)], "float": float, "string": str}[field.type]
+    whole = Annotated[int, BeforeValidator(_flag if (field.minimum, field.maximum) == (0, 1) else _whole)]
+    kind: Any = {"int": whole, "float": float, "string": str}[field.type]
     return kind if field.required else kind | None
 
 
 def _whole(value: Any) -> Any:
     """Return 74.0 as 74, as landing and scoring take it: a column of whole numbers with gaps is sent so by pandas."""
     return int(value) if type(value) is float and value.is_integer() else value
+
+
+def _flag(value: Any) -> Any:
+    """Return true as 1 and false as 0."""
+    return int(value) if type(value) is bool else _whole(value)
 
 
 def _bounds(field: RequestField) -> Any:

@@ -84,6 +84,27 @@ def test_the_key_is_told_and_so_are_zeros_that_were_lost(tmp_path):
     assert told.draft.key == ("when", "shop")
 
 
+@pytest.mark.parametrize(
+    ("column", "mend"), [("ticket", "add ticket to columns, key and request"), ("x", "add what tells them apart")]
+)
+def test_a_key_of_time_alone_is_warned_of_where_rows_come_at_any_time(tmp_path, column, mend):
+    times = pd.Timestamp("2024-01-01") + pd.to_timedelta(np.cumsum(rng.integers(1, 9000, 300)), unit="s")
+    frame = pd.DataFrame({"when": times, "part": np.arange(300) % 2, "y": rng.normal(size=300)})
+    frame[column] = 9000 + (np.arange(300) if column == "ticket" else rng.permutation(300))
+    (told,) = (text for text in chosen(tmp_path, frame).warnings if "is the key" in text)
+    assert told.startswith("when alone is the key: a second row of the same moment is refused")
+    assert mend in told
+    hourly = frame.assign(when=pd.date_range("2024-01-01", periods=300, freq="h"))
+    assert not any("is the key" in text for text in chosen(tmp_path, hourly).warnings)
+
+
+def test_a_label_that_doubles_is_left_to_monitoring_and_one_in_another_unit_is_not(tmp_path):
+    frame = pd.DataFrame({"when": pd.date_range("2024-01-01", periods=2400, freq="h"), "x": rng.normal(size=2400)})
+    low, high = chosen(tmp_path, frame.assign(y=rng.gamma(9, 0.2, size=2400))).draft.label_middle
+    assert low <= 0.5
+    assert 1.8 * 1.8 < high < 10 * 1.8
+
+
 def test_the_value_that_is_no_time_is_told_with_its_row(tmp_path):
     times = pd.date_range("2024-01-01", periods=300, freq="h").astype(str).to_series(index=range(300))
     frame = pd.DataFrame({"y": rng.normal(size=300)})

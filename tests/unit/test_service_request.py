@@ -84,6 +84,18 @@ def test_a_whole_number_may_come_with_a_point_as_it_may_in_a_file():
     assert RequestParser(gaps).parse(b'{"rows": [{"n": 3.0}, {"n": null}, {}]}') == [{"n": 3}, {"n": None}, {"n": None}]
 
 
+def test_a_flag_may_be_said_as_true_and_no_other_whole_number():
+    flag, count = (
+        RequestField(name=name, type="int", example=1, description="", minimum=0, maximum=most)
+        for name, most in (("flag", 1), ("count", 9))
+    )
+    asked = RequestParser(spec.model_copy(update={"request": (flag, count)}))
+    (row,) = asked.parse(b'{"flag": true, "count": 1.0}')
+    assert row == {"flag": 1, "count": 1}
+    assert type(row["flag"]) is int
+    assert places(b'{"flag": true, "count": true}', asked) == ["body.count"]
+
+
 @pytest.mark.parametrize("field", ROW)
 def test_a_missing_field_is_named(field):
     assert places(json.dumps({name: value for name, value in ROW.items() if name != field}).encode()) == [

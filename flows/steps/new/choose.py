@@ -238,13 +238,16 @@ def _contract(column: Column) -> str:
 
 
 def _middle(connection: DuckDBPyConnection, label: Column, moments: Moments) -> tuple[float, float]:
-    """Return bounds of a partition's median label: those of the periods seen, with as much room again."""
+    """Return bounds of a partition's median label: those of the periods seen, with as much room again as they are large.
+
+    What has doubled may be a change that a new model is to learn; what is ten times as large is another unit.
+    """
     column = identifier(label.name)
     low, high = connection.execute(
         f"SELECT min(middle), max(middle) FROM (SELECT median({column}) AS middle FROM {TIMED} WHERE isfinite(moment) "
         f"GROUP BY date_trunc('{moments.partition_by}', moment) HAVING count(*) >= {max(1, moments.partition_rows // 20)})"
     ).fetchone() or (0.0, 0.0)
-    return sorting.bounds(float(low), float(high))
+    return sorting.bounds(float(low), float(high), room=max(abs(low), abs(high)))
 
 
 def _classes(label: Column) -> tuple[Share, ...]:

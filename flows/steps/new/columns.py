@@ -148,9 +148,12 @@ def given_of(
     return Given(type="float", example=float(f"{float(example):.6g}"), low=low, high=high, **common)
 
 
-def bounds(low: float, high: float) -> tuple[float, float]:
-    """Return bounds with room around what was seen: its whole range again on both sides, and none below zero by itself."""
-    room = (high - low) or max(abs(high), 1.0)
+def bounds(low: float, high: float, room: float = 0.0) -> tuple[float, float]:
+    """Return bounds with room around what was seen: its whole range again on both sides, and none below zero by itself.
+
+    The room may be asked to be larger.
+    """
+    room = max(high - low, room) or max(abs(high), 1.0)
     return _rounded(0.0 if low >= 0 else low - room, down=True), _rounded(high + room, down=False)
 
 

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection
 
 RARE = 0.05  # share of a class from which its errors hide behind the others
+IRREGULAR = 0.1  # different gaps between rows, as a share of the rows
 
 
 def collect(
@@ -41,10 +42,25 @@ def collect(
     warnings = [f"{one.name} is left out: {one.why}" for one in left if one.warning]
     warnings += [leak.text for leak in leaks if not leak.certain]
     warnings += [sorted_by] if sorted_by else []
+    warnings += _key(connection, looked, left, draft)
     warnings += _label(connection, moments, label, task)
     warnings += _order(connection, looked, moments)
     warnings += [text for column in rest if (text := _unseen(connection, column, moments))]
     return tuple(notes), tuple(warnings)
+
+
+def _key(connection: DuckDBPyConnection, looked: Looked, left: list[Left], draft: Draft) -> list[str]:
+    """Return a warning if rows come at any time, and their time alone tells them apart: by luck, a second one would not be."""
+    if len(draft.key) > 1 or draft.numbered:
+        return []
+    (gaps,) = connection.execute(
+        f"SELECT count(DISTINCT gap) FROM (SELECT moment - lag(moment) OVER (ORDER BY moment) AS gap FROM {TIMED})"
+    ).fetchone() or (0,)
+    if gaps < IRREGULAR * looked.rows:
+        return []
+    ids = [one.name for one in left if one.why.startswith("is an id")]
+    mend = f"add {ids[0]} to columns, key and request" if ids else "add what tells them apart to key and request"
+    return [f"{draft.key[0]} alone is the key: a second row of the same moment is refused; if there can be one, {mend}"]
 
 
 def _label(connection: DuckDBPyConnection, moments: Moments, label: Column, task: Task) -> list[str]:
