@@ -29,11 +29,20 @@ def team(tmp_path_factory, postgres, s3):
 
 
 class Gate(ThreadingHTTPServer):
-    """Passes requests on to an S3 server; until ``opens`` each write is answered by 503, and each answer takes ``slow``."""
+    """Passes requests on to an S3 server; each answer takes ``slow``.
+
+    For ``shut`` seconds from the first write on, writes are answered by 503.
+    """
 
     def __init__(self, behind: str) -> None:
         super().__init__(("127.0.0.1", 0), Passing)
-        self.behind, self.opens, self.slow, self.refused = behind, 0.0, 0.0, 0
+        self.behind, self.shut, self.slow, self.refused = behind, 0.0, 0.0, 0
+        self.since: float | None = None
+
+    def is_shut(self) -> bool:
+        if self.shut and self.since is None:
+            self.since = time.monotonic()
+        return self.since is not None and time.monotonic() - self.since < self.shut
 
 
 class Passing(BaseHTTPRequestHandler):
@@ -42,7 +51,7 @@ class Passing(BaseHTTPRequestHandler):
     def pass_on(self) -> None:
         body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
         time.sleep(self.server.slow)
-        if self.command != "GET" and time.monotonic() < self.server.opens:
+        if self.command != "GET" and self.server.is_shut():
             self.server.refused += 1
             self.answer(503, b"<Error><Code>SlowDown</Code><Message>later</Message></Error>", {})
             return
@@ -92,7 +101,7 @@ def place(team, s3, postgres, tmp_path):
 @pytest.mark.parametrize("seconds", [1, pytest.param(30, marks=pytest.mark.long)])
 def test_a_bucket_that_refuses_writes_for_a_while_is_waited_for(place, seconds):
     here, gate, day = place
-    gate.opens = time.monotonic() + seconds
+    gate.shut = seconds
     (partition,) = here.ingest(day)
     assert gate.refused > 0
     assert (partition.status, partition.revision) == ("accepted", 1)
@@ -108,12 +117,12 @@ def test_a_slow_bucket_is_waited_for(place):
 def test_a_bucket_that_stays_away_is_a_clean_failure_and_the_next_run_lands_the_day(place, monkeypatch):
     here, gate, day = place
     monkeypatch.setattr(storage, "PATIENCE_SECONDS", 1.0)
-    gate.opens = float("inf")
+    gate.shut = float("inf")
     with pytest.raises(UnavailableError, match=r"cannot be reached .*`evergreen doctor`"):
         here.ingest(day)
     assert ledger.list_partitions(here.engine, "taxi") == []
     assert not [path for path in here.settings.lake("taxi").rglob("*") if path.is_file()]
-    gate.opens = 0.0
+    gate.shut = 0.0
     (partition,) = here.ingest(day)
     assert (partition.status, partition.revision) == ("accepted", 1)
 
