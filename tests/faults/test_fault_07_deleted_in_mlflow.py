@@ -13,7 +13,7 @@ from serving_parts import ROW, eventually, home, make_bundle, promote, serving, 
 
 from flows import database, ledger
 from flows.models.taxi.spec import spec
-from flows.steps import lost, promotion, registry
+from flows.steps import lost, promotion, registry, run_log
 from flows.steps.lineage import Lineage
 from flows.steps.status import status
 
@@ -102,7 +102,7 @@ def test_files_without_a_copy_are_told_as_lost(place):
 
 def test_a_model_that_is_deleted_whole_in_mlflow_gives_no_number_again(place, tmp_path):
     settings, engine, client = place
-    run = client.create_run(registry.experiment_of(client, settings, "taxi")).info.run_id
+    run = client.create_run(run_log.experiment_of(client, settings, "taxi")).info.run_id
     lineage = Lineage.model_construct(fingerprint="f", reason="again")
     client.delete_registered_model("taxi")
     found = status(settings, spec, engine)
@@ -132,9 +132,9 @@ def test_the_alias_never_names_a_version_of_somebody_else_under_the_champions_nu
 
 def test_an_experiment_that_is_deleted_in_mlflow_is_there_again_for_the_next_training(place):
     settings, _, client = place
-    made = registry.experiment_of(client, settings, "taxi")
+    made = run_log.experiment_of(client, settings, "taxi")
     run = client.create_run(made).info.run_id
     client.delete_experiment(made)
-    assert registry.experiment_of(client, settings, "taxi") == made
+    assert run_log.experiment_of(client, settings, "taxi") == made
     assert client.create_run(made)
     assert client.get_run(run).info.lifecycle_stage == "active"

@@ -27,6 +27,7 @@ BODY = """
 own = spec.model_copy(
     update={
         "definitions": f"definitions_{number}", "feature_service": f"service_{number}", "slices": (),
+        "entities": {f"view_{number}": ("zone",)},
         "triggers": spec.triggers.model_copy(update={"drift_columns": (f"trips_{number}",)}),
     }
 )
