@@ -12,7 +12,7 @@ from flows import database
 from flows.errors import RefusedError, TamperedError, UsageError
 from flows.lookup import load_model
 from flows.settings import Settings
-from flows.steps import doctor, feature_store, promotion, registry, transfer
+from flows.steps import feature_store, home_health, promotion, registry, transfer
 from flows.steps.backup import backup, restore
 from flows.steps.doctor import examine
 from flows.steps.files import sha256_of
@@ -159,7 +159,7 @@ def test_the_doctor_finds_a_part_that_does_not_answer(copied):
 
 def test_a_home_that_cannot_be_written_to_is_never_called_writable(tmp_path, monkeypatch, restored_environment):
     settings = Settings(home=tmp_path)
-    monkeypatch.setattr(doctor, "_write_problem", lambda _folder: "Read-only file system")
+    monkeypatch.setattr(home_health, "_write_problem", lambda _folder: "Read-only file system")
     found = [one for one in examine(settings, spec_of(settings)) if one.part == "home"]
     assert [one.state for one in found] == ["bad"]
     assert "Read-only file system" in found[0].found
