@@ -27,7 +27,7 @@ from flows.spec import ModelSpec
 
 MOST_CONNECTIONS = 1024  # of one worker; the guard answers 503 to what is more than its queue long before
 GRACE_SECONDS = 1
-LOAD_SECONDS = 10.0  # for a first model, until requests are taken without one, to be told why there is none
+LOAD_SECONDS = 30.0  # for a first model, until requests are taken without one, to be told why there is none
 GARBAGE = 20_000  # objects made and not yet freed before the collector looks; Python asks for 700
 
 
