@@ -85,7 +85,7 @@ def ingest(
 
     from flows.show import show_ingested
 
-    partitions = run_flow(home, model, call, check)
+    partitions = run_flow(home, model, call, check, ("flows.ingest", "great_expectations"))
     report(partitions, as_json, show_ingested)
     if partitions and all(one["status"] == "quarantined" for one in partitions):
         raise typer.Exit(1)
@@ -109,7 +109,7 @@ def featurize(
 
     from flows.show import show_featurized
 
-    report(run_flow(home, model, call), as_json, show_featurized)
+    report(run_flow(home, model, call, needs=("flows.featurize", "flows.steps.lean_feast")), as_json, show_featurized)
 
 
 @app.command()
@@ -143,7 +143,7 @@ def train(
 
     from flows.show import show_trained
 
-    outcome = run_flow(home, model, call, check)
+    outcome = run_flow(home, model, call, check, ("flows.train", "flows.steps.lean_feast", "skops.io", "mlflow"))
     report(outcome, as_json, show_trained)
     if outcome["failed"]:
         raise typer.Exit(1)
@@ -171,7 +171,7 @@ def monitor(
 
     from flows.show import show_monitored
 
-    report(run_flow(home, model, call, check), as_json, show_monitored)
+    report(run_flow(home, model, call, check, ("flows.monitor", "mlflow")), as_json, show_monitored)
 
 
 @app.command()
@@ -196,7 +196,7 @@ def score(
 
     from flows.show import show_scored
 
-    report(run_flow(home, model, call, check), as_json, show_scored)
+    report(run_flow(home, model, call, check, ("flows.score", "skops.io", "mlflow")), as_json, show_scored)
 
 
 @app.command()

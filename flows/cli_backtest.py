@@ -86,4 +86,4 @@ def backtest(
 
     from flows.show_backtest import show_backtest
 
-    report(run_flow(home, model, call, check), as_json, show_backtest)
+    report(run_flow(home, model, call, check, ("flows.backtest", "skops.io", "mlflow")), as_json, show_backtest)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -38,10 +38,13 @@ def open_home(home: Path | None, model: str) -> Any:
     return settings.activate()
 
 
-def run_flow(home: Path | None, model: str, call: Callable[[], Any], check: Check | None = None) -> Any:
+def run_flow(
+    home: Path | None, model: str, call: Callable[[], Any], check: Check | None = None, needs: Iterable[str] = ()
+) -> Any:
     """Run a flow on the Prefect server of the home, or on one that lives as long as it.
 
-    ``check`` raises what the flow would raise of a call that must be refused, before a server is started for it.
+    ``check`` raises what the flow would raise of a call that must be refused, before a server is started for it; ``needs``
+    names the modules that the flow imports, its own first, which are loaded while that server starts.
     """
     settings = open_home(home, model)
     from flows.steps.prefect_server import prefect_server
@@ -54,7 +57,7 @@ def run_flow(home: Path | None, model: str, call: Callable[[], Any], check: Chec
         from flows.lookup import load_model
 
         check(settings, load_model(model, settings), database.connect(settings))
-    with prefect_server(settings):
+    with prefect_server(settings, needs):
         from prefect import tags
 
         from flows.runs import TAG, settle

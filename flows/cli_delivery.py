@@ -136,7 +136,7 @@ def candidate(
     from flows.show import show_lines
     from flows.steps.candidate import write_report
 
-    outcome = run_flow(home, model, call)
+    outcome = run_flow(home, model, call, needs=("flows.train", "flows.steps.lean_feast", "skops.io", "mlflow"))
     settings = open_home(home, model)
     spec = load_model(model, settings)
     page = write_report(settings, spec, database.connect(settings), outcome["run_id"], folder)

@@ -63,7 +63,7 @@ def promote(
 
     from flows.show import show_promoted
 
-    report(run_flow(home, model, call, check), as_json, show_promoted)
+    report(run_flow(home, model, call, check, ("flows.promote", "mlflow", "skops.io")), as_json, show_promoted)
 
 
 def rollback(
@@ -88,7 +88,7 @@ def rollback(
 
     from flows.show import show_promoted
 
-    report(run_flow(home, model, call, check), as_json, show_promoted)
+    report(run_flow(home, model, call, check, ("flows.promote", "mlflow", "skops.io")), as_json, show_promoted)
 
 
 def trial(

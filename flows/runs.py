@@ -16,6 +16,7 @@ from typing import Any, Literal
 
 from prefect import tags
 from prefect.cache_policies import NO_CACHE
+from prefect.context import TagsContext
 from prefect.runtime import flow_run
 from prefect.tasks import Task
 from prefect.utilities.annotations import opaque
@@ -84,7 +85,8 @@ class _Stage(Task[Any, Any]):
     """
 
     def __call__(self, *arguments: Any, **keywords: Any) -> Any:
-        return super().__call__(*map(opaque, arguments), **{name: opaque(one) for name, one in keywords.items()})
+        with TagsContext(current_tags=TagsContext.get().current_tags - {TAG}):  # each tag of a task is asked for a slot
+            return super().__call__(*map(opaque, arguments), **{name: opaque(one) for name, one in keywords.items()})
 
 
 def stage(function: Callable[..., Any], *, keep: Keep | None = None, **options: Any) -> Any:

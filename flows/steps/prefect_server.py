@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import importlib
 import json
 import os
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
 
 from filelock import FileLock, Timeout
 
@@ -21,17 +22,20 @@ from flows.settings import Settings
 from flows.steps.files import write_text
 from flows.steps.processes import end, free_port, leave, lives, stop
 
+if TYPE_CHECKING:
+    import httpx
+
 START_SECONDS = 90.0
 GRACE_SECONDS = 20.0  # until a command ends whose server is gone
 TURN_SECONDS = START_SECONDS + 30.0  # another may be starting a server, and ending it
 
 
-def is_healthy(api_url: str) -> bool:
-    """Say whether a Prefect API answers at ``api_url`` within 2 s."""
+def is_healthy(api_url: str, client: httpx.Client | None = None) -> bool:
+    """Say whether a Prefect API answers at ``api_url`` within 2 s; who asks often does so with a client of his own."""
     import httpx
 
     try:
-        return httpx.get(f"{api_url}/health", timeout=2.0).status_code == 200
+        return (client or httpx).get(f"{api_url}/health", timeout=2.0).status_code == 200
     except httpx.HTTPError:
         return False
 
@@ -43,11 +47,12 @@ def running(settings: Settings) -> str | None:
 
 
 @contextlib.contextmanager
-def prefect_server(settings: Settings, port: int | None = None) -> Iterator[str]:
+def prefect_server(settings: Settings, needs: Iterable[str] = ()) -> Iterator[str]:
     """Yield the API URL of a Prefect server and set it in the environment.
 
     The one that ``PREFECT_API_URL`` names is used if set, else the one that runs for the home, else one is started on
-    a free port; the last of its users stops it. Raises UnavailableError if it does not answer within 90 s.
+    a free port; the last of its users stops it. Raises UnavailableError if it does not answer within 90 s. ``needs``
+    names modules that the user will import: that is done while a server starts, which takes as long.
     """
     if os.environ.get("PREFECT_API_URL"):
         yield os.environ["PREFECT_API_URL"]
@@ -56,7 +61,7 @@ def prefect_server(settings: Settings, port: int | None = None) -> Iterator[str]
         try:
             with _turn(settings):
                 fcntl.flock(users, fcntl.LOCK_SH)
-                api_url = _found(settings) or start(settings, port or free_port())[1]
+                api_url = _found(settings) or start(settings, free_port(), needs)[1]
             os.environ["PREFECT_API_URL"] = api_url
             with _watched(settings):
                 yield api_url
@@ -66,7 +71,7 @@ def prefect_server(settings: Settings, port: int | None = None) -> Iterator[str]
                 _stop_unused(settings, users)
 
 
-def start(settings: Settings, port: int) -> tuple[subprocess.Popen[bytes], str]:
+def start(settings: Settings, port: int, needs: Iterable[str] = ()) -> tuple[subprocess.Popen[bytes], str]:
     """Start a server on the loopback interface and wait until it answers; it logs into the home's ``prefect/server.log``."""
     settings.prefect_home.mkdir(parents=True, exist_ok=True)
     api_url = f"http://127.0.0.1:{port}/api"
@@ -85,6 +90,7 @@ def start(settings: Settings, port: int) -> tuple[subprocess.Popen[bytes], str]:
         )  # fmt: skip
     try:
         _write(settings, api_url, process.pid)  # at once: should we be killed, the next command knows of it
+        _load(needs, api_url)
         if not _answers(settings, api_url, lambda: process.poll() is None):
             raise UnavailableError(f"the Prefect server ended with status {process.returncode}; see {log}")
     except BaseException:
@@ -92,6 +98,12 @@ def start(settings: Settings, port: int) -> tuple[subprocess.Popen[bytes], str]:
         _record(settings).unlink(missing_ok=True)
         raise
     return process, api_url
+
+
+def _load(needs: Iterable[str], api_url: str) -> None:
+    for name in needs:
+        os.environ["PREFECT_API_URL"] = api_url  # Prefect reads it once, when it is imported
+        importlib.import_module(name)
 
 
 def refuse_running(settings: Settings) -> None:
@@ -135,16 +147,19 @@ def _found(settings: Settings) -> str | None:
 
 def _answers(settings: Settings, api_url: str, is_there: Callable[[], bool]) -> bool:
     """Wait until a server answers, and return whether it does; False if it lives no more."""
+    import httpx
+
     deadline = time.monotonic() + START_SECONDS
-    while not is_healthy(api_url):
-        if not is_there():
-            return False
-        if time.monotonic() > deadline:
-            log = settings.prefect_home / "server.log"
-            raise UnavailableError(
-                f"the Prefect server at {api_url} did not answer within {START_SECONDS:.0f} s; see {log}"
-            )
-        time.sleep(0.2)
+    with httpx.Client() as client:  # to make one takes longer than to ask, and the server needs the processor
+        while not is_healthy(api_url, client):
+            if not is_there():
+                return False
+            if time.monotonic() > deadline:
+                log = settings.prefect_home / "server.log"
+                raise UnavailableError(
+                    f"the Prefect server at {api_url} did not answer within {START_SECONDS:.0f} s; see {log}"
+                )
+            time.sleep(0.2)
     return True
 
 

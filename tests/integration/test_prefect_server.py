@@ -25,6 +25,15 @@ with prefect_server(Settings(home=sys.argv[1])) as url:
     print(url, flush=True)
     sys.stdin.read()
 """
+LOADS = """
+import sys
+from flows.settings import Settings
+from flows.steps.prefect_server import prefect_server
+with prefect_server(Settings(home=sys.argv[1]), ["flows.runs", "sqlite3.dump"]) as url:
+    assert {"flows.runs", "sqlite3.dump"} <= sys.modules.keys()
+    from prefect.settings import PREFECT_API_URL
+    assert PREFECT_API_URL.value() == url
+"""
 STACK = """
 import sys, threading
 from http.server import BaseHTTPRequestHandler, HTTPServer
@@ -127,6 +136,12 @@ def test_it_lives_until_the_last_of_its_users_ends(tmp_path, begin):
     finish(third)
     assert not server.is_running()
     assert known(tmp_path) is None
+
+
+def test_what_a_command_needs_is_loaded_while_its_server_starts_and_knows_its_address(begin):
+    process = begin(LOADS)
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == 0, errors
 
 
 def test_the_server_of_a_command_that_was_killed_while_it_started_is_used_and_stopped_by_the_next(tmp_path, begin):

@@ -277,6 +277,22 @@ def test_prefect_shows_which_stage_worked_on_what_which_other_made(home):
     eventually(lambda: wanted <= edges(), 30)
 
 
+def test_a_stage_has_the_tags_of_its_caller_and_not_ours(home):
+    from prefect import flow, get_client, tags
+    from prefect.client.schemas.filters import TaskRunFilter
+
+    from flows.runs import TAG, stage
+
+    work = stage(lambda: None, name="work")
+    with tags(TAG, "theirs"):
+        run_id = flow(lambda: work(return_state=True), name="tagged")().state_details.task_run_id
+    with get_client(sync_client=True) as client:
+        wanted = TaskRunFilter(id={"any_": [run_id]})
+        (made,) = eventually(lambda: client.read_task_runs(task_run_filter=wanted), 30)
+        assert set(made.tags) == {"theirs"}
+        assert set(client.read_flow_run(made.flow_run_id).tags) == {TAG, "theirs"}
+
+
 def test_definitions_that_are_applied_again_are_the_same_definitions(home):
     spec = load_model("taxi", home)
     before = feature_record.definition_hash(feature_store.open_store(home), spec)
