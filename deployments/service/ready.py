@@ -62,7 +62,9 @@ def checked(manifest: Manifest, columns: Columns) -> list[list[Any]]:
     missing = [name for name in manifest.feature_names if name not in columns]
     if missing:
         raise RequestError(
-            400, f"the input lacks {_listed(missing)}; the model needs {_listed(manifest.feature_names)}"
+            400,
+            f"the input lacks {_listed(missing)}; the model needs {_listed(manifest.feature_names)}, ready features: a "
+            "request's own fields go to /predict",
         )
     length = len(columns[manifest.feature_names[0]])
     if not 1 <= length <= MAX_ROWS:

@@ -25,7 +25,7 @@ from flows.steps.files import is_whole_parquet, replacing, scratch
 if TYPE_CHECKING:
     from pyarrow.fs import FileInfo, S3FileSystem
 
-CONNECT_SECONDS, REQUEST_SECONDS, ATTEMPTS = 5.0, 30.0, 3
+CONNECT_SECONDS, REQUEST_SECONDS, ATTEMPTS = 5.0, 15.0, 2  # of Arrow: a store that hangs is waited for a minute as well
 GLANCE_SECONDS = 10.0  # for a request of a look that is not to wait
 PATIENCE_SECONDS = 60.0  # for a store that refuses or does not answer
 FIRST_PAUSE_SECONDS = 0.5
