@@ -122,64 +122,63 @@ def _box(group: Sequence[Node], x: float, y: float, width: float, height: float)
 
 
 def _lines(group: Sequence[Node], width: float) -> list[str]:
-    """Return what a box says beside its title."""
-    facts, kind, many = group[0].facts, group[0].kind, len(group)
-    found: list[str] = []
-    if kind == "partition":
-        rows = sum(node.facts["accepted"] for node in group)
-        keys = sorted(node.title for node in group)
-        found = [f"{keys[0]} to {keys[-1]}", f"{rows:,} rows accepted"]
-    elif kind == "validation":
-        split = sum(bool(node.facts["split_off"]) for node in group)
-        found = [f"every check held on {sum(node.state == 'passed' for node in group)}; rows split off from {split}"]
-    elif kind in ("ingest", "featurize", "prediction") and many > 1:
-        found = [group[0].title.split(" ", 1)[-1], f"to {group[-1].title.split(' ', 1)[-1]}"]
-    elif kind in ("ingest", "featurize"):
-        found = [f"{facts['start']:%Y-%m-%d %H:%M} UTC", str(facts["executor"])]
-    elif kind == "view":
-        found = [f"{len(facts['fields'])} fields", f"{len(facts['files'])} files" if facts["files"] else "on demand"]
-        found = [f"{many} views"] if many > 1 else found
-    elif kind == "service":
-        found = [f"{len(facts['features'])} features", f"definitions {facts['definitions_sha256'][:12]}"]
-    elif kind == "code":
-        commit = (
-            f"commit {facts['commit'][:12]}{' + changes' if facts['changed'] else ''}"
-            if facts["commit"]
-            else "no commit"
-        )
-        found = [commit, f"sources {facts['sources_sha256'][:12]}"]
-    elif kind == "libraries":
-        found = [f"Python {facts['python']}", f"lock {(facts['lock_sha256'] or 'none')[:12]}"]
-    elif kind == "parameters":
-        rest = {name: value for name, value in facts.items() if name not in ("estimator", "seed", "threads", "trials")}
-        found = [facts["estimator"].rpartition(".")[2], ", ".join(f"{name} {value}" for name, value in rest.items())]
-    elif kind == "training set":
-        found = [f"{facts['train_rows']:,} rows train, {facts['judge_rows']:,} judge", f"sha256 {facts['sha256'][:12]}"]
-    elif kind == "training":
-        found = [str(facts["reason"]), f"by {facts['executor']}"]
-    elif kind == "step":
-        seconds = (group[-1].facts["end"] - group[0].facts["start"]).total_seconds()
-        found = [f"{group[0].facts['start']:%Y-%m-%d %H:%M:%S} UTC, {seconds:.1f} s to the last"]
-    elif kind == "gate":
-        found = []
-    elif kind == "champion":
-        found = (
-            [f"made {facts['made']:%Y-%m-%d %H:%M}", "judged against"] if many == 1 else [f"back to {group[-1].title}"]
-        )
-    elif kind == "version":
-        found = [
-            f"made {facts['made']:%Y-%m-%d %H:%M} UTC, digest {facts['digest'][:12]}",
-            f"because: {facts['reason']}",
-        ]
-    elif kind == "promotion":
-        last = group[-1].facts
-        found = [f"{last['at']:%Y-%m-%d %H:%M:%S} UTC", f"{last['who']}: {last['why']}"]
-        found = [f"the last: {group[-1].title}", *found] if many > 1 else found
-    elif kind == "trial":
-        found = [f"{facts['state']}, beside version {facts['beside']}", f"{facts['who']}: {facts['why']}"]
-    elif kind == "prediction":
-        found = [f"{facts['at']:%Y-%m-%d %H:%M:%S} UTC", f"answered {number(facts['prediction'])}"]
-    return [_cut(text, width - 2 * PAD, CHARACTER) for text in found]
+    """Return what a box says beside its title, as much as it has room for."""
+    return [_cut(text, width - 2 * PAD, CHARACTER) for text in _said(group)]
+
+
+def _said(group: Sequence[Node]) -> list[str]:
+    first, last, many = group[0].facts, group[-1].facts, len(group)
+    match group[0].kind:
+        case "partition":
+            keys = sorted(node.title for node in group)
+            return [f"{keys[0]} to {keys[-1]}", f"{sum(node.facts['accepted'] for node in group):,} rows accepted"]
+        case "validation":
+            passed = sum(node.state == "passed" for node in group)
+            split = sum(bool(node.facts["split_off"]) for node in group)
+            return [f"every check held on {passed}; rows split off from {split}"]
+        case "ingest" | "featurize" | "prediction" if many > 1:
+            return [group[0].title.split(" ", 1)[-1], f"to {group[-1].title.split(' ', 1)[-1]}"]
+        case "ingest" | "featurize":
+            return [f"{first['start']:%Y-%m-%d %H:%M} UTC", str(first["executor"])]
+        case "prediction":
+            return [f"{first['at']:%Y-%m-%d %H:%M:%S} UTC", f"answered {number(first['prediction'])}"]
+        case "view" if many > 1:
+            return [f"{many} views"]
+        case "view":
+            return [f"{len(first['fields'])} fields", f"{len(first['files'])} files" if first["files"] else "on demand"]
+        case "service":
+            return [f"{len(first['features'])} features", f"definitions {first['definitions_sha256'][:12]}"]
+        case "code":
+            changes = " + changes" if first["changed"] else ""
+            commit = f"commit {first['commit'][:12]}{changes}" if first["commit"] else "no commit"
+            return [commit, f"sources {first['sources_sha256'][:12]}"]
+        case "libraries":
+            return [f"Python {first['python']}", f"lock {(first['lock_sha256'] or 'none')[:12]}"]
+        case "parameters":
+            told = ("estimator", "seed", "threads", "trials")
+            rest = ", ".join(f"{name} {value}" for name, value in first.items() if name not in told)
+            return [first["estimator"].rpartition(".")[2], rest]
+        case "training set":
+            rows = f"{first['train_rows']:,} rows train, {first['judge_rows']:,} judge"
+            return [rows, f"sha256 {first['sha256'][:12]}"]
+        case "training":
+            return [str(first["reason"]), f"by {first['executor']}"]
+        case "step":
+            seconds = (last["end"] - first["start"]).total_seconds()
+            return [f"{first['start']:%Y-%m-%d %H:%M:%S} UTC, {seconds:.1f} s to the last"]
+        case "champion" if many > 1:
+            return [f"back to {group[-1].title}"]
+        case "champion":
+            return [f"made {first['made']:%Y-%m-%d %H:%M}", "judged against"]
+        case "version":
+            made = f"made {first['made']:%Y-%m-%d %H:%M} UTC, digest {first['digest'][:12]}"
+            return [made, f"because: {first['reason']}"]
+        case "promotion":
+            newest = [f"the last: {group[-1].title}"] if many > 1 else []
+            return [*newest, f"{last['at']:%Y-%m-%d %H:%M:%S} UTC", f"{last['who']}: {last['why']}"]
+        case "trial":
+            return [f"{first['state']}, beside version {first['beside']}", f"{first['who']}: {first['why']}"]
+    return []
 
 
 def _cells(group: Sequence[Node], x: float, y: float, width: float) -> list[Cell]:
