@@ -13,7 +13,7 @@ import typer
 
 from flows.cli_backtest import add as add_backtest
 from flows.cli_bench import add as add_bench
-from flows.cli_call import Approve, AsJson, Home, Model, open_home, report, run_flow
+from flows.cli_call import Approve, AsJson, Home, Model, find_home, open_home, report, run_flow
 from flows.cli_delivery import add as add_delivery
 from flows.cli_lineage import add as add_lineage
 from flows.cli_new import add as add_new
@@ -223,7 +223,7 @@ def status(model: Model = "taxi", home: Home = None, as_json: AsJson = False) ->
     from flows.show import show_status
     from flows.steps.status import status as look
 
-    settings = open_home(home, model)
+    settings = find_home(home, model)
     engine = database.connect(settings)
     if ledger.open_runs(engine, model):  # what runs, or was killed: a killed run cannot say so itself
         from flows.runs import close_crashed
@@ -246,7 +246,7 @@ def partitions(
     from flows.show import show_partitions
     from flows.steps.status import partition
 
-    settings = open_home(home, model)
+    settings = find_home(home, model)
     found = [partition(one) for one in ledger.list_partitions(database.connect(settings), model, state)]
     report(found, as_json, show_partitions)
 
@@ -259,7 +259,7 @@ def versions(model: Model = "taxi", home: Home = None, as_json: AsJson = False) 
     from flows.show import show_versions
     from flows.steps.status import versions as look
 
-    settings = open_home(home, model)
+    settings = find_home(home, model)
     report(look(settings, load_model(model, settings), database.connect(settings)), as_json, show_versions)
 
 

@@ -38,6 +38,21 @@ def open_home(home: Path | None, model: str) -> Any:
     return settings.activate()
 
 
+def find_home(home: Path | None, model: str) -> Any:
+    """Read the settings of a home that is there, as ``open_home`` does: to look at one makes none.
+
+    Raises UsageError if there is neither its folder nor a ledger on a server.
+    """
+    from flows.settings import Settings
+
+    wanted = Settings() if home is None else Settings(home=home)
+    if not wanted.ledger_url and not wanted.home.is_dir():
+        raise UsageError(
+            f"{wanted.home} is no folder; `evergreen ingest` makes it, or name the one you mean with --home"
+        )
+    return open_home(home, model)
+
+
 def run_flow(
     home: Path | None, model: str, call: Callable[[], Any], check: Check | None = None, needs: Iterable[str] = ()
 ) -> Any:

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from flows.cli_call import AsJson, Home, Model, open_home, report
+from flows.cli_call import AsJson, Home, Model, find_home, report
 from flows.errors import RefusedError, UsageError
 
 Html = Annotated[
@@ -93,13 +93,8 @@ def diff(
 
 
 def _open(home: Path | None, model: str) -> tuple[Any, Any, Any]:
-    """Return settings, spec and ledger of a home that is there: to look back makes none."""
-    from flows.settings import Settings
-
-    wanted = Settings() if home is None else Settings(home=home)
-    if not wanted.home.is_dir():
-        raise UsageError(f"{wanted.home} is no folder; name with --home the one that was trained in")
-    settings = open_home(home, model)
+    """Return settings, spec and ledger of a home."""
+    settings = find_home(home, model)
     from flows import database
     from flows.lookup import load_model
     from flows.terminal import quiet_libraries

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from flows.cli_call import Approve, AsJson, Home, Model, Why, open_home, report, run_flow
+from flows.cli_call import Approve, AsJson, Home, Model, Why, find_home, report, run_flow
 from flows.cli_delivery import home_at, promote_across
 from flows.errors import RefusedError, UsageError
 
@@ -115,7 +115,7 @@ def trial(
 
         report(run_flow(home, model, call), as_json, show_trial)
         return
-    engine = database.connect(open_home(home, model))
+    engine = database.connect(find_home(home, model))
     if stop:
         running = trials.running(engine, model)
         evidence = {"tallies": running.tallies} if running else {}
