@@ -6,7 +6,7 @@ import hashlib
 import importlib.util
 import os
 import platform
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import datetime, timedelta
 from functools import cache
 from importlib import metadata
@@ -140,14 +140,14 @@ def code(spec: ModelSpec, estimator: str) -> Code:
 
     Raises ContractError if a module that the spec names is not there.
     """
-    lock = ROOT / "uv.lock"
+    lock, files = ROOT / "uv.lock", own_files(_modules(spec, estimator))
     commit = _git("rev-parse", "HEAD") or os.environ.get("EVERGREEN_COMMIT") or None  # an image holds no checkout
     return Code(
         commit=commit,
-        changed=bool(commit and _git("status", "--porcelain", "--untracked-files=no")),
+        changed=bool(commit and (_git("status", "--porcelain", "--untracked-files=no") or _untracked(files.values()))),
         lock_sha256=sha256_of(lock) if lock.exists() else None,
         sources_sha256=sources_hash(spec, estimator),
-        files={name: sha256_of(path) for name, path in sorted(own_files(_modules(spec, estimator)).items())},
+        files={name: sha256_of(path) for name, path in sorted(files.items())},
         python=platform.python_version(),
         libraries={name: metadata.version(name) for name in LIBRARIES},
         machine=_machine(),
@@ -253,6 +253,12 @@ def _machine() -> Machine:
 
 
 @cache
+def _untracked(files: Iterable[Path]) -> str | None:
+    """Return which of some files a checkout of the commit would lack."""
+    ours = [str(file) for file in files if file.is_relative_to(ROOT)]
+    return _git("ls-files", "--others", "--", *ours) if ours else None
+
+
 def _git(*arguments: str) -> str | None:
     try:
         done = git(ROOT, *arguments)

@@ -4,6 +4,10 @@ import sys
 
 import pytest
 
+from flows.lookup import load_model
+from flows.settings import Settings
+from flows.steps import lineage
+from flows.steps.git import git
 from flows.steps.own_code import code_hash, own_files
 
 
@@ -52,3 +56,18 @@ def test_a_version_depends_on_the_store_that_joins_its_features_and_not_on_the_f
     assert not [
         name for name in found if name.startswith(("flows.cli", "flows.train", "deployments", "flows.steps.docs"))
     ]
+
+
+def test_a_module_that_is_not_in_the_commit_makes_the_code_a_changed_one(team, tmp_path, monkeypatch):
+    monkeypatch.setattr(lineage, "ROOT", tmp_path)
+    spec = load_model("taxi", Settings(home=tmp_path))
+
+    def commit(*names):
+        git(tmp_path, "add", *names)
+        identity = ("-c", "user.name=a", "-c", "user.email=a@b", "-c", "commit.gpgsign=false")
+        assert git(tmp_path, *identity, "commit", "-qm", "x").returncode == 0
+        return lineage.code(spec, "squad.estimator:build").changed
+
+    git(tmp_path, "init", "-q")
+    assert commit("squad/__init__.py", "squad/estimator.py", "squad/helper.py")
+    assert not commit("squad/deep.py")
