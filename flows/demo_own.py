@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import threading
 
-from flows.demo_steps import Stage, Step
+from flows.demo_steps import NEEDS, Stage, Step
 
 REQUESTS = 2000
 
@@ -27,8 +27,8 @@ def start_server(stage: Stage) -> tuple[bool, str]:
 
     meanwhile = threading.Thread(target=prepare, daemon=True)
     meanwhile.start()
-    url = stage.stack.enter_context(prefect_server(stage.settings))
-    from flows.runs import settle  # imports Prefect, which reads the server's address once
+    url = stage.stack.enter_context(prefect_server(stage.settings, NEEDS))
+    from flows.runs import settle
 
     stage.stack.callback(settle)
     meanwhile.join()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import os
 import subprocess
 import threading
@@ -36,17 +35,18 @@ class Stage:
 
 
 Step = Callable[[Stage], tuple[bool, str]]
+NEEDS = ("flows.ingest", "great_expectations", "flows.steps.lean_feast", "flows.train", "skops.io", "mlflow")
 
 
 def start_server(stage: Stage) -> tuple[bool, str]:
-    """Start the Prefect server; meanwhile simulate the trips and load the libraries."""
+    """Start the Prefect server; meanwhile load the libraries and simulate the trips."""
     from flows.steps.prefect_server import prefect_server
 
     os.environ.pop("PREFECT_API_URL", None)  # the demo has a server of its own
     meanwhile = threading.Thread(target=_prepare, args=(stage.settings,), daemon=True)
     meanwhile.start()
-    url = stage.stack.enter_context(prefect_server(stage.settings))
-    from flows.runs import settle  # imports Prefect, which reads the server's address once
+    url = stage.stack.enter_context(prefect_server(stage.settings, NEEDS))
+    from flows.runs import settle
 
     stage.stack.callback(settle)
     meanwhile.join()
@@ -221,9 +221,6 @@ def _prepare(settings: Settings) -> None:
         if number in changes:
             trips = changes[number](trips)
         trips.to_parquet(folder / f"{_day(number)}.parquet")
-    # What the flows will need, loaded while the server starts. Prefect is not: it reads the server's address on import.
-    for library in ("great_expectations", "feast", "sklearn.ensemble", "skops.io"):
-        importlib.import_module(library)
     registry.open_client(settings)
 
 

@@ -1,4 +1,4 @@
-"""The modules that commands load while their Prefect server starts are there."""
+"""The modules that commands and the demo load while their Prefect server starts are there."""
 
 import ast
 import importlib.util
@@ -6,10 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from flows import cli
+from flows import cli, demo_steps
 
 
 def needs():
+    yield from {("demo_steps", name) for name in demo_steps.NEEDS}
     for file in sorted(Path(cli.__file__).parent.glob("cli*.py")):
         for node in ast.walk(ast.parse(file.read_text())):
             if isinstance(node, ast.Call) and getattr(node.func, "id", None) == "run_flow":
