@@ -25,6 +25,11 @@ def chosen(tmp_path, frame, **options):
     """Return what is chosen for a table whose label is ``y``."""
     path = tmp_path / "some.csv"
     frame.to_csv(path, index=False)
+    return chosen_of(tmp_path, path, **options)
+
+
+def chosen_of(tmp_path, path, **options):
+    """Return what is chosen for a file or a folder of a table whose label is ``y``."""
     wanted = Wanted(name="some", data=str(path), label="y", **options)
     with connect(tmp_path) as connection:
         looked = table.load(connection, str(path), Settings(home=tmp_path))
@@ -123,6 +128,31 @@ def test_labels_that_are_known_too_late_to_train_are_told(tmp_path):
     assert any("past is not known" in text for text in chosen(tmp_path, frame, delay=50 * DAY).warnings)
     with pytest.raises(UsageError, match=r"no label would train.*--delay"):
         chosen(tmp_path, frame, delay=95 * DAY)
+
+
+@pytest.mark.parametrize(("form", "kind"), [("%Y-%m", "month"), ("%G-W%V", "week"), ("%Y-%m-%d", "day")])
+def test_periods_are_those_of_which_no_two_files_hold_a_part(tmp_path, form, kind):
+    times = pd.date_range("2024-01-01", "2024-04-01", freq="20min", inclusive="left")
+    frame = pd.DataFrame({"t": times, "x": rng.normal(size=len(times)), "y": rng.normal(size=len(times))})
+    (tmp_path / "files").mkdir()
+    for name, rows in frame.groupby(frame["t"].dt.strftime(form)):
+        rows.to_csv(tmp_path / "files" / f"{name}.csv", index=False)
+    told = chosen_of(tmp_path, tmp_path / "files")
+    assert told.draft.partition_by == kind
+    assert not any("at once" in text for text in told.warnings)
+    assert chosen(tmp_path, frame).draft.partition_by == "week"  # one file says nothing of the next
+
+
+def test_files_that_share_each_period_are_told_to_be_landed_at_once(tmp_path):
+    times = pd.date_range("2024-01-01", "2024-04-01", freq="20min", inclusive="left")
+    (tmp_path / "files").mkdir()
+    for shop in ("a", "b"):
+        frame = pd.DataFrame({"t": times, "shop": shop, "x": rng.normal(size=len(times))})
+        frame.assign(y=frame["x"] * 2 + rng.normal(size=len(times))).to_csv(
+            tmp_path / "files" / f"{shop}.csv", index=False
+        )
+    (told,) = (text for text in chosen_of(tmp_path, tmp_path / "files", entity=("shop",)).warnings if "at once" in text)
+    assert told.startswith("a.csv and b.csv both hold rows of 2024-W01: land all files at once")
 
 
 def test_a_table_of_twenty_rows_is_too_short(tmp_path):

@@ -95,7 +95,7 @@ def choose(
         window=max(round(1.5 * span / days) * days, 2 * days) if span < 365 * days else 1095 * days,
         judge=moments.judge, min_train_rows=max(20, min(1000, train_rows // 4)),
         min_labels=max(20, min(500, moments.judge_rows // 2)), partition_by=moments.partition_by,
-        min_rows=max(1, moments.partition_rows // 20), params=_params(train_rows, task),
+        min_rows=max(1, moments.partition_rows // timing.STANDING), params=_params(train_rows, task),
     )  # fmt: skip
     late = judged.check_delay(moments, delay)
     _check_features(draft)
@@ -245,7 +245,8 @@ def _middle(connection: DuckDBPyConnection, label: Column, moments: Moments) -> 
     column = identifier(label.name)
     low, high = connection.execute(
         f"SELECT min(middle), max(middle) FROM (SELECT median({column}) AS middle FROM {TIMED} WHERE isfinite(moment) "
-        f"GROUP BY date_trunc('{moments.partition_by}', moment) HAVING count(*) >= {max(1, moments.partition_rows // 20)})"
+        f"GROUP BY date_trunc('{moments.partition_by}', moment) HAVING count(*) >= $least)",
+        {"least": max(1, moments.partition_rows // timing.STANDING)},
     ).fetchone() or (0.0, 0.0)
     return sorting.bounds(float(low), float(high), room=max(abs(low), abs(high)))
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from datetime import date, datetime, timedelta
 from typing import TYPE_CHECKING
 
@@ -22,6 +22,7 @@ EPOCH_YEARS = (20, 130)  # after 1970, between which a number is a time and no c
 MISSING = 0.05  # share of rows without a time that can be done without
 DAY, HOUR = timedelta(days=1), timedelta(hours=1)
 ENOUGH = 500  # rows that make a partition worth a judgement of its own
+STANDING = 20  # what part of a usual period's rows makes one of its own
 TIMED = "timed"  # the table with the column ``moment``
 
 
@@ -43,6 +44,7 @@ class Moments(Frozen):
     judge_rows: int
     partition_by: Kind
     partition_rows: int
+    shared: str = ""  # which files hold rows of one period whichever the kind, if some do
 
 
 def find(connection: DuckDBPyConnection, looked: Looked, wanted: Wanted, ask: Ask) -> Moments:
@@ -180,14 +182,15 @@ def _measure(
             f"{where}: the rows span {span_text(span)}, and a model needs 20 hours at least to learn from and be judged on; "
             + ("give a longer --every" if every else "name a table with a longer past")
         )
-    kind, rows = _partitions(connection)
+    # Where the order of the rows is their time, all files are one: none can be landed by itself.
+    kind, rows, shared = _partitions(connection, looked.files if form != "order" else ())
     judge = max(tick, min(28 * DAY, round(span / 10 / tick) * tick))
     if judged_rows(connection, last, judge) < 200:
         judge = _longest(span, tick)
     return Moments(
         columns=names, form=form, sql=sql, start=start, every=every, first=first, last=last, missing=missing,
         backwards=backwards, within_days=within, tick=tick, judge=judge, judge_rows=judged_rows(connection, last, judge),
-        partition_by=kind, partition_rows=rows,
+        partition_by=kind, partition_rows=rows, shared=shared,
     )  # fmt: skip
 
 
@@ -206,19 +209,38 @@ def judged_rows(connection: DuckDBPyConnection, last: datetime, length: timedelt
     return int((connection.execute(query, {"since": last - length}).fetchone() or (0,))[0])
 
 
-def _partitions(connection: DuckDBPyConnection) -> tuple[Kind, int]:
-    """Return by which periods to land, and the rows that one usually has."""
-    days: list[tuple[date, int]] = connection.execute(
-        f"SELECT CAST(moment AS DATE), count(*) FROM {TIMED} WHERE isfinite(moment) GROUP BY 1"
+def _partitions(connection: DuckDBPyConnection, files: tuple[tuple[str, int], ...]) -> tuple[Kind, int, str]:
+    """Return by which periods to land, the rows that one usually has, and which files share one all the same.
+
+    A file replaces its whole periods, so those are chosen of which no two files hold a part, if there are such.
+    """
+    days: list[tuple[date, int, int]] = connection.execute(
+        f"SELECT CAST(moment AS DATE), start, count(*) FROM (SELECT moment, rowid AS number FROM {TIMED}) "
+        "ASOF JOIN (SELECT unnest($starts::BIGINT[]) AS start) ON number >= start WHERE isfinite(moment) GROUP BY ALL",
+        {"starts": sorted({start for _, start in files} | {0})},
     ).fetchall()
     usual: dict[Kind, tuple[int, int]] = {}
+    shared: dict[Kind, tuple[date, list[int]] | None] = {}
     kinds: tuple[Kind, ...] = ("day", "week", "month")
     for kind in kinds:
         counts: Counter[date] = Counter()
-        for day, rows in days:
+        parts: dict[date, Counter[int]] = defaultdict(Counter)
+        for day, start, rows in days:
             counts[period_of(kind, day).start] += rows
+            parts[period_of(kind, day).start][start] += rows
         usual[kind] = len(counts), sorted(counts.values())[len(counts) // 2]
-    good = [kind for kind in kinds if 6 <= usual[kind][0] <= 400 and usual[kind][1] >= ENOUGH]
-    several = [kind for kind in kinds if usual[kind][0] >= 6]
-    kind = good[0] if good else several[-1] if several else "day"
-    return kind, usual[kind][1]
+        # Fewer rows are strays, which landing gives to the period beside.
+        least = max(1, usual[kind][1] // STANDING)
+        several = {day: [start for start, rows in sorted(of.items()) if rows >= least] for day, of in parts.items()}
+        shared[kind] = next(((day, found) for day, found in sorted(several.items()) if len(found) > 1), None)
+    fitting = [kind for kind in kinds if not shared[kind]] or list(kinds)
+    good = [kind for kind in fitting if 6 <= usual[kind][0] <= 400 and usual[kind][1] >= ENOUGH]
+    each = [kind for kind in fitting if len(files) > 1 and usual[kind][0] == len(files)]  # one file, one period
+    many = [kind for kind in fitting if usual[kind][0] >= 6]
+    kind = (good or each or many[-1:] or fitting[:1])[0]
+    clash = shared[kind]
+    if not clash:
+        return kind, usual[kind][1], ""
+    names = {start: name for name, start in files}
+    told = " and ".join(names[start] for start in clash[1][:2])
+    return kind, usual[kind][1], f"{told} both hold rows of {period_of(kind, clash[0]).key}"

@@ -48,12 +48,16 @@ class Column(Frozen):
 
 
 class Looked(Frozen):
-    """A table: its rows, its columns in order, and where it came from; ``padded`` were digits behind zeros and are numbers."""
+    """A table: its rows, its columns in order, and where it came from; ``padded`` were digits behind zeros and are numbers.
+
+    ``files`` are the names of its files, and the row at which each begins.
+    """
 
     rows: int
     columns: tuple[Column, ...]
     origin: str
     padded: tuple[str, ...] = ()
+    files: tuple[tuple[str, int], ...] = ()
 
     def column(self, name: str) -> Column:
         """Return a column by its name; raises UsageError if there is none."""
@@ -70,20 +74,28 @@ def load(connection: DuckDBPyConnection, source: str, settings: Settings) -> Loo
     Raises UsageError for a source that cannot be read, whose files differ, or whose columns cannot be told apart.
     """
     with opened(source, settings) as files:
-        columns, padded = _gather(connection, files)
+        columns, padded, starts = _gather(connection, files)
     _check_names(list(columns))
-    rows = int((connection.execute(f"SELECT count(*) FROM {TABLE}").fetchone() or (0,))[0])
+    rows = _rows(connection)
     if not rows:
         raise UsageError(f"{source} holds no rows; name a file that does")
     found = tuple(_column(connection, name, kind) for name, kind in columns.items())
-    return Looked(rows=rows, columns=found, origin=source, padded=padded)
+    return Looked(rows=rows, columns=found, origin=source, padded=padded, files=starts)
 
 
-def _gather(connection: DuckDBPyConnection, files: list[SourceFile]) -> tuple[dict[str, str], tuple[str, ...]]:
-    """Load all files into one table, in their order; return its columns, and which of them lost zeros."""
+def _rows(connection: DuckDBPyConnection) -> int:
+    return int((connection.execute(f"SELECT count(*) FROM {TABLE}").fetchone() or (0,))[0])
+
+
+def _gather(
+    connection: DuckDBPyConnection, files: list[SourceFile]
+) -> tuple[dict[str, str], tuple[str, ...], tuple[tuple[str, int], ...]]:
+    """Load all files into one table, in their order; return its columns, which of them lost zeros, and where files begin."""
     columns = read_unknown(connection, TABLE, files[0])
     padded = zero_padded(connection, files[0], columns)
+    starts = [(files[0].name, 0)]
     for file in files[1:]:
+        starts.append((file.name, _rows(connection)))
         other = read_unknown(connection, "one_more", file)
         padded += zero_padded(connection, file, other)
         if list(other) != list(columns):
@@ -104,7 +116,7 @@ def _gather(connection: DuckDBPyConnection, files: list[SourceFile]) -> tuple[di
                 connection.execute(f"ALTER TABLE {TABLE} ALTER COLUMN {identifier(name)} TYPE {kind}")
         connection.execute(f"INSERT INTO {TABLE} SELECT * FROM one_more")
         columns = wider
-    return columns, tuple(dict.fromkeys(padded))
+    return columns, tuple(dict.fromkeys(padded)), tuple(starts)
 
 
 def _difference(columns: list[str], others: list[str]) -> str:

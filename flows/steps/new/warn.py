@@ -104,6 +104,10 @@ def _order(connection: DuckDBPyConnection, looked: Looked, moments: Moments) -> 
         )
     if moments.missing:
         found.append(f"{moments.missing} rows have no time and are not used")
+    if moments.shared:
+        found.append(
+            f"{moments.shared}: land all files at once, as below; a file that comes alone replaces its whole periods"
+        )
     names = identifiers(column.name for column in looked.columns)
     (again,) = connection.execute(f"SELECT count(*) - count(DISTINCT ({names})) FROM {TABLE}").fetchone() or (0,)
     if again:
