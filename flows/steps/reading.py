@@ -26,7 +26,7 @@ NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 MAX_HEADER = 1 << 20
 PARQUET = "read_parquet($path)"
 TEXT = "csv_text"  # table: the newest CSV file as it came
-GUESSES = ("TIMESTAMP WITH TIME ZONE", "TIMESTAMP", "DOUBLE", "BIGINT")  # the last that fits counts
+GUESSES = ("BOOLEAN", "TIMESTAMP WITH TIME ZONE", "TIMESTAMP", "DOUBLE", "BIGINT")  # the last that fits counts
 # A time that ends like this names an instant, not a local time.
 _OFFSET = r"[0-9]([zZ]|[+-][0-9]{2}(:?[0-9]{2})?)$"
 
@@ -156,8 +156,8 @@ def _fill_computed(
 def read_unknown(connection: DuckDBPyConnection, table: str, file: SourceFile) -> dict[str, str]:
     """Load a file that no contract is known for into a table, and return its columns, name -> DuckDB type.
 
-    A CSV column has the narrowest type that all its values read as: whole number, number, time, or text. Raises
-    UsageError if it cannot be read.
+    A CSV column has the narrowest type that all its values read as: whole number, number, time, flag (true and false), or
+    text. Raises UsageError if it cannot be read.
     """
     import duckdb
 
@@ -211,7 +211,7 @@ def _prepare(
     columns = describe(connection, f"SELECT * FROM {text}", {})
     # A column of the contract may have its type there, any other the narrowest that fits, which tells a renamed one.
     trials = [(name, kind) for name in columns for kind in ((known[name],) if name in known else GUESSES)]
-    tests = ", ".join(f"count(*) FILTER (NOT {_reads_as(name, kind)})" for name, kind in trials)
+    tests = ", ".join(f"count(*) FILTER (NOT {_reads_as(name, kind, name not in known)})" for name, kind in trials)
     bad = connection.execute(f"SELECT {tests} FROM {text}").fetchone() or ()
     columns.update({name: kind for (name, kind), failed in zip(trials, bad, strict=True) if not failed})
     return text, {}, columns
@@ -253,8 +253,11 @@ def describe(connection: DuckDBPyConnection, query: str, parameters: dict[str, s
     return {str(row[0]): str(row[1]) for row in rows}
 
 
-def _reads_as(name: str, wanted: str) -> str:
-    """Return SQL that is true where a text reads as a value of the wanted type, or is missing."""
+def _reads_as(name: str, wanted: str, guessed: bool = False) -> str:
+    """Return SQL that is true where a text reads as a value of the wanted type, or is missing.
+
+    A type that is ``guessed`` is not taken for what may be something else: t and f, or yes and no, are texts.
+    """
     column = identifier(name)
     if wanted in {"TINYINT", "SMALLINT", "INTEGER", "BIGINT", "HUGEINT"}:
         # 74 and 74.0 are whole numbers; a cast alone would round 74.6
@@ -263,6 +266,8 @@ def _reads_as(name: str, wanted: str) -> str:
         test = (
             f"(TRY_CAST({column} AS TIMESTAMP) IS NOT NULL AND NOT regexp_matches(substr({column}, 11), '{_OFFSET}'))"
         )
+    elif wanted == "BOOLEAN" and guessed:
+        test = f"lower({column}) IN ('true', 'false')"
     else:
         test = f"TRY_CAST({column} AS {wanted}) IS NOT NULL"
     return f"({column} IS NULL OR {test})"

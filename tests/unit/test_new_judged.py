@@ -155,6 +155,18 @@ def test_files_that_share_each_period_are_told_to_be_landed_at_once(tmp_path):
     assert told.startswith("a.csv and b.csv both hold rows of 2024-W01: land all files at once")
 
 
+def test_true_and_false_in_a_csv_file_are_flags_as_in_a_parquet_file(tmp_path):
+    frame = pd.DataFrame({"when": pd.date_range("2024-01-01", periods=900, freq="h"), "on": rng.random(900) < 0.5})
+    frame["word"] = np.where(frame["on"], "t", "f")
+    frame["y"] = rng.random(900) < 0.4
+    frame.to_parquet(tmp_path / "some.parquet")
+    drafts = [chosen(tmp_path, frame).draft, chosen_of(tmp_path, tmp_path / "some.parquet").draft]
+    for draft in drafts:
+        assert (draft.columns["on"], draft.columns["word"]) == ("BOOLEAN", "VARCHAR")
+        assert [(one.name, one.type) for one in draft.given] == [("on_flag", "int"), ("word", "string")]
+        assert (draft.label, draft.all_classes) == ("y_flag", (0, 1))
+
+
 def test_a_table_of_twenty_rows_is_too_short(tmp_path):
     with pytest.raises(UsageError, match=r"holds 20 rows, and a model needs 100.*bring a longer table"):
         chosen(tmp_path, pd.DataFrame({"x": range(20), "y": rng.normal(size=20)}), **DAYS)
