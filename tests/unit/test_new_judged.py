@@ -167,6 +167,31 @@ def test_true_and_false_in_a_csv_file_are_flags_as_in_a_parquet_file(tmp_path):
         assert (draft.label, draft.all_classes) == ("y_flag", (0, 1))
 
 
+def test_a_column_keeps_its_kind_where_files_store_it_otherwise_or_leave_it_empty(tmp_path):
+    (tmp_path / "files").mkdir()
+    for month, (whole, number, flag) in {
+        1: ("int32", "float32", None),
+        2: ("int64", "float64", True),
+        3: ("uint8", "float64", False),
+    }.items():
+        times = pd.date_range(f"2024-{month:02}-01", periods=600, freq="h")
+        frame = pd.DataFrame({"t": times.astype("datetime64[ns]" if month == 2 else "datetime64[ms]")})
+        frame["whole"] = rng.integers(0, 9, 600).astype(whole)
+        frame["number"] = rng.normal(size=600).astype(number)
+        frame["day"] = times.date if month == 2 else times.normalize()
+        frame["flag"] = pd.Series([flag] * 600, dtype=object)
+        frame["mixed"] = "a" if month == 3 else month
+        frame["y"] = rng.normal(size=600).astype("float32")
+        frame.to_parquet(tmp_path / "files" / f"{month}.parquet", index=False)
+    with connect(tmp_path) as connection:
+        looked = table.load(connection, str(tmp_path / "files"), Settings(home=tmp_path))
+    kinds = {column.name: column.kind for column in looked.columns}
+    assert kinds == {
+        "t": "TIMESTAMP", "whole": "BIGINT", "number": "DOUBLE", "day": "TIMESTAMP", "flag": "BOOLEAN", "mixed": "VARCHAR",
+        "y": "FLOAT",
+    }  # fmt: skip
+
+
 def test_a_table_of_twenty_rows_is_too_short(tmp_path):
     with pytest.raises(UsageError, match=r"holds 20 rows, and a model needs 100.*bring a longer table"):
         chosen(tmp_path, pd.DataFrame({"x": range(20), "y": rng.normal(size=20)}), **DAYS)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from flows.errors import UsageError
 from flows.settings import Settings
 from flows.spec import Frozen
-from flows.steps.event_rows import NUMBERED_BY
+from flows.steps.event_rows import NUMBERED_BY, ZONED
 from flows.steps.reading import read_unknown, zero_padded
 from flows.steps.sources import SourceFile, opened
 from flows.steps.sql import identifier
@@ -104,11 +104,7 @@ def _gather(
                 "name files of one table"
             )
         wider = {
-            name: kind
-            if kind == other[name]
-            else "DOUBLE"
-            if {kind, other[name]} == {"BIGINT", "DOUBLE"}
-            else "VARCHAR"
+            name: kind if kind == other[name] else _wider(connection, name, kind, other[name])
             for name, kind in columns.items()
         }
         for name, kind in wider.items():
@@ -117,6 +113,22 @@ def _gather(
         connection.execute(f"INSERT INTO {TABLE} SELECT * FROM one_more")
         columns = wider
     return columns, tuple(dict.fromkeys(padded)), tuple(starts)
+
+
+def _wider(connection: DuckDBPyConnection, name: str, kind: str, other: str) -> str:
+    """Return the type of a column whose files have different ones; a file in which it is empty does not count."""
+    for table, rest in ((TABLE, other), ("one_more", kind)):
+        if (connection.execute(f"SELECT count({identifier(name)}) FROM {table}").fetchone() or (0,)) == (0,):
+            return rest
+    forms = {form_of(kind), form_of(other)}
+    if forms == {"whole"}:
+        both = f"SELECT NULL::{kind} AS n UNION ALL SELECT NULL::{other}"
+        return str((connection.execute(f"SELECT typeof(n) FROM ({both})").fetchone() or ("HUGEINT",))[0])
+    if forms <= {"whole", "number"}:
+        return "DOUBLE"
+    if forms == {"time"} and ZONED not in (kind, other):
+        return "TIMESTAMP"
+    return "VARCHAR"
 
 
 def _difference(columns: list[str], others: list[str]) -> str:
