@@ -37,7 +37,9 @@ def new(
         str | None, typer.Option(help="Time from row to row, where the rows count: 30min, 1h, 1d.")
     ] = None,
     delay: Annotated[str | None, typer.Option(help="How long after its row a label is known: 1h, 1d.")] = None,
-    zone: Annotated[str, typer.Option(help="IANA time zone of times without one.")] = "UTC",
+    zone: Annotated[
+        str, typer.Option(help="IANA time zone whose hours and days count, and of times without one.")
+    ] = "UTC",
     into: Annotated[
         Path | None, typer.Option(help="Folder of your own package of models; default: flows/models.")
     ] = None,

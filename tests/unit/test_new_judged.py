@@ -143,6 +143,25 @@ def test_periods_are_those_of_which_no_two_files_hold_a_part(tmp_path, form, kin
     assert chosen(tmp_path, frame).draft.partition_by == "week"  # one file says nothing of the next
 
 
+def test_times_that_name_their_zone_are_local_ones_of_the_zone_that_is_told(tmp_path):
+    times = pd.date_range("2024-01-01", "2024-05-01", freq="h", tz="Europe/Berlin", inclusive="left")
+    frame = pd.DataFrame({"t": times, "x": rng.normal(size=len(times)), "y": rng.normal(size=len(times))})
+    (tmp_path / "files").mkdir()
+    for month, part in frame.groupby(times.month):
+        part.assign(t=part["t"].map(pd.Timestamp.isoformat)).to_csv(tmp_path / "files" / f"{month}.csv", index=False)
+    told = chosen_of(tmp_path, tmp_path / "files", zone="Europe/Berlin")
+    assert any("are those of Europe/Berlin" in text for text in told.notes)
+    assert (told.draft.zone, told.draft.partition_by) == ("Europe/Berlin", "month")
+    module = {}
+    exec(compile(drafting.render(told.draft)["source"], "source", "exec"), module)
+    raw = ibis.memtable(frame.assign(t=frame["t"].dt.tz_convert("UTC")))
+    found = module["rows"](raw).to_pandas()
+    assert (pd.DatetimeIndex(found["time"]) == times.tz_localize(None)).all()
+    utc = chosen_of(tmp_path, tmp_path / "files")
+    assert utc.draft.zone == "UTC"
+    assert any("those of UTC; those of another place with --zone" in text for text in utc.notes)
+
+
 def test_files_that_share_each_period_are_told_to_be_landed_at_once(tmp_path):
     times = pd.date_range("2024-01-01", "2024-04-01", freq="20min", inclusive="left")
     (tmp_path / "files").mkdir()

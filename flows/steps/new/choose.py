@@ -82,7 +82,7 @@ def choose(
         layout=(*((numbered,) if numbered else ()), *(column.name for column in looked.columns)),
         numbered=numbered, event_time=event_time, time_columns=(numbered,) if numbered else moments.columns,
         time_form=form, start=moments.start, every=moments.every,
-        zone="UTC" if moments.form == "instant" else wanted.zone,
+        zone=wanted.zone,
         label=named[label.name], label_raw=label.name, label_flag=label.form == "flag",
         label_bounds=sorting.bounds(float(label.low), float(label.high)) if task == "regression" else None,
         label_middle=_middle(connection, label, moments) if task == "regression" else None,

@@ -104,7 +104,8 @@ def render(draft: Draft) -> dict[str, str]:
     example = classes[0] if classes else None
     other = classes[1] if len(classes) > 1 else (0 if example == 1 else 1) if isinstance(example, int) else "other"
     values: dict[str, Any] = {
-        "d": draft, "keys": keys, "team": not draft.definitions.startswith("feature_repo."),
+        "d": draft, "keys": keys, "zoned": draft.time_form == "instant" and draft.zone != "UTC",
+        "team": not draft.definitions.startswith("feature_repo."),
         "types": sorted(types), "words": "days" if draft.unit == "d" else "hours",
         "ago": "a week" if draft.short == 7 * draft.tick else f"{draft.short // draft.tick // 7} weeks",
         "added": _added(draft), "time_code": _time_code(draft), "seen": [one for one in draft.given if one.seen],
@@ -278,6 +279,8 @@ def _time_code(draft: Draft) -> str:
     if draft.time_form == "ordinal":
         assert draft.every is not None
         return f'START + ({columns[0]} * {round(draft.every.total_seconds())}).as_interval("s")'
+    if draft.time_form == "instant" and draft.zone != "UTC":
+        return f"timezone({code(draft.zone)}, {columns[0]}.cast(\"timestamp('UTC')\"))"
     if draft.time_form == "date and hour":
         return f'{columns[0]}.cast("timestamp") + {columns[1]}.as_interval("h")'
     return f'{columns[0]}.cast("timestamp")' if draft.time_form in ("date", "instant") else ""

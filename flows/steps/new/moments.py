@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING
 
 from flows.errors import UsageError
 from flows.spec import Frozen
+from flows.steps.event_rows import ZONED
 from flows.steps.new.table import TABLE, Column, Looked
 from flows.steps.new.wanted import Ask, Wanted, parse_moment, parse_names, parse_span, span_text
 from flows.steps.periods import Kind, period_of
-from flows.steps.sql import identifier
+from flows.steps.sql import identifier, literal
 
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection
@@ -78,8 +79,11 @@ def find(connection: DuckDBPyConnection, looked: Looked, wanted: Wanted, ask: As
         sql = f"({moment} + to_hours(CAST({identifier(names[1])} AS INTEGER)))"
         return _measure(connection, looked, names, "date and hour", sql)
     kind = columns[0].kind
-    form = "instant" if kind == "TIMESTAMP WITH TIME ZONE" else "date" if kind == "DATE" else "time"
-    return _measure(connection, looked, names, form, moment)
+    if kind == ZONED:
+        moment = f"timezone({literal(wanted.zone)}, {identifier(names[0])})"
+    return _measure(
+        connection, looked, names, "instant" if kind == ZONED else "date" if kind == "DATE" else "time", moment
+    )
 
 
 def _names(looked: Looked, wanted: Wanted, ask: Ask) -> tuple[str, ...]:

@@ -34,6 +34,9 @@ def collect(
         f"{name} has zeros before its digits and is read as numbers; if they are codes, bring it as text in a parquet file"
         for name in looked.padded
     ]
+    if moments.form == "instant":
+        other = "; those of another place with --zone" if draft.zone == "UTC" else ""
+        notes.append(f"the times name their zone; hours, days and months are those of {draft.zone}{other}")
     if not told_delay:
         notes.append(f"a label is taken to be known {span_text(draft.delay)} after its row; say otherwise with --delay")
     if draft.numbered:
