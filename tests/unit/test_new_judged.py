@@ -211,6 +211,16 @@ def test_a_column_keeps_its_kind_where_files_store_it_otherwise_or_leave_it_empt
     }  # fmt: skip
 
 
+def test_numbers_that_name_an_entity_have_no_bounds(tmp_path):
+    times = pd.date_range("2024-01-01", periods=3000, freq="h")
+    frame = pd.DataFrame({"t": times, "card": rng.permutation(3000) % 100, "till": rng.permutation(3000) % 9})
+    frame["amount"], frame["y"] = rng.integers(0, 99, 3000), rng.normal(size=3000)
+    given = {one.name: one for one in chosen(tmp_path, frame, entity=("card", "till")).draft.given}
+    assert (given["card"].low, given["card"].high) == (None, None)  # a card that is new is answered as unknown
+    assert given["till"].high == 16
+    assert given["amount"].high
+
+
 def test_a_table_of_twenty_rows_is_too_short(tmp_path):
     with pytest.raises(UsageError, match=r"holds 20 rows, and a model needs 100.*bring a longer table"):
         chosen(tmp_path, pd.DataFrame({"x": range(20), "y": rng.normal(size=20)}), **DAYS)
