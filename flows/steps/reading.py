@@ -244,6 +244,11 @@ def _header(path: Path, known: set[str]) -> tuple[str, list[str]]:
         name = given or f"column{place}"  # the index of a data frame often comes without a name
         seen[name] += 1
         names.append(name if seen[name] == 1 else f"{name} ({seen[name]})")
+    lower: dict[str, str] = {}
+    for name in names:
+        other = lower.setdefault(name.lower(), name)
+        if other != name:
+            raise ValueError(f"columns {other!r} and {name!r} differ in capitals alone; rename one")
     return separator, names
 
 

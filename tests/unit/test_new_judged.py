@@ -221,6 +221,12 @@ def test_numbers_that_name_an_entity_have_no_bounds(tmp_path):
     assert given["amount"].high
 
 
+def test_columns_of_a_csv_file_that_differ_in_capitals_alone_are_named(tmp_path):
+    (tmp_path / "some.csv").write_text("when,Class,y,class\n2024-01-01,a,1,b\n")
+    with pytest.raises(UsageError, match=r"columns 'Class' and 'class' differ in capitals alone; rename one"):
+        chosen_of(tmp_path, tmp_path / "some.csv")
+
+
 def test_a_table_of_twenty_rows_is_too_short(tmp_path):
     with pytest.raises(UsageError, match=r"holds 20 rows, and a model needs 100.*bring a longer table"):
         chosen(tmp_path, pd.DataFrame({"x": range(20), "y": rng.normal(size=20)}), **DAYS)
