@@ -6,7 +6,7 @@ import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from datetime import datetime
+from datetime import datetime, timedelta
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -16,6 +16,7 @@ from sqlalchemy.engine import Engine
 from flows import ledger
 from flows.errors import BrokenCheckError, UnavailableError
 from flows.ledger import Partition
+from flows.secret import shown
 from flows.settings import Settings
 from flows.spec import Frozen, ModelSpec
 from flows.steps import docs, judged_rows, storage
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 
     from flows.steps.gx_duckdb import TableJudge
 
+LEFT_OUT = 0.1  # share of the time that a partition tells of which a revision may leave out without a word
 MIN_PEERS = 3  # so many periods of one batch tell what is usual, where nothing was accepted before
 
 
@@ -180,15 +182,29 @@ def _covers(before: Partition, first: datetime, last: datetime) -> tuple[Check, 
     assert before.last_event
     if first <= before.last_event and last >= before.first_event:
         return ()
-    mine, theirs = (
-        f"{low:%Y-%m-%d %H:%M} to {high:%Y-%m-%d %H:%M} UTC"
-        for low, high in ((first, last), (before.first_event, before.last_event))
-    )
     observed = (
-        f"{mine} alone, and revision {before.revision} holds {theirs}: a file replaces its whole period; bring all of it in "
-        "one file, or land by shorter periods"
+        f"{_span(first, last)} alone, and revision {before.revision} holds {_span(before.first_event, before.last_event)}: "
+        "a file replaces its whole period; bring all of it in one file, or land by shorter periods"
     )
     return _failed("a revision tells of what it replaces", [observed])
+
+
+def _left_out(before: Partition, first: datetime, last: datetime) -> tuple[str, ...]:
+    """Return a note if a revision tells of much less time than the one that it replaces: it may be a part of the period."""
+    assert before.first_event
+    assert before.last_event
+    out = max(first - before.first_event, timedelta(0)) + max(before.last_event - last, timedelta(0))
+    if out <= LEFT_OUT * (before.last_event - before.first_event):
+        return ()
+    return (
+        f"it tells of {_span(first, last)} alone and replaces revision {before.revision} of "
+        f"{_span(before.first_event, before.last_event)} whole; if it is a part, take that one back: "
+        f"ingest {shown(before.source)} --again",
+    )
+
+
+def _span(low: datetime, high: datetime) -> str:
+    return f"{low:%Y-%m-%d %H:%M} to {high:%Y-%m-%d %H:%M} UTC"
 
 
 def _failed(rule: str, problems: Sequence[str]) -> tuple[Check, ...]:
@@ -221,8 +237,10 @@ def _judge_rows(bench: Bench, partition: Partition, file: str) -> Decision:
     ).fetchone() or (0, None, None)
     unfit = () if left or judgement.reasons else _failed("a row is left", ["no row is left"])
     before = bench.in_force.get(partition.key) if period and left and not judgement.reasons else None
+    notes: tuple[str, ...] = ()
     if before and before.id != partition.id and before.first_event and before.last_event:
         unfit += _covers(before, first, last)
+        notes = _left_out(before, first, last)
     reasons = judgement.reasons or tuple(check.observed for check in unfit)
     common: dict[str, Any] = {
         "checks": judgement.checks + unfit,
@@ -238,7 +256,7 @@ def _judge_rows(bench: Bench, partition: Partition, file: str) -> Decision:
     ).fetchall()
     return Decision(
         status="accepted",
-        reasons=tuple(f"{count:,} rows: {reason}" for reason, count in counted),
+        reasons=(*(f"{count:,} rows: {reason}" for reason, count in counted), *notes),
         accepted_rows=left,
         accepted_uri=judged_rows.write_accepted(connection, spec, bench.settings, partition, added),
         first_event=first,

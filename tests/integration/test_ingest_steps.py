@@ -319,6 +319,18 @@ def test_a_further_part_of_a_period_does_not_take_the_place_of_the_first(here, t
     assert "alone, and revision 1 holds" in second.reasons[0]
     (whole,) = here.ingest(write(day, tmp_path / "whole.parquet"))
     assert (first.status, whole.status, whole.accepted_rows) == ("accepted", "accepted", len(day))
+    assert whole.reasons == []
+
+
+def test_a_revision_that_leaves_out_much_of_the_period_says_so(here, tmp_path):
+    day = clean_day().sort_values("lpep_pickup_datetime")
+    here.ingest(write(day, tmp_path / "whole.parquet"))
+    (most,) = here.ingest(write(day[5:], tmp_path / "most.parquet"))
+    (half,) = here.ingest(write(day[len(day) // 2 :], tmp_path / "half.parquet"))
+    assert (most.status, most.reasons, half.status) == ("accepted", [], "accepted")
+    (told,) = half.reasons
+    assert "alone and replaces revision 2 of" in told
+    assert told.endswith(f"take that one back: ingest {tmp_path / 'most.parquet'} --again")
 
 
 @pytest.mark.parametrize("harm", ["gone", "cut off"])
