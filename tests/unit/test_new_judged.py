@@ -227,6 +227,16 @@ def test_columns_of_a_csv_file_that_differ_in_capitals_alone_are_named(tmp_path)
         chosen_of(tmp_path, tmp_path / "some.csv")
 
 
+def test_spaces_around_the_name_of_a_column_are_not_typed(tmp_path):
+    text = "when, shop, x, y\n"
+    for number, when in enumerate(pd.date_range("2024-01-01", periods=600, freq="h")):
+        text += f"{when},{number % 3},{number % 7},{rng.normal():.3f}\n"
+    (tmp_path / "some.csv").write_text(text)
+    draft = chosen_of(tmp_path, tmp_path / "some.csv", time=("when ",), entity=("shop",), drop=("x",)).draft
+    assert (draft.key, draft.label, draft.label_raw) == (("when", "shop"), "y", " y")
+    assert list(draft.columns) == ["when", " shop", " y"]
+
+
 def test_a_table_of_twenty_rows_is_too_short(tmp_path):
     with pytest.raises(UsageError, match=r"holds 20 rows, and a model needs 100.*bring a longer table"):
         chosen(tmp_path, pd.DataFrame({"x": range(20), "y": rng.normal(size=20)}), **DAYS)

@@ -42,6 +42,7 @@ def choose(
             f"{looked.origin} holds {looked.rows} rows, and a model needs {LEAST_ROWS} at least to learn from and to be "
             "judged on; bring a longer table"
         )
+    wanted = _as_named(looked, wanted)
     moments = timing.find(connection, looked, wanted, ask)
     known = ", ".join(column.name for column in looked.columns)
     label = looked.column(wanted.label or ask(f"Which column is to be predicted ({known[:200]})?", "--label COLUMN"))
@@ -107,6 +108,19 @@ def choose(
     if repeats:
         warnings = (*warnings, f"{repeats:,} rows have the {', '.join(key)} of a row before them and will be rejected")
     return Chosen(draft=draft, notes=notes, warnings=warnings)
+
+
+def _as_named(looked: Looked, wanted: Wanted) -> Wanted:
+    """Return the options with names as the table has them: spaces around a name are not typed."""
+
+    def own(names: tuple[str, ...] | None) -> tuple[str, ...] | None:
+        return None if names is None else tuple(looked.named(name) for name in names)
+
+    return wanted.model_copy(
+        update={
+            "time": own(wanted.time), "entity": own(wanted.entity), "drop": own(wanted.drop), "keep": own(wanted.keep),
+        }
+    )  # fmt: skip
 
 
 def _task(label: Column, wanted: Wanted, ask: Ask) -> Task:

@@ -101,7 +101,8 @@ def _names(looked: Looked, wanted: Wanted, ask: Ask) -> tuple[str, ...]:
                 f"Which column says when a row happened ({found})? "
                 "A date and an hour are two, DATE,HOUR; a column may count instead; 'none' takes the order of the rows."
             )
-            names = parse_names(ask(question, "--time COLUMN, or --start and --every for the order of the rows"))
+            told = parse_names(ask(question, "--time COLUMN, or --start and --every for the order of the rows"))
+            names = tuple(looked.named(name) for name in told)
     if len(names) > 2:
         raise UsageError("--time takes one column, or two: a date and the hour of the day")
     return () if names == (NONE,) and NONE not in {column.name for column in looked.columns} else names

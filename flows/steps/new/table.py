@@ -59,10 +59,16 @@ class Looked(Frozen):
     padded: tuple[str, ...] = ()
     files: tuple[tuple[str, int], ...] = ()
 
+    def named(self, name: str) -> str:
+        """Return a column's name as the table has it, where spaces around it were not typed; else the name as told."""
+        names = [column.name for column in self.columns]
+        alike = [one for one in names if one.strip() == name.strip()]
+        return alike[0] if name not in names and len(alike) == 1 else name
+
     def column(self, name: str) -> Column:
         """Return a column by its name; raises UsageError if there is none."""
         for column in self.columns:
-            if column.name == name:
+            if column.name == self.named(name):
                 return column
         known = ", ".join(column.name for column in self.columns)
         raise UsageError(f"the table has no column {name!r}; it has {known[:300]}")
