@@ -162,6 +162,16 @@ def test_times_that_name_their_zone_are_local_ones_of_the_zone_that_is_told(tmp_
     assert any("those of UTC; those of another place with --zone" in text for text in utc.notes)
 
 
+def test_an_hour_that_a_clock_shows_twice_lengthens_no_key(tmp_path):
+    times = pd.date_range("2024-09-01", "2024-12-01", freq="h", tz="Europe/Berlin", inclusive="left")
+    frame = pd.concat(pd.DataFrame({"t": times, "shop": shop, "x": rng.normal(size=len(times))}) for shop in "ab")
+    frame.assign(y=rng.normal(size=len(frame))).to_parquet(tmp_path / "some.parquet")
+    told = chosen_of(tmp_path, tmp_path / "some.parquet", zone="Europe/Berlin", entity=("shop",))
+    assert told.draft.key == ("time", "shop")
+    assert any(text.startswith("2 rows have the time, shop of a row before them") for text in told.warnings)
+    assert not any("of a row before" in text for text in chosen_of(tmp_path, tmp_path / "some.parquet").warnings)
+
+
 def test_files_that_share_each_period_are_told_to_be_landed_at_once(tmp_path):
     times = pd.date_range("2024-01-01", "2024-04-01", freq="20min", inclusive="left")
     (tmp_path / "files").mkdir()

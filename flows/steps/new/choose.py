@@ -64,7 +64,7 @@ def choose(
     event_time = named[moments.columns[0]] if moments.form == "time" else _free("time", named)
     form = "ordinal" if moments.form == "order" else moments.form
     form = "date" if form == "time" and event_time != moments.columns[0] else form  # a copy under a plain name
-    key, repeats = _key(connection, looked, event_time, given, [named[name] for name in entities], slot)
+    key, repeats = _key(connection, looked, moments, event_time, given, [named[name] for name in entities], slot)
     views = _views(wanted.name, [named[name] for name in entities], named[slot] if slot else None)
     numbered = _free("row_number", named) if moments.form == "order" else None
     used = [
@@ -181,7 +181,7 @@ def _free(name: str, named: dict[str, str]) -> str:
 
 
 def _key(
-    connection: DuckDBPyConnection, looked: Looked, event_time: str, given: tuple[Given, ...],
+    connection: DuckDBPyConnection, looked: Looked, moments: timing.Moments, event_time: str, given: tuple[Given, ...],
     entities: list[str], slot: str | None,
 ) -> tuple[tuple[str, ...], int]:  # fmt: skip
     """Return the fewest fields that together name one row, and how many rows repeat another's all the same.
@@ -190,13 +190,15 @@ def _key(
     """
     raw = {one.name: one.raw for one in given}
     key = [*entities]
+    # The hour that a clock shows twice is no reason for a longer key.
+    told_apart_by = identifier(moments.columns[0]) if moments.form == "instant" else "moment"
 
-    def repeated(names: list[str], table: str) -> int:
-        query = f"SELECT count(*) - count(DISTINCT ({columns(names)})) FROM {table}"
+    def repeated(names: list[str], table: str, time: str = told_apart_by) -> int:
+        query = f"SELECT count(*) - count(DISTINCT ({columns(names, time)})) FROM {table}"
         return int((connection.execute(query).fetchone() or (0,))[0])
 
-    def columns(names: list[str]) -> str:
-        return ", ".join(["moment", *(identifier(raw[name]) for name in names)])
+    def columns(names: list[str], time: str = told_apart_by) -> str:
+        return ", ".join([time, *(identifier(raw[name]) for name in names)])
 
     bad = repeated(key, TIMED)
     others = [one.name for one in given if one.required and one.name not in key and one.raw != slot]
@@ -215,7 +217,7 @@ def _key(
             f"{bad} of {looked.rows} rows share their time and all that is given with another row; name what tells them "
             "apart with --entity, or drop the repetitions"
         )
-    return (event_time, *key), bad
+    return (event_time, *key), repeated(key, TIMED, "moment")
 
 
 def _views(model: str, entities: list[str], slot: str | None) -> tuple[View, ...]:
