@@ -50,7 +50,7 @@ def places(tmp_path_factory: pytest.TempPathFactory, spark_cluster: Any, days: P
     """Two homes with the same data, ingested and featurized: one on DuckDB, one on the cluster."""
     found = SimpleNamespace()
     for name in ("duckdb", "spark"):
-        place = Place(tmp_path_factory.mktemp(name) / "a home 100%")
+        place = Place(tmp_path_factory.mktemp(name) / "a home für Ü")
         if name == "spark":
             place.settings = spark_cluster.settings(place.settings.home)
         place.ingest(days)
