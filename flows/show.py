@@ -185,8 +185,7 @@ def show_status(found: dict[str, Any]) -> None:
     if found["last_runs"]:
         console.print()
         runs = [
-            (r["flow"], r["state"], _time(r["started_at"]), _seconds(r["seconds"]), r["reason"] or _outcome(r))
-            for r in found["last_runs"]
+            (r["flow"], r["state"], _time(r["started_at"]), _seconds(r["seconds"]), _why(r)) for r in found["last_runs"]
         ]
         console.print(table(["last runs", "state", "started", "seconds", "why"], runs))
 
@@ -236,8 +235,9 @@ def show_lines(found: dict[str, Any]) -> None:
         line(f"{name.replace('_', ' ')}: {', '.join(map(str, value)) if isinstance(value, list) else value}")
 
 
-def _outcome(run: dict[str, Any]) -> str:
-    return f"refused by {', '.join(run['refused_by'])}" if run["refused_by"] else run["error"] or ""
+def _why(run: dict[str, Any]) -> str:
+    outcome = f"refused by {', '.join(run['refused_by'])}" if run["refused_by"] else run["error"]
+    return "; ".join(filter(None, [run["reason"], outcome]))
 
 
 def _time(text: str) -> str:

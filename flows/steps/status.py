@@ -73,7 +73,8 @@ def run(one: Run) -> dict[str, Any]:
     return {
         "id": one.id, "flow": one.flow, "state": one.state, "reason": one.reason,
         "started_at": one.started_at.isoformat(), "seconds": seconds, "executor": one.executor,
-        "refused_by": one.summary.get("failed") or [], "error": one.summary.get("error"),
+        "refused_by": one.summary.get("failed") or [],
+        "error": None if one.state in ("running", "completed") else one.summary.get("error"),  # else it is a training's figure
     }  # fmt: skip
 
 

@@ -3,11 +3,13 @@
 import math
 import subprocess
 import sys
+from datetime import UTC, datetime
 
 import pytest
 
 from flows import show, terminal
-from flows.steps import gates
+from flows.ledger import Run
+from flows.steps import gates, status
 
 FOUND = {
     "version": None, "run_id": "r1", "reason": "test", "error": 5.0, "train_error": 4.0, "baseline_error": 4.5,
@@ -66,3 +68,38 @@ def test_a_trial_tells_its_median_times_in_milliseconds():
     with show.console.capture() as captured:
         show.show_trial(found)
     assert "b; requests 30, failed 0, median 6.0 ms, the champion's 5.0 ms" in " ".join(captured.get().split())
+
+
+@pytest.mark.parametrize(
+    ("run", "told"),
+    [
+        ({"reason": "on demand", "error": "RefusedError: no rows"}, "on demand; RefusedError: no rows"),
+        ({"reason": "", "error": "UsageError: no such file"}, "UsageError: no such file"),
+        ({"reason": "weekly", "refused_by": ["baseline", "slices"]}, "weekly; refused by baseline, slices"),
+        ({"reason": "weekly"}, "weekly"),
+    ],
+)
+def test_the_status_says_why_a_run_began_and_what_it_ended_with(run, told):
+    shown = {"flow": "train", "state": "failed", "started_at": "2026-01-01T00:00:00+00:00", "seconds": 1.0}
+    found = {
+        "model": "taxi", "description": "", "champion": None, "challenger": None, "trial": None, "alias": "none",
+        "problems": [], "causes": [], "service": None, "last_runs": [shown | {"refused_by": [], "error": None} | run],
+        "partitions": dict.fromkeys(("accepted", "quarantined", "landed", "rows", "rejected_rows", "first", "last"), 0),
+    }  # fmt: skip
+    with show.console.capture() as captured:
+        show.show_status(found)
+    table = captured.get().splitlines()
+    start = next(number for number, text in enumerate(table) if text.startswith("last runs"))
+    assert " ".join(" ".join(text[47:] for text in table[start + 1 :]).split()) == told
+
+
+@pytest.mark.parametrize(
+    ("state", "error", "told"),
+    [("completed", 5.19, None), ("failed", "RefusedError: no rows", "RefusedError: no rows"), ("running", None, None)],
+)
+def test_the_figure_of_a_training_is_no_error_that_ended_it(state, error, told):
+    run = Run(
+        id="1", model="taxi", flow="train", reason="on demand", state=state, executor="a@b pid 1", summary={"error": error},
+        started_at=datetime(2026, 1, 1, tzinfo=UTC), ended_at=None,
+    )  # fmt: skip
+    assert status.run(run)["error"] == told
