@@ -105,12 +105,12 @@ def watch(settings: Settings, models: list[str]) -> int:
     from deployments.watch import tell
     from flows import arrivals, database, events, outbox
     from flows.lookup import load_model
-    from flows.runs import close_crashed
+    from flows.runs import close_ended
 
     engine = database.connect(settings)
     told = 0
     for model in models:
-        close_crashed(engine, model)
+        close_ended(engine, model)
         outbox.send(events.MODEL_WATCHED, model, {"model": model})
         told += outbox.flush(engine, load_model(model, settings))
         files = arrivals.untaken(engine, model, settings.landing(model))

@@ -226,9 +226,10 @@ def status(model: Model = "taxi", home: Home = None, as_json: AsJson = False) ->
     settings = find_home(home, model)
     engine = database.connect(settings)
     if ledger.open_runs(engine, model):  # what runs, or was killed: a killed run cannot say so itself
-        from flows.runs import close_crashed
+        from flows.runs import close_ended
+        from flows.steps.prefect_server import running
 
-        close_crashed(engine, model)
+        close_ended(engine, model, running(settings))
     report(look(settings, load_model(model, settings), engine), as_json, show_status)
 
 

@@ -75,11 +75,15 @@ def run_flow(
     with prefect_server(settings, needs):
         from prefect import tags
 
-        from flows.runs import TAG, settle
+        from flows.errors import CancelledError
+        from flows.runs import TAG, confirm_cancelled, settle
 
         try:
             with tags(TAG):
                 return call()
+        except CancelledError:
+            confirm_cancelled()
+            raise
         except Exception:
             stop_if_interrupted()
             raise

@@ -96,7 +96,7 @@ runs = sa.Table(
     sa.Column("model", sa.String(40), nullable=False),
     sa.Column("flow", sa.String(40), nullable=False),
     sa.Column("reason", sa.Text, nullable=False, default=""),
-    sa.Column("state", sa.String(12), nullable=False),  # running, completed, failed, crashed
+    sa.Column("state", sa.String(12), nullable=False),  # one of flows.ledger.State
     sa.Column("executor", sa.Text, nullable=False),
     sa.Column("summary", sa.JSON, nullable=False, default=dict),
     sa.Column("started_at", UtcDateTime, nullable=False),

@@ -34,6 +34,10 @@ class RefusedError(EvergreenError):
     """An action that its preconditions do not allow, such as promoting a version that failed its gates."""
 
 
+class CancelledError(EvergreenError):
+    """A person cancelled the run in Prefect; what it had made is kept, and nothing follows from it."""
+
+
 class TamperedError(EvergreenError):
     """A stored file is not the one that was recorded, or holds a type that nobody trusts."""
 

@@ -11,7 +11,7 @@ from prefect.runtime import flow_run
 from sqlalchemy.engine import Engine
 
 from flows import arrivals, database, events, ledger, outbox
-from flows.errors import BrokenCheckError, EvergreenError, UnavailableError
+from flows.errors import BrokenCheckError, CancelledError, EvergreenError, UnavailableError
 from flows.featurize import featurize as update_features
 from flows.ledger import Partition
 from flows.locks import locked
@@ -101,6 +101,8 @@ def take(
     for arrival in arrivals.untaken(engine, spec.name, folder):
         try:
             partitions, errors = land_and_judge(home, spec, engine, kind, arrival.path, again)
+        except CancelledError:
+            raise
         except Exception as error:  # noqa: BLE001 (whatever it is, one file must not keep the others out)
             errors = [error if isinstance(error, EvergreenError) else unforeseen(arrival.path, error)]
         else:

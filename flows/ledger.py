@@ -68,6 +68,9 @@ class Promotion(Record):
     at: datetime
 
 
+State = Literal["running", "completed", "failed", "crashed", "cancelled"]
+
+
 class Run(Record):
     """One flow run, as far as a person asks for it."""
 
@@ -75,7 +78,7 @@ class Run(Record):
     model: str
     flow: str
     reason: str
-    state: Literal["running", "completed", "failed", "crashed"]
+    state: State
     executor: str
     summary: dict[str, Any]
     started_at: datetime
@@ -269,9 +272,7 @@ def start_run(engine: Engine, *, run_id: str, model: str, flow: str, reason: str
             connection.execute(runs.insert().values(id=run_id, **values))
 
 
-def end_run(
-    engine: Engine, run_id: str, state: Literal["completed", "failed", "crashed"], summary: dict[str, Any]
-) -> None:
+def end_run(engine: Engine, run_id: str, state: State, summary: dict[str, Any]) -> None:
     """Record how a flow run ended."""
     with write(engine) as connection:
         connection.execute(

@@ -8,34 +8,41 @@ import os
 import platform
 import time
 import uuid
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from prefect import tags
 from prefect.cache_policies import NO_CACHE
-from prefect.context import TagsContext
+from prefect.context import SyncClientContext, TagsContext
+from prefect.exceptions import TerminationSignal
 from prefect.runtime import flow_run
+from prefect.settings import PREFECT_API_URL, temporary_settings
+from prefect.states import Cancelled
 from prefect.tasks import Task
 from prefect.utilities.annotations import opaque
 from sqlalchemy.engine import Engine
 
 from flows import database, ledger
-from flows.errors import EvergreenError
+from flows.errors import CancelledError, EvergreenError
 from flows.steps import left_over
 from flows.steps.lineage import Stage
 from flows.steps.prefect_server import is_healthy
 from flows.steps.processes import person
 from flows.steps.stages import Keep, Work
 
+if TYPE_CHECKING:
+    from prefect.client.schemas.objects import FlowRun
+
 
 @dataclass
 class Record:
     """What is known of the run under way; ``summary`` goes into the ledger at its end.
 
-    ``work`` is where its stages are kept until it is through, ``resumed`` names those that an earlier run had finished.
+    ``work`` is where its stages are kept until it is through, ``resumed`` names those that an earlier run had
+    finished, ``asked`` is when Prefect was asked last whether somebody cancelled it.
     """
 
     id: str
@@ -44,11 +51,15 @@ class Record:
     summary: dict[str, Any] = field(default_factory=dict)
     work: Work | None = None
     resumed: list[str] = field(default_factory=list)
+    asked: float = 0.0
 
 
+CANCELLED = "it was cancelled in Prefect"
 TAG = "evergreen"  # of every flow run: by it the automations know theirs on a server of many
 SETTLE_SECONDS = 10.0
+ASK_SECONDS = 1.0  # between two questions whether a run was cancelled
 _unsent: list[str | None] = []  # servers that did not take all
+_stopped: list[str] = []  # runs that were cancelled and have not told so
 _current: ContextVar[Record | None] = ContextVar("evergreen_run", default=None)
 
 
@@ -56,19 +67,26 @@ _current: ContextVar[Record | None] = ContextVar("evergreen_run", default=None)
 def recorded(engine: Engine, model: str, flow: str, reason: str = "") -> Iterator[Record]:
     """Record a flow run in the ledger, with its stages; an error makes it failed and goes on.
 
-    Runs of the model that were killed before are recorded as crashed first.
+    Runs of the model that were killed or cancelled before are recorded as such first.
     """
-    close_crashed(engine, model)
+    close_ended(engine, model)
     record = Record(id=str(flow_run.id or uuid.uuid4()), executor=executor())
     ledger.start_run(engine, run_id=record.id, model=model, flow=flow, reason=reason, executor=record.executor)
-    token = _current.set(record)
-    state: Literal["completed", "failed"] = "failed"
+    outer, token = _current.get(), _current.set(record)
+    state: ledger.State = "failed"
     try:
         with tags(TAG):  # runs within this one
             yield record
         state = "completed"
     except BaseException as error:
-        record.summary["error"] = f"{type(error).__name__}: {error}"
+        stopped = isinstance(error, CancelledError)
+        if stopped and outer is None:  # those within it have ended
+            confirm_cancelled(but=(record.id, root_run(record)))
+        signalled = isinstance(error, TerminationSignal | KeyboardInterrupt)
+        if stopped or (signalled and any(map(_is_cancelled, _in_prefect(record.id)))):
+            state, record.summary["error"] = "cancelled", CANCELLED
+        else:
+            record.summary["error"] = f"{type(error).__name__}: {error}"
         raise
     finally:
         _current.reset(token)
@@ -81,10 +99,11 @@ class _Stage(Task[Any, Any]):
     """A task whose arguments Prefect takes as they are, and does not look into for results of other tasks.
 
     A fitted model is a hundred thousand objects, and Prefect would look at each twice. An argument that is itself the
-    result of a task still shows as an edge between the two.
+    result of a task still shows as an edge between the two. In a run that somebody cancelled no further one begins.
     """
 
     def __call__(self, *arguments: Any, **keywords: Any) -> Any:
+        _stop_if_cancelled(_current.get())
         with TagsContext(current_tags=TagsContext.get().current_tags - {TAG}):  # each tag of a task is asked for a slot
             return super().__call__(*map(opaque, arguments), **{name: opaque(one) for name, one in keywords.items()})
 
@@ -143,41 +162,86 @@ def _timed(record: Record, name: str) -> Iterator[None]:
         record.stages.append(stage)
 
 
-def close_crashed(engine: Engine, model: str) -> list[str]:
-    """Record runs of a model as crashed whose process is gone, or of which Prefect says that they ended; return their ids.
+def close_ended(engine: Engine, model: str, api_url: str | None = None) -> list[str]:
+    """Record runs of a model as ended whose process is gone, or of which Prefect says that they ended; return their ids.
 
-    A run that is killed cannot say so itself. One that nobody knows anything of stays as it is.
+    A run that is killed cannot say so itself: it has crashed, unless Prefect, at ``api_url`` or where the settings say, knows
+    that it was cancelled. One that nobody knows anything of stays as it is.
     """
     closed = []
     for run in ledger.open_runs(engine, model):
         gone = left_over.is_gone(run)
-        reason = "its process is gone" if gone else _ended_in_prefect(run.id) if gone is None else None
-        if reason:
-            ledger.end_run(engine, run.id, "crashed", {**run.summary, "error": f"crashed: {reason}"})
-            closed.append(run.id)
+        if gone is False:
+            continue
+        known = _in_prefect(run.id, api_url)
+        ended = known[0].state_name if known and known[0].state and known[0].state.is_final() else None
+        if not (gone or ended):
+            continue
+        if any(map(_is_cancelled, known)):
+            ledger.end_run(engine, run.id, "cancelled", {**run.summary, "error": CANCELLED})
+        else:
+            why = "its process is gone" if gone else f"Prefect says {ended}"
+            ledger.end_run(engine, run.id, "crashed", {**run.summary, "error": f"crashed: {why}"})
+        closed.append(run.id)
     return closed
 
 
-def _ended_in_prefect(run_id: str) -> str | None:
-    """Return how a run ended as Prefect knows it, None if it has not, is not known, or there is no server to ask."""
-    from prefect.client.orchestration import get_client
-    from prefect.settings import PREFECT_API_URL
+def confirm_cancelled(but: Sequence[str] = ()) -> None:
+    """Tell Prefect that the runs that were stopped have ended: nobody does for those that no worker has started.
 
-    if not PREFECT_API_URL.value():
-        return None
-    try:
-        with get_client(sync_client=True) as client:
-            state = client.read_flow_run(uuid.UUID(run_id)).state
-    except Exception:  # noqa: BLE001 (not known there, or no answer: then it is not known here either)
-        return None
-    return f"Prefect says {state.name}" if state and state.is_final() else None
+    Their engine is refused any other end, and they would be on their way to being cancelled for ever. Those that have not
+    ended yet are named as ``but``.
+    """
+    for one in [one for one in _stopped if one not in but]:
+        _stopped.remove(one)
+        with suppress(Exception), SyncClientContext.get_or_create() as context:
+            context.client.set_flow_run_state(uuid.UUID(one), Cancelled(message=CANCELLED), force=True)
+
+
+def _stop_if_cancelled(record: Record | None) -> None:
+    """Raise CancelledError if somebody cancelled the run, or one that it is part of; asks once a second at most.
+
+    A worker ends its runs itself. The process of a command would go on, and promote, whatever Prefect's page says.
+    """
+    if record is None or time.monotonic() < record.asked + ASK_SECONDS:
+        return
+    record.asked = time.monotonic()
+    cancelled = [one for one in _in_prefect(record.id) if _is_cancelled(one)]
+    if cancelled:
+        _stopped.extend(str(one.id) for one in cancelled)
+        raise CancelledError("the run was cancelled in Prefect; nothing was left half done, the same command goes on")
+
+
+def _is_cancelled(run: FlowRun) -> bool:
+    return run.state is not None and (run.state.is_cancelled() or run.state.is_cancelling())
+
+
+def _in_prefect(run_id: str, api_url: str | None = None) -> list[FlowRun]:
+    """Return a run and those that it is part of as Prefect knows them, the innermost first.
+
+    Nothing if it is not known there, or no server answers: then it is not known here either.
+    """
+    found: list[FlowRun] = []
+    address = api_url or PREFECT_API_URL.value()
+    if not address:
+        return found
+    with (
+        suppress(Exception),
+        temporary_settings({PREFECT_API_URL: address}),
+        SyncClientContext.get_or_create() as context,  # within a flow the one that it has
+    ):
+        one: uuid.UUID | None = uuid.UUID(run_id)
+        while one:
+            found.append(context.client.read_flow_run(one))
+            parent = found[-1].parent_task_run_id
+            one = context.client.read_task_run(parent).flow_run_id if parent else None
+    return found
 
 
 def settle() -> None:
     """Send the logs and events that still wait for the server, for some seconds; to be called before it is stopped."""
     from prefect.events.worker import EventsWorker
     from prefect.logging.handlers import APILogWorker
-    from prefect.settings import PREFECT_API_URL
 
     deadline = time.monotonic() + SETTLE_SECONDS
     for worker in (APILogWorker, EventsWorker):

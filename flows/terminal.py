@@ -14,8 +14,8 @@ from rich.text import Text
 console = Console(highlight=False, soft_wrap=False)
 GOOD, BAD, QUIET = "green", "red", "dim"
 MARKS = {
-    "accepted": GOOD, "completed": GOOD, "champion": GOOD, "quarantined": BAD, "failed": BAD, "replaced": QUIET,
-    "served before": QUIET, "passed": GOOD, "stopped": QUIET,
+    "accepted": GOOD, "completed": GOOD, "champion": GOOD, "quarantined": BAD, "failed": BAD, "crashed": BAD,
+    "replaced": QUIET, "cancelled": QUIET, "served before": QUIET, "passed": GOOD, "stopped": QUIET,
 }  # fmt: skip
 
 

@@ -1,4 +1,4 @@
-"""Runs whose process was killed: `evergreen status` and a deployment mark them as crashed, and no others."""
+"""Runs whose process was killed: `evergreen status` and a deployment mark them as crashed, or as cancelled, and no others."""
 
 import json
 import os
@@ -7,10 +7,13 @@ import sys
 import uuid
 
 import pytest
+from prefect import flow, get_client
+from prefect.states import Cancelling
 from typer.testing import CliRunner
 
 from flows import database, ledger
-from flows.runs import executor
+from flows.errors import CancelledError
+from flows.runs import confirm_cancelled, executor, recorded, stage
 
 
 @pytest.fixture
@@ -47,3 +50,74 @@ def test_a_deployment_does_so_too(flow_home, runs):
 
     watch(flow_home, ["taxi"])
     assert states(flow_home) == expected(runs)
+
+
+def cancel(run_id):
+    with get_client(sync_client=True) as client:
+        client.set_flow_run_state(uuid.UUID(str(run_id)), Cancelling(), force=True)
+
+
+def state_in_prefect(run_id):
+    with get_client(sync_client=True) as client:
+        return client.read_flow_run(uuid.UUID(str(run_id))).state_name
+
+
+def test_a_dead_run_that_a_person_cancelled_is_told_as_cancelled_with_the_run_within_it(flow_home):
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    engine, ids = database.connect(flow_home), []
+
+    @flow
+    def inner():
+        from prefect.runtime import flow_run
+
+        ids.append(flow_run.id)
+
+    @flow
+    def outer():
+        inner()
+        from prefect.runtime import flow_run
+
+        ids.append(flow_run.id)
+        cancel(flow_run.id)
+
+    outer()
+    name = executor().replace(f"pid {os.getpid()}", f"pid {dead.pid}")
+    for run_id in ids:
+        ledger.start_run(engine, run_id=run_id, model="taxi", flow="train", reason="test", executor=name)
+
+    from flows.cli import app
+
+    done = CliRunner().invoke(app, ["status", "--home", str(flow_home.home)])
+    assert done.exit_code == 0, done.output
+    assert states(flow_home) == dict.fromkeys(ids, ("cancelled", "it was cancelled in Prefect"))
+
+
+def test_a_cancelled_run_that_no_worker_ends_begins_no_further_stage(flow_home, monkeypatch):
+    monkeypatch.setattr("flows.runs.ASK_SECONDS", 0.0)
+    engine, ids, begun = database.connect(flow_home), {}, []
+    first, second = (
+        stage(lambda: begun.append("first"), name="first"),
+        stage(lambda: begun.append("second"), name="second"),
+    )
+
+    @flow
+    def inner():
+        with recorded(engine, "taxi", "train") as run:
+            ids["inner"] = run.id
+            first()
+            cancel(ids["outer"])
+            second()
+
+    @flow
+    def outer():
+        with recorded(engine, "taxi", "retrain") as run:
+            ids["outer"] = run.id
+            inner()
+
+    with pytest.raises(CancelledError):
+        outer()
+    confirm_cancelled()
+    assert begun == ["first"]
+    assert states(flow_home) == dict.fromkeys(ids.values(), ("cancelled", "it was cancelled in Prefect"))
+    assert state_in_prefect(ids["outer"]) == "Cancelled"
