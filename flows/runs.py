@@ -42,7 +42,7 @@ class Record:
     """What is known of the run under way; ``summary`` goes into the ledger at its end.
 
     ``work`` is where its stages are kept until it is through, ``resumed`` names those that an earlier run had
-    finished, ``asked`` is when Prefect was asked last whether somebody cancelled it.
+    finished, ``ask_at`` is when Prefect is to be asked again whether somebody cancelled it.
     """
 
     id: str
@@ -51,13 +51,15 @@ class Record:
     summary: dict[str, Any] = field(default_factory=dict)
     work: Work | None = None
     resumed: list[str] = field(default_factory=list)
-    asked: float = 0.0
+    ask_at: float = 0.0
 
 
 CANCELLED = "it was cancelled in Prefect"
 TAG = "evergreen"  # of every flow run: by it the automations know theirs on a server of many
 SETTLE_SECONDS = 10.0
-ASK_SECONDS = 1.0  # between two questions whether a run was cancelled
+ASK_SECONDS = (
+    1.0  # between two questions whether a run was cancelled; ten times as long as an answer took, if that is more
+)
 _unsent: list[str | None] = []  # servers that did not take all
 _stopped: list[str] = []  # runs that were cancelled and have not told so
 _current: ContextVar[Record | None] = ContextVar("evergreen_run", default=None)
@@ -199,14 +201,17 @@ def confirm_cancelled(but: Sequence[str] = ()) -> None:
 
 
 def _stop_if_cancelled(record: Record | None) -> None:
-    """Raise CancelledError if somebody cancelled the run, or one that it is part of; asks once a second at most.
+    """Raise CancelledError if somebody cancelled the run, or one that it is part of; asks once a second at most, a server
+    that is slow or away less often.
 
     A worker ends its runs itself. The process of a command would go on, and promote, whatever Prefect's page says.
     """
-    if record is None or time.monotonic() < record.asked + ASK_SECONDS:
+    begun = time.monotonic()
+    if record is None or begun < record.ask_at:
         return
-    record.asked = time.monotonic()
     cancelled = [one for one in _in_prefect(record.id) if _is_cancelled(one)]
+    now = time.monotonic()
+    record.ask_at = now + max(ASK_SECONDS, 10 * (now - begun))
     if cancelled:
         _stopped.extend(str(one.id) for one in cancelled)
         raise CancelledError("the run was cancelled in Prefect; nothing was left half done, the same command goes on")

@@ -143,9 +143,8 @@ def given_of(
     if column.form == "flag":
         return Given(type="int", example=int(example), low=0, high=1, **common)
     if feature is None and column.name in (wanted.entity or ()):
-        return Given(
-            type="int", example=int(example), **common
-        )  # the numbers are names: those that are new lie anywhere
+        # The numbers are names: those that are new lie anywhere.
+        return Given(type="int", example=int(example), **common)
     low, high = bounds(float(column.low), float(column.high)) if column.low is not None else (None, None)
     if column.form == "whole":
         return Given(type="int", example=int(example), low=low, high=high, **common)
