@@ -120,7 +120,7 @@ def prepare(settings: Settings) -> None:
 
 
 def run(settings: Settings, spec: ModelSpec) -> int:
-    """Run the Procfile until a signal, or until one of its processes ends: then all end. Return the exit status.
+    """Run the Procfile until a signal, and return the exit status; raise UnavailableError if a part ends: then all end.
 
     Meanwhile the home's ``prefect/server.json`` says where the server is, so that other commands use it.
     """
@@ -132,8 +132,22 @@ def run(settings: Settings, spec: ModelSpec) -> int:
     variables = environment(settings, spec)
     manager = Manager()
     manager._process_ctor = Tied
+    ended: list[str] = []
+    end_all = manager.terminate
+
+    def terminate() -> None:  # called at the first end, or at a signal
+        if not manager._terminating:
+            done = {name: one["returncode"] for name, one in manager._processes.items() if "returncode" in one}
+            ended.extend(f"{name} ended with status {status}" for name, status in done.items())
+        end_all()
+
+    manager.terminate = terminate
     for name, command in processes(settings).items():
         manager.add_process(name, command, env=variables, cwd=str(settings.home))
     with announced(settings, variables["PREFECT_API_URL"]):
         manager.loop()
+    if ended:
+        raise UnavailableError(
+            f"{', '.join(ended)}, and so all was ended; its last lines above may say why; the next `evergreen up` goes on"
+        )
     return int(manager.returncode or 0)

@@ -203,3 +203,17 @@ def test_what_the_stack_started_ends_when_the_stack_is_killed_with_its_process_g
     for one in alive:
         one.kill()
     assert left == []
+
+
+def test_a_part_that_ends_is_named_and_ends_all(home, monkeypatch, capfd):
+    monkeypatch.setattr(stack, "processes", lambda _: {"good": "exec sleep 60", "bad": "echo no room; exit 3"})
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    began = time.monotonic()
+    try:
+        with pytest.raises(UnavailableError, match=r"^bad ended with status 3, and so all was ended"):
+            stack.run(home, load_model("taxi", home))
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    assert time.monotonic() - began < 30
+    assert "no room" in capfd.readouterr().out
