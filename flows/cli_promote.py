@@ -141,6 +141,11 @@ def _begin_trial(
 
         return begin_trial(model=model, version=version, kind=kind, share=share, why=why)
 
+    def check(settings: Settings, spec: ModelSpec, engine: Engine) -> None:
+        from flows.steps.promotion import choose
+
+        choose(settings, spec, engine, version)
+
     from flows.show import show_trial
 
-    report(run_flow(home, model, call), as_json, show_trial)
+    report(run_flow(home, model, call, check, ("flows.rollout", "mlflow", "skops.io")), as_json, show_trial)

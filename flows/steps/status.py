@@ -71,7 +71,7 @@ def run(one: Run) -> dict[str, Any]:
     """Return a flow run without its details."""
     seconds = (one.ended_at - one.started_at).total_seconds() if one.ended_at else None
     return {
-        "id": one.id, "flow": one.flow, "state": one.state, "reason": one.reason,
+        "id": one.id, "flow": one.flow, "state": one.state, "reason": one.reason or one.summary.get("why") or "",
         "started_at": one.started_at.isoformat(), "seconds": seconds, "executor": one.executor,
         "refused_by": one.summary.get("failed") or [],
         "error": None if one.state in ("running", "completed") else one.summary.get("error"),  # else it is a training's figure

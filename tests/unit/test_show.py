@@ -103,3 +103,12 @@ def test_the_figure_of_a_training_is_no_error_that_ended_it(state, error, told):
         started_at=datetime(2026, 1, 1, tzinfo=UTC), ended_at=None,
     )  # fmt: skip
     assert status.run(run)["error"] == told
+
+
+@pytest.mark.parametrize(("given", "told"), [("", "passed all 8 gates"), ("better on rain", "better on rain")])
+def test_a_promotion_without_a_reason_of_its_caller_tells_the_one_that_it_found(given, told):
+    run = Run(
+        id="1", model="taxi", flow="promote", reason=given, state="completed", executor="a@b pid 1",
+        summary={"why": "passed all 8 gates"}, started_at=datetime(2026, 1, 1, tzinfo=UTC), ended_at=None,
+    )  # fmt: skip
+    assert status.run(run)["reason"] == told
