@@ -28,11 +28,7 @@ Why = Annotated[str, typer.Option(help="The reason, kept in the ledger.")]
 
 def open_home(home: Path | None, model: str) -> Any:
     """Read the settings and make sure that the model is one, before anything is started or written."""
-    from flows.lookup import load_model
-    from flows.settings import Settings
-
-    settings = Settings() if home is None else Settings(home=home)
-    load_model(model, settings)
+    settings = _settings(home, model)
     if settings.home.exists() and not settings.home.is_dir():
         raise UsageError(f"{settings.home} is a file; name a folder with --home")
     return settings.activate()
@@ -43,14 +39,21 @@ def find_home(home: Path | None, model: str) -> Any:
 
     Raises UsageError if there is neither its folder nor a ledger on a server.
     """
+    settings = _settings(home, model)
+    if not settings.ledger_url and not settings.home.is_dir():
+        raise UsageError(
+            f"{settings.home} is no folder; `evergreen ingest` makes it, or name the one you mean with --home"
+        )
+    return settings.activate()
+
+
+def _settings(home: Path | None, model: str) -> Settings:
+    from flows.lookup import load_model
     from flows.settings import Settings
 
-    wanted = Settings() if home is None else Settings(home=home)
-    if not wanted.ledger_url and not wanted.home.is_dir():
-        raise UsageError(
-            f"{wanted.home} is no folder; `evergreen ingest` makes it, or name the one you mean with --home"
-        )
-    return open_home(home, model)
+    settings = Settings() if home is None else Settings(home=home)
+    load_model(model, settings)
+    return settings
 
 
 def run_flow(

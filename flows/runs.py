@@ -57,9 +57,8 @@ class Record:
 CANCELLED = "it was cancelled in Prefect"
 TAG = "evergreen"  # of every flow run: by it the automations know theirs on a server of many
 SETTLE_SECONDS = 10.0
-ASK_SECONDS = (
-    1.0  # between two questions whether a run was cancelled; ten times as long as an answer took, if that is more
-)
+ASK_SECONDS = 1.0  # between two questions whether a run was cancelled
+ASK_PAUSE = 10.0  # times as long as the answer took, if that is more
 _unsent: list[str | None] = []  # servers that did not take all
 _stopped: list[str] = []  # runs that were cancelled and have not told so
 _current: ContextVar[Record | None] = ContextVar("evergreen_run", default=None)
@@ -211,7 +210,7 @@ def _stop_if_cancelled(record: Record | None) -> None:
         return
     cancelled = [one for one in _in_prefect(record.id) if _is_cancelled(one)]
     now = time.monotonic()
-    record.ask_at = now + max(ASK_SECONDS, 10 * (now - begun))
+    record.ask_at = now + max(ASK_SECONDS, ASK_PAUSE * (now - begun))
     if cancelled:
         _stopped.extend(str(one.id) for one in cancelled)
         raise CancelledError("the run was cancelled in Prefect; nothing was left half done, the same command goes on")

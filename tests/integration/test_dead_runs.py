@@ -95,6 +95,7 @@ def test_a_dead_run_that_a_person_cancelled_is_told_as_cancelled_with_the_run_wi
 
 def test_a_cancelled_run_that_no_worker_ends_begins_no_further_stage(flow_home, monkeypatch):
     monkeypatch.setattr("flows.runs.ASK_SECONDS", 0.0)
+    monkeypatch.setattr("flows.runs.ASK_PAUSE", 0.0)
     engine, ids, begun = database.connect(flow_home), {}, []
     first, second = (
         stage(lambda: begun.append("first"), name="first"),
