@@ -81,9 +81,8 @@ def find(connection: DuckDBPyConnection, looked: Looked, wanted: Wanted, ask: As
     kind = columns[0].kind
     if kind == ZONED:
         moment = f"timezone({literal(wanted.zone)}, {identifier(names[0])})"
-    return _measure(
-        connection, looked, names, "instant" if kind == ZONED else "date" if kind == "DATE" else "time", moment
-    )
+    form = "instant" if kind == ZONED else "date" if kind == "DATE" else "time"
+    return _measure(connection, looked, names, form, moment)
 
 
 def _names(looked: Looked, wanted: Wanted, ask: Ask) -> tuple[str, ...]:
