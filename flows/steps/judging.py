@@ -199,7 +199,7 @@ def _left_out(before: Partition, first: datetime, last: datetime) -> tuple[str, 
     return (
         f"it tells of {_span(first, last)} alone and replaces revision {before.revision} of "
         f"{_span(before.first_event, before.last_event)} whole; if it is a part, take that one back: "
-        f"ingest {shown(before.source)} --again",
+        f"`evergreen ingest {shown(before.source)} --again`",
     )
 
 

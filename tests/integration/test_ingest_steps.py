@@ -330,7 +330,7 @@ def test_a_revision_that_leaves_out_much_of_the_period_says_so(here, tmp_path):
     assert (most.status, most.reasons, half.status) == ("accepted", [], "accepted")
     (told,) = half.reasons
     assert "alone and replaces revision 2 of" in told
-    assert told.endswith(f"take that one back: ingest {tmp_path / 'most.parquet'} --again")
+    assert told.endswith(f"take that one back: `evergreen ingest {tmp_path / 'most.parquet'} --again`")
 
 
 @pytest.mark.parametrize("harm", ["gone", "cut off"])

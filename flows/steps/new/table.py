@@ -67,8 +67,9 @@ class Looked(Frozen):
 
     def column(self, name: str) -> Column:
         """Return a column by its name; raises UsageError if there is none."""
+        own = self.named(name)
         for column in self.columns:
-            if column.name == self.named(name):
+            if column.name == own:
                 return column
         known = ", ".join(column.name for column in self.columns)
         raise UsageError(f"the table has no column {name!r}; it has {known[:300]}")
