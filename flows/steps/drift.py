@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     Floats = NDArray[np.float64]
     Bins = NDArray[np.int64]
 
-PREDICTION, LABEL = "prediction", "label"  # columns that are watched beside the features
+LABEL = "label"  # a column that is watched beside the features and the prediction
 PARTS = 10  # quantile bins of a number
 CATEGORIES = 20  # the most frequent ones; all others share a bin
 USUAL = 0.9  # the share of training days whose distance counts as usual, so that one odd day does not blind the monitor

@@ -66,10 +66,6 @@ class Predicted:
     labels: Floats
     scores: Floats
 
-    def answers(self, classes: Any) -> Floats:
-        """Return what would be answered, shape (n,): the value, or the most probable class."""
-        return self.scores if classes is None else np.asarray(classes)[self.scores.argmax(axis=1)]
-
 
 def predict(spec: ModelSpec, estimator: Any, data: TrainingSet) -> tuple[Predicted, Predicted]:
     """Predict both parts of a training set, the one that trained and the one that judges.

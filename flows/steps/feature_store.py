@@ -16,7 +16,8 @@ from flows.lookup import import_code
 from flows.secret import shown
 from flows.settings import Settings
 from flows.spec import ModelSpec
-from flows.steps.drift import LABEL, PREDICTION
+from flows.steps.answered import PREDICTION
+from flows.steps.drift import LABEL
 from flows.steps.event_rows import compiled
 from flows.steps.online_file import path_of
 from flows.steps.storage import pull

@@ -49,7 +49,8 @@ def row_losses(metric: Metric, labels: ArrayLike, predicted: Floats, classes: Ar
             losses = np.square(predicted - hit).sum(axis=1) / 2.0
         else:  # accuracy, as the share of misses, so that smaller is better inside
             losses = 1.0 - np.take_along_axis(hit, predicted.argmax(axis=1)[:, None], axis=1)[:, 0]
-    return np.where(np.isfinite(losses), losses, np.inf)
+    numbers = np.isfinite(predicted) if predicted.ndim == 1 else np.isfinite(predicted).all(axis=1)
+    return np.where(numbers & np.isfinite(losses), losses, np.inf)
 
 
 def error(metric: Metric, losses: Floats) -> float:

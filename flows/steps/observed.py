@@ -60,11 +60,11 @@ def observe(spec: ModelSpec, joined: pa.Table, expected: Expected) -> dict[str, 
 
     A step is a day of 24 hours from the first event on.
     """
-    rows, metric = labelled(joined), monitored(spec)
-    losses = losses_of(spec, rows["label"], rows["prediction"])
+    rows, metric = labelled(joined), monitored(spec, expected)
+    losses = losses_of(spec, metric, rows)
     if not len(losses):
         return {}
-    due = due_losses(expected, rows["prediction"])
+    due = due_losses(spec, expected, rows)
     times = microseconds(rows)
     day = (times - times.min()) // DAY
     served = []
@@ -76,7 +76,7 @@ def observe(spec: ModelSpec, joined: pa.Table, expected: Expected) -> dict[str, 
         )
     order = np.argsort(rows["label_timestamp"].to_numpy(), kind="stable")
     series, limit = losses[order], MISS
-    if spec.task == "regression":
+    if metric.name != "accuracy":
         # In units of what its test lets expect, and not squared: one outlier is no change.
         series, limit = series / max(float(np.mean(due)), 1e-300), 1.0
         series = np.sqrt(series) if metric.name == "rmse" else series

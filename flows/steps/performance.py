@@ -12,6 +12,7 @@ import pyarrow.compute as pc
 
 from flows.spec import Frozen, Metric, ModelSpec
 from flows.steps import metrics
+from flows.steps.answered import PREDICTION, probabilities_of
 from flows.steps.labels import HOUR, STATE, labelled, microseconds
 
 if TYPE_CHECKING:
@@ -20,15 +21,16 @@ if TYPE_CHECKING:
     from flows.steps.metrics import Floats
 
 EPOCH = date(1970, 1, 1)
-STRATA = 10  # bins of the predictions within which errors are alike
+STRATA = 10  # bins of what was answered within which errors are alike
 
 
 class Expected(Frozen):
-    """The champion's mean row loss on its judging part, by bins of what it predicted.
+    """The champion's mean row loss on its judging part, by bins of what it answered.
 
     Errors differ between short and long trips, Sundays and Mondays; a few judging days have their own mix of them. The
     loss to expect of other days is the mean over their mix (post-stratification: Holt and Smith, J. R. Statist. Soc. A
-    142, 1979). Numbers have the bins' inner ``edges``, classes ``categories``, after which a last bin is for others.
+    142, 1979). Numbers have the bins' inner ``edges``, as have classes that are judged by their probabilities: of the
+    highest one. Classes that hit or miss have ``categories``, after which a last bin is for others.
     """
 
     error: float
@@ -73,35 +75,42 @@ class Performance(Frozen):
     degraded: bool
 
 
-def monitored(spec: ModelSpec) -> Metric:
-    """Return the metric that logged predictions allow: the spec's for numbers, the share of misses for classes."""
-    return spec.metric if spec.task == "regression" else Metric(name="accuracy")
+def monitored(spec: ModelSpec, expected: Expected) -> Metric:
+    """Return the metric by which a version is watched: the spec's, or that of a reference of classes that hit or miss."""
+    return spec.metric if expected.categories is None else Metric(name="accuracy")
 
 
-def losses_of(spec: ModelSpec, labels: pa.ChunkedArray, predictions: pa.ChunkedArray) -> Floats:
-    """Return the loss of each prediction, shape (n,)."""
+def losses_of(spec: ModelSpec, metric: Metric, rows: pa.Table) -> Floats:
+    """Return the loss of each answer, shape (n,), of rows with ``label`` and what the prediction log has of answers."""
+    labels, predictions = rows["label"], rows[PREDICTION]
     if spec.task == "regression":
         predicted = np.asarray(predictions.cast(pa.float64()).to_numpy(), dtype=np.float64)
-        return metrics.row_losses(spec.metric, labels.cast(pa.float64()).to_numpy(), predicted)
+        return metrics.row_losses(metric, labels.cast(pa.float64()).to_numpy(), predicted)
     # Classes are logged as text: 1 and 1.0 are one class, true and false are what Arrow calls them too.
-    kind = pa.string() if pa.types.is_string(labels.type) or pa.types.is_boolean(labels.type) else pa.float64()
-    missed = pc.fill_null(pc.not_equal(labels.cast(kind), predictions.cast(kind)), True)
-    return np.asarray(missed.to_numpy(), dtype=np.float64)
+    flags = pa.types.is_boolean(labels.type)
+    kind = pa.string() if flags or pa.types.is_string(labels.type) else pa.float64()
+    if metric.name == "accuracy":
+        missed = pc.fill_null(pc.not_equal(labels.cast(kind), predictions.cast(kind)), True)
+        return np.asarray(missed.to_numpy(), dtype=np.float64)
+    names, shares = probabilities_of(rows)
+    classes = pa.array([name.lower() for name in names] if flags else names, pa.string()).cast(kind)
+    return metrics.row_losses(metric, labels.cast(kind).to_numpy(), shares, classes.to_numpy(zero_copy_only=False))
 
 
-def expect(spec: ModelSpec, labels: pa.ChunkedArray, predictions: pa.ChunkedArray) -> Expected:
-    """Return what the judging part tells of the errors to come; takes its labels and the champion's predictions."""
-    losses = losses_of(spec, labels, predictions)
+def expect(spec: ModelSpec, rows: pa.Table) -> Expected:
+    """Return what the judging part tells of the errors to come; its rows as ``losses_of`` takes them."""
+    losses = losses_of(spec, spec.metric, rows)
     edges: tuple[float, ...] = ()
     categories = None
-    if spec.task == "regression":
-        values = predictions.cast(pa.float64()).to_numpy()
+    if spec.metric.name == "accuracy":
+        names = pc.unique(rows[PREDICTION].cast(pa.string())).to_pylist()
+        categories = tuple(sorted(name for name in names if name))
+    else:
+        values = _ranked(spec, rows)
         points = np.unique(np.quantile(values, np.linspace(0, 1, STRATA + 1)[1:-1], method="inverted_cdf"))
         edges = tuple(points[points > values.min()].tolist())  # each bin holds a value
-    else:
-        categories = tuple(sorted(value for value in pc.unique(predictions.cast(pa.string())).to_pylist() if value))
-    whole = plain(metrics.error(monitored(spec), losses), monitored(spec), len(losses))
-    bins, width = _strata(edges, categories, predictions)
+    whole = plain(metrics.error(spec.metric, losses), spec.metric, len(losses))
+    bins, width = _strata(spec, edges, categories, rows)
     counts = np.bincount(bins, minlength=width)
     sums = np.bincount(bins, weights=losses, minlength=width)
     means = np.where(counts > 0, sums / np.maximum(counts, 1), whole.losses[0])
@@ -119,10 +128,10 @@ def assess(spec: ModelSpec, joined: pa.Table, expected: Expected) -> Performance
     Degraded means: the whole interval of their ratio lies above ``spec.triggers.performance_ratio``, on at least
     ``min_labels`` rows. A prediction that is not a number has an infinite loss and degrades.
     """
-    rows, metric = labelled(joined), monitored(spec)
+    rows, metric = labelled(joined), monitored(spec, expected)
     counts = {str(entry["values"]): entry["counts"] for entry in pc.value_counts(joined[STATE]).to_pylist()}
-    losses = losses_of(spec, rows["label"], rows["prediction"])
-    due = due_losses(expected, rows["prediction"])
+    losses = losses_of(spec, metric, rows)
+    due = due_losses(spec, expected, rows)
     hours = microseconds(rows) // HOUR
 
     def part(name: str, chosen: Any) -> Part:
@@ -148,9 +157,9 @@ def assess(spec: ModelSpec, joined: pa.Table, expected: Expected) -> Performance
     )  # fmt: skip
 
 
-def due_losses(expected: Expected, predictions: pa.ChunkedArray) -> Floats:
-    """Return the loss to expect of each prediction, shape (n,)."""
-    bins, _ = _strata(expected.edges, expected.categories, predictions)
+def due_losses(spec: ModelSpec, expected: Expected, rows: pa.Table) -> Floats:
+    """Return the loss to expect of each answer, shape (n,), of rows with what the prediction log has of answers."""
+    bins, _ = _strata(spec, expected.edges, expected.categories, rows)
     return np.asarray(expected.losses)[bins]
 
 
@@ -186,14 +195,22 @@ def _ratio_interval(
     return float(low), float(high)
 
 
+def _ranked(spec: ModelSpec, rows: pa.Table) -> Floats:
+    """Return that of each answer on which its loss depends most: the number, or the probability of the likeliest class."""
+    if spec.task == "regression":
+        return np.asarray(rows[PREDICTION].cast(pa.float64()).to_numpy(), dtype=np.float64)
+    highest: Floats = probabilities_of(rows)[1].max(axis=1)
+    return highest
+
+
 def _strata(
-    edges: tuple[float, ...], categories: tuple[str, ...] | None, predictions: pa.ChunkedArray
+    spec: ModelSpec, edges: tuple[float, ...], categories: tuple[str, ...] | None, rows: pa.Table
 ) -> tuple[NDArray[np.int64], int]:
-    """Return the bin of each prediction and how many bins there are."""
+    """Return the bin of each answer and how many bins there are."""
     if categories is None:
-        values = np.asarray(predictions.cast(pa.float64()).to_numpy(), dtype=np.float64)
-        return np.searchsorted(edges, values, side="right").astype(np.int64), len(edges) + 1
-    position = pc.index_in(predictions.cast(pa.string()), value_set=pa.array(categories, pa.string()))
+        places = np.searchsorted(edges, _ranked(spec, rows), side="right") if edges else np.zeros(rows.num_rows)
+        return places.astype(np.int64), len(edges) + 1
+    position = pc.index_in(rows[PREDICTION].cast(pa.string()), value_set=pa.array(categories, pa.string()))
     return np.asarray(pc.fill_null(position, len(categories)).to_numpy(), dtype=np.int64), len(categories) + 1
 
 

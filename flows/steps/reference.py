@@ -11,6 +11,7 @@ from flows.errors import ContractError
 from flows.ledger import Promotion
 from flows.spec import Frozen, ModelSpec
 from flows.steps import drift, performance, storage
+from flows.steps.answered import PREDICTION, with_answers
 from flows.steps.files import write_text
 
 if TYPE_CHECKING:
@@ -29,14 +30,10 @@ class Reference(Frozen):
 
 def build(spec: ModelSpec, data: TrainingSet, estimator: Any, train: Predicted, judge: Predicted) -> Reference:
     """Return the reference of a fitted estimator: features, prediction and label of its training set."""
-    import pyarrow as pa
-
     classes = getattr(estimator, "classes_", None) if spec.task != "regression" else None
-    trained, judged = (
-        part.rows.append_column(drift.PREDICTION, pa.array(part.answers(classes))) for part in (train, judge)
-    )
-    columns = [*data.features, drift.PREDICTION, drift.LABEL]
-    expected = performance.expect(spec, judged["label"], judged[drift.PREDICTION])
+    trained, judged = (with_answers(part.rows, part.scores, classes) for part in (train, judge))
+    columns = [*data.features, PREDICTION, drift.LABEL]
+    expected = performance.expect(spec, judged)
     return Reference(drift=drift.reference(trained, columns), expected=expected)
 
 
@@ -62,7 +59,7 @@ def read(spec: ModelSpec, champion: Promotion) -> Reference:
         text = storage.read(f"{champion.model_uri}/{FILE}").decode()
     except FileNotFoundError:
         error = champion.evidence.get("error")
-        expected = performance.plain(float("nan") if error is None else float(error), performance.monitored(spec))
+        expected = performance.plain(float("nan") if error is None else float(error), spec.metric)
         return Reference(drift=drift.Reference(rows=0, start=None, end=None, columns=()), expected=expected)
     try:
         return Reference.model_validate_json(text)

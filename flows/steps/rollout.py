@@ -155,13 +155,13 @@ def measure(settings: Settings, spec: ModelSpec, trial: Trial, accepted_uris: Se
 def compare(spec: ModelSpec, mine: pa.Table, champion: pa.Table, paired: bool) -> Scores:
     """Return the scores of labelled rows; paired tables hold the same rows in the same order."""
     from flows.steps.labels import HOUR, microseconds
-    from flows.steps.performance import losses_of, monitored
+    from flows.steps.performance import losses_of
 
-    metric = monitored(spec)
+    metric = spec.metric
     counts = {"metric": metric.error, "labelled": mine.num_rows, "champion_labelled": champion.num_rows}
     if not mine.num_rows or not champion.num_rows:
         return Scores(**counts, error=None, champion_error=None, interval=None)
-    ours, theirs = (losses_of(spec, rows["label"], rows["prediction"]) for rows in (mine, champion))
+    ours, theirs = (losses_of(spec, metric, rows) for rows in (mine, champion))
     ours, theirs = np.minimum(ours, 1e300), np.minimum(theirs, 1e300)  # what is no number is infinitely wrong
     our_hours, their_hours = microseconds(mine) // HOUR, microseconds(champion) // HOUR
     few = len(np.unique(np.concatenate([our_hours, their_hours]))) < LEAST_HOURS

@@ -9,12 +9,15 @@ import pytest
 
 from flows.models.taxi.spec import spec as taxi
 from flows.spec import Label, Metric
-from flows.steps import labels, performance
+from flows.steps import labels, metrics, performance
+from flows.steps.answered import probabilities_of, with_answers
 
 START = datetime(2024, 1, 8, 5, tzinfo=UTC)  # midnight in New York
 SPEC = taxi.model_copy(
     update={"key": ("id",), "slices": ("kind",), "triggers": taxi.triggers.model_copy(update={"min_labels": 100})}
 )
+
+RARE = SPEC.model_copy(update={"task": "binary", "metric": Metric(name="log_loss"), "slices": ()})
 
 
 def predictions(*rows, version=1):
@@ -97,11 +100,11 @@ def test_a_label_is_text_for_a_class(tmp_path):
     rows = {"id": [1, 2], "event_timestamp": moment, "label_timestamp": moment, "label": ["a", "b"]}
     pq.write_table(pa.table(rows), path)
     classes = SPEC.model_copy(
-        update={"task": "multiclass", "metric": Metric(name="log_loss"), "label": Label(name="kind"), "slices": ()}
+        update={"task": "multiclass", "metric": Metric(name="accuracy"), "label": Label(name="kind"), "slices": ()}
     )
     log = predictions(("x", 1, 0.0, 0), ("y", 2, 0.0, 0)).set_column(5, "prediction", pa.array(["a", "a"]))
     joined = labels.join_labels(classes, log, [str(path)])
-    found = performance.assess(classes, joined, performance.expect(classes, joined["label"], joined["prediction"]))
+    found = performance.assess(classes, joined, performance.expect(classes, joined))
     assert found.metric == "share of misses"
     assert (found.error, found.expected, found.ratio) == (0.5, 0.5, 1.0)
 
@@ -110,8 +113,74 @@ def test_a_label_is_text_for_a_class(tmp_path):
 def test_logged_classes_equal_their_labels_whatever_their_type(truth):
     binary = SPEC.model_copy(update={"task": "binary"})
     logged = {"bool": ["true", "true"], "int64": ["1", "1"], "double": ["1.0", "1.0"]}[str(truth.type)]
-    losses = performance.losses_of(binary, pa.chunked_array([truth]), pa.chunked_array([logged]))
-    assert losses.tolist() == [0.0, 1.0]
+    rows = pa.table({"label": truth, "prediction": logged})
+    assert performance.losses_of(binary, Metric(name="accuracy"), rows).tolist() == [0.0, 1.0]
+
+
+@pytest.mark.parametrize("names", [(False, True), (0, 1), (0.0, 1.0), ("no", "yes")])
+@pytest.mark.parametrize(("metric", "losses"), [("log_loss", (-np.log(0.9), -np.log(0.2))), ("brier", (0.01, 0.64))])
+def test_logged_probabilities_are_judged_as_those_of_the_judging_part_are(names, metric, losses):
+    shares = np.array([[0.9, 0.1], [0.8, 0.2]])
+    rows = with_answers(pa.table({"label": pa.array(names)}), shares, names)
+    binary = RARE.model_copy(update={"metric": Metric(name=metric)})
+    assert performance.losses_of(binary, binary.metric, rows) == pytest.approx(losses)
+    assert metrics.row_losses(binary.metric, names, shares, names) == pytest.approx(losses)
+
+
+def test_answers_of_several_versions_and_without_probabilities():
+    two, three = (np.array([[0.25, 0.75]]), np.array([[0.5, 0.3, 0.2]]))
+    rows = pa.table({"label": ["c"]})
+    known = [with_answers(rows, two, ("a", "b")), with_answers(rows, three, ("a", "b", "c"))]
+    nothing = pa.nulls(1, known[0]["probabilities"].type)
+    log = pa.concat_tables(
+        [*known, rows.append_column("prediction", pa.array(["a"])).append_column("probabilities", nothing)]
+    )
+    names, shares = probabilities_of(log)
+    assert names == ["a", "b", "c"]
+    np.testing.assert_array_equal(shares, [[0.25, 0.75, 0.0], [0.5, 0.3, 0.2], [np.nan] * 3])
+    found = performance.losses_of(RARE, RARE.metric, log)
+    assert found.tolist() == pytest.approx([-np.log(1e-15), -np.log(0.2), np.inf])
+    assert performance.losses_of(RARE, RARE.metric, log.slice(2)).tolist() == [np.inf]
+    assert performance.losses_of(RARE, RARE.metric, log.slice(0, 0)).tolist() == []
+
+
+def rare(share, rows=4000, seed=0, told=0.03):
+    """Return labelled answers of a class as rare as ``share`` says, which is told by chances of 0.01 and ``told`` on average."""
+    rng = np.random.default_rng(seed)
+    risky = rng.random(rows) < 0.5
+    chance = np.where(risky, 2 * told - 0.01, 0.01)
+    truth = rng.random(rows) < np.where(risky, 2 * share - 0.01, 0.01)
+    log = predictions(*((str(n), n, 0.0, n / 20) for n in range(rows))).drop_columns(["prediction"])
+    log = with_answers(log, np.column_stack([1 - chance, chance]), (0, 1))
+    labelled = log.append_column("label", pa.array(truth.astype(float)))
+    return labelled.append_column(labels.STATE, pa.array(["labelled"] * rows))
+
+
+def test_a_rare_class_is_watched_by_the_metric_that_the_model_was_chosen_by():
+    known = performance.expect(RARE, rare(0.03))
+    calm, moved = (performance.assess(RARE, rare(share, seed=1), known) for share in (0.03, 0.09))
+    assert calm.metric == "log_loss"
+    assert calm.ratio == pytest.approx(1.0, abs=0.15)
+    assert (calm.degraded, moved.degraded) == (False, True)
+    # Nobody is told the rare class, so the misses say no more than how rare it is: no better model would have fewer.
+    assert len(known.edges) == 1
+
+
+def test_a_mix_of_more_risky_rows_alone_does_not_degrade_classes():
+    known = performance.expect(RARE, rare(0.03))
+    rows = rare(0.03, seed=2, rows=12000)
+    risky = probabilities_of(rows)[1].max(axis=1) < 0.98
+    many = performance.assess(RARE, rows.filter(pa.array(risky)), known)
+    assert many.error > 1.4 * known.error
+    assert not many.degraded
+    assert performance.assess(RARE, rows.filter(pa.array(risky)), performance.plain(known.error, RARE.metric)).degraded
+
+
+def test_a_reference_of_hits_and_misses_is_judged_by_them_whatever_the_metric():
+    counted = performance.expect(RARE.model_copy(update={"metric": Metric(name="accuracy")}), rare(0.03))
+    found = performance.assess(RARE, rare(0.03, seed=1), counted)
+    assert found.metric == "share of misses"
+    assert found.ratio == pytest.approx(1.0, abs=0.2)
 
 
 def test_no_partition_and_no_prediction_is_no_error(tmp_path):
@@ -139,7 +208,7 @@ def judged(rows=2000, factor=1.0, long=0.5, seed=0, per_hour=20, spec=SPEC, expe
 @pytest.fixture(scope="module")
 def expected():
     judge = judged()
-    return performance.expect(SPEC, judge["label"], judge["prediction"])
+    return performance.expect(SPEC, judge)
 
 
 def test_the_expected_error_is_that_of_the_judging_part(expected):

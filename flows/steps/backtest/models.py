@@ -29,6 +29,7 @@ from flows.steps import (
     storage,
     training_set,
 )
+from flows.steps.answered import with_answers
 from flows.steps.backtest.kept import Place, opened
 from flows.steps.backtest.timeline import History, micros
 from flows.steps.evaluation import Evaluation, Losses, Predicted
@@ -38,6 +39,8 @@ from flows.steps.same_code import code_of
 from flows.steps.training_set import Window
 
 if TYPE_CHECKING:
+    import pyarrow as pa
+
     from flows.steps.metrics import Floats
 
 KEPT = timedelta(days=60)
@@ -86,10 +89,10 @@ class Model:
             return self.row_losses[rows.start - self.first : rows.stop - self.first]
         return np.asarray(self.row_losses[np.asarray(rows) - self.first])
 
-    def answers(self, rows: slice) -> Any:
-        """Return what it answers to the rows: numbers, or the most probable classes."""
+    def answered(self, history: History, rows: slice) -> pa.Table:
+        """Return rows of the history with what it answers to them."""
         scores = self.scores[rows.start - self.first : rows.stop - self.first]
-        return scores if self.trained.classes is None else np.asarray(self.trained.classes)[scores.argmax(axis=1)]
+        return with_answers(history.rows.slice(rows.start, rows.stop - rows.start), scores, self.trained.classes)
 
 
 def train_window(place: Place, step: int, judge: timedelta | None, code: str, settings: Settings | None = None) -> Made:

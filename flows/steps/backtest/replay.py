@@ -67,16 +67,16 @@ class Bench:
         self.spans = [self.history.span(step) for step in range(steps)]
         self.rows = np.array([one.stop - one.start for one in self.spans], dtype=np.float64)
         self.errors, self.due = np.full((steps, steps), np.nan), np.full((steps, steps), np.nan)
-        monitored = performance.monitored(self.spec)
         for number, model in enumerate(self.models):
             since = slice(self.spans[number].start, self.spans[-1].stop)
-            due = performance.due_losses(model.trained.reference.expected, pa.chunked_array([model.answers(since)]))
+            expected = model.trained.reference.expected
+            due = performance.due_losses(self.spec, expected, model.answered(self.history, since))
             for step, span in enumerate(self.spans[number:], number):
                 # A period without rows costs nothing.
                 losses = model.losses_at(span)
                 promised = due[span.start - since.start : span.stop - since.start]
                 self.errors[number, step] = metrics.error(self.spec.metric, losses) if len(losses) else 0.0
-                self.due[number, step] = metrics.error(monitored, promised) if len(losses) else 0.0
+                self.due[number, step] = metrics.error(self.spec.metric, promised) if len(losses) else 0.0
 
     @property
     def spec(self) -> ModelSpec:
@@ -106,11 +106,9 @@ class Bench:
     def joined(self, model: int, since: int, step: int) -> pa.Table:
         """Return the predictions that a model made from the start of period ``since`` on, as known when ``step`` began."""
         rows = slice(self.spans[since].start, self.spans[step].start)
-        table = self.history.rows.slice(rows.start, rows.stop - rows.start)
         now = micros(self.history.steps[step].start)
         states = np.where(self.history.known[rows] <= now, "labelled", "waiting")
-        answers = pa.array(self.models[model].answers(rows))
-        return table.append_column("prediction", answers).append_column(labels.STATE, pa.array(states))
+        return self.models[model].answered(self.history, rows).append_column(labels.STATE, pa.array(states))
 
     def measured(self, model: int, step: int) -> tuple[Performance | None, tuple[FeatureDrift, ...]]:
         """Return what monitoring finds when a period begins, of a model trained before: limits are set by ``adjusted``."""
