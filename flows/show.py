@@ -109,11 +109,27 @@ def show_monitored(found: dict[str, Any]) -> None:
     for label, style in (("reasons", ""), ("held", QUIET), ("data_problems", BAD)):
         for text in found[label]:
             line(f"  {text}", style)
+    _errors(found["performance"])
     if found["skew"]["warning"]:
         line(f"  {found['skew']['warning']}", BAD)
     line(f"report: {found['report']}", QUIET)
     if found["training"]:
         show_trained(found["training"])
+
+
+def _errors(found: dict[str, Any] | None) -> None:
+    """Show the error of what is labelled beside the one to expect; a figure that is no number is missing."""
+    from flows.steps.pages import three_digits
+
+    if not found or not found["predictions"]:
+        return
+    waiting = f", {found['waiting']:,} wait for theirs" if found["waiting"] else ""
+    text = f"{found['labelled']:,} of {found['predictions']:,} predictions have their label{waiting}"
+    figures = [found["error"], found["expected"], found["ratio"], *found["ratio_interval"]]
+    if None not in figures:
+        error, expected, ratio, low, high = map(three_digits, figures)
+        text += f"; {found['metric']} {error} where {expected} is to be expected: {ratio} times ({low} to {high})"
+    line(f"  {text}", QUIET)
 
 
 def show_scored(found: dict[str, Any]) -> None:

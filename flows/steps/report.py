@@ -21,7 +21,8 @@ if TYPE_CHECKING:
     from flows.steps.performance import Performance
 
 SHOWN_COLUMNS = 30  # bars in the picture of drift
-SHOWN_DIFFERENCES = 20  # served values that differ, in the short form; the page and the JSON have all
+SHOWN_DIFFERENCES = 20  # served values that differ, in the short form; the page has all that nothing explains
+TOLD_DIFFERENCES = 100  # of them in JSON and in the ledger, those that nothing explains first
 
 
 class Findings(Frozen):
@@ -99,6 +100,8 @@ def markdown(findings: Findings) -> str:
 def summary(findings: Findings, page: str) -> dict[str, Any]:
     """Return the findings as plain data, for JSON: what is not a number, or infinite, is None."""
     found, outcome = findings.facts.performance, findings.decision
+    differences = sorted(findings.skew.differences, key=lambda one: one.kind != "skew")[:TOLD_DIFFERENCES]
+    skew = findings.skew.model_copy(update={"differences": tuple(differences)})
     return {
         "model": findings.model,
         "version": findings.version,
@@ -112,7 +115,7 @@ def summary(findings: Findings, page: str) -> dict[str, Any]:
         "drifted": [one.feature for one in findings.facts.drift if one.drifted],
         "missing": {one.feature: one.missing for one in findings.facts.drift if one.missing},
         "stale_views": findings.stale_views,
-        "skew": {"warning": findings.skew.warning, **findings.skew.model_dump(mode="json")},
+        "skew": {"warning": findings.skew.warning, **skew.model_dump(mode="json")},
         "report": page,
     }
 

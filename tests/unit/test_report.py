@@ -8,7 +8,8 @@ from flows.steps.decision import Decision, Facts
 from flows.steps.drift import FeatureDrift
 from flows.steps.pages import three_digits
 from flows.steps.performance import Part, Performance
-from flows.steps.report import Findings, draw, markdown, summary, write_report
+from flows.steps.report import TOLD_DIFFERENCES, Findings, draw, markdown, summary, write_report
+from flows.steps.skew import Difference, Skew
 
 NOW = datetime(2024, 3, 1, tzinfo=UTC)
 NOTHING = float("nan")
@@ -71,3 +72,18 @@ def test_figures_have_three_digits():
     assert [three_digits(value) for value in (1.9, 0.99501, 12.345, 100.0, 12345.6, NOTHING)] == [
         "1.90", "0.995", "12.3", "100", "12,346", "-",
     ]  # fmt: skip
+
+
+def test_the_summary_tells_what_nothing_explains_before_the_many_late_values():
+    def differing(kind, number):
+        return Difference(
+            feature="mean", view="zone", request_id=f"{kind}-{number}", row=0, at=NOW, event=NOW, served=1.0,
+            recomputed=2.0, kind=kind,
+        )  # fmt: skip
+
+    differences = [differing("late", number) for number in range(900)] + [differing("skew", 1), differing("skew", 2)]
+    skew = Skew(rows=950, differences=tuple(differences))
+    told = summary(findings().model_copy(update={"skew": skew}), "page.html")["skew"]
+    assert len(told["differences"]) == TOLD_DIFFERENCES
+    assert [one["request_id"] for one in told["differences"][:3]] == ["skew-1", "skew-2", "late-0"]
+    assert told["warning"].startswith("training-serving skew: 2 of 950 sampled rows")

@@ -35,6 +35,37 @@ def test_a_refused_training_tells_the_number_and_threshold_of_each_failed_gate(v
     assert "loads" not in text
 
 
+WATCHED = {
+    "verdict": "No cause to retrain.", "reasons": [], "held": [], "data_problems": [], "skew": {"warning": ""},
+    "report": "monitor.html", "training": None,
+}  # fmt: skip
+FIGURES = {
+    "metric": "log_loss", "predictions": 1200, "labelled": 1000, "waiting": 200, "error": 0.1251, "expected": 0.12,
+    "ratio": 1.0425, "ratio_interval": [0.97, 1.11],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("performance", "told"),
+    [
+        (None, ""),
+        (
+            FIGURES,
+            "1,000 of 1,200 predictions have their label, 200 wait for theirs; log_loss 0.125 where 0.120 is to be expected: "
+            "1.04 times (0.970 to 1.11) ",
+        ),
+        (
+            FIGURES | dict.fromkeys(("error", "expected", "ratio")) | {"labelled": 0, "ratio_interval": [None, None]},
+            "0 of 1,200 predictions have their label, 200 wait for theirs ",
+        ),
+    ],
+)
+def test_monitoring_shows_the_error_beside_the_one_to_expect(performance, told):
+    with terminal.console.capture() as captured:
+        show.show_monitored(WATCHED | {"performance": performance})
+    assert " ".join(captured.get().split()) == f"No cause to retrain. {told}report: monitor.html"
+
+
 LOST = """
 import os, signal, time
 from flows.terminal import end_on_signals
