@@ -105,7 +105,7 @@ def _claim(settings: Settings, model: str) -> None:
             f"the ledger at {shown(settings.ledger_url)} knows {model} already, and a demo would write into its history; "
             "name an empty database in EVERGREEN_LEDGER_URL"
         )
-    if home.exists() and any(home.iterdir()):
+    if any(not path.is_dir() for path in home.rglob("*")):  # empty folders are what `evergreen new` worked in
         try:
             mark = json.loads((home / MARK).read_text())
         except (OSError, ValueError) as error:
