@@ -121,7 +121,7 @@ def _errors(found: dict[str, Any] | None) -> None:
     """Show the error of what is labelled beside the one to expect; a figure that is no number is missing."""
     from flows.steps.pages import three_digits
 
-    if not found or not found["predictions"]:
+    if not found or not found["predictions"] or found["degraded"]:  # then it is among the reasons
         return
     waiting = f", {found['waiting']:,} wait for theirs" if found["waiting"] else ""
     text = f"{found['labelled']:,} of {found['predictions']:,} predictions have their label{waiting}"

@@ -41,7 +41,7 @@ WATCHED = {
 }  # fmt: skip
 FIGURES = {
     "metric": "log_loss", "predictions": 1200, "labelled": 1000, "waiting": 200, "error": 0.1251, "expected": 0.12,
-    "ratio": 1.0425, "ratio_interval": [0.97, 1.11],
+    "ratio": 1.0425, "ratio_interval": [0.97, 1.11], "degraded": False,
 }  # fmt: skip
 
 
@@ -49,6 +49,7 @@ FIGURES = {
     ("performance", "told"),
     [
         (None, ""),
+        (FIGURES | {"degraded": True}, ""),
         (
             FIGURES,
             "1,000 of 1,200 predictions have their label, 200 wait for theirs; log_loss 0.125 where 0.120 is to be expected: "
