@@ -19,7 +19,12 @@ from prefect.cache_policies import NO_CACHE
 from prefect.context import SyncClientContext, TagsContext
 from prefect.exceptions import TerminationSignal
 from prefect.runtime import flow_run
-from prefect.settings import PREFECT_API_URL, temporary_settings
+from prefect.settings import (
+    PREFECT_API_REQUEST_TIMEOUT,
+    PREFECT_API_URL,
+    PREFECT_CLIENT_MAX_RETRIES,
+    temporary_settings,
+)
 from prefect.states import Cancelled
 from prefect.tasks import Task
 from prefect.utilities.annotations import opaque
@@ -59,6 +64,7 @@ TAG = "evergreen"  # of every flow run: by it the automations know theirs on a s
 SETTLE_SECONDS = 10.0
 ASK_SECONDS = 1.0  # between two questions whether a run was cancelled
 ASK_PAUSE = 10.0  # times as long as the answer took, if that is more
+LOOK_SECONDS = 5.0  # that somebody who only looks waits for an answer
 _unsent: list[str | None] = []  # servers that did not take all
 _stopped: list[str] = []  # runs that were cancelled and have not told so
 _current: ContextVar[Record | None] = ContextVar("evergreen_run", default=None)
@@ -229,9 +235,10 @@ def _in_prefect(run_id: str, api_url: str | None = None) -> list[FlowRun]:
     address = api_url or PREFECT_API_URL.value()
     if not address:
         return found
+    look = {PREFECT_API_URL: address, PREFECT_API_REQUEST_TIMEOUT: LOOK_SECONDS, PREFECT_CLIENT_MAX_RETRIES: 0}
     with (
         suppress(Exception),
-        temporary_settings({PREFECT_API_URL: address}),
+        temporary_settings(look),
         SyncClientContext.get_or_create() as context,  # within a flow the one that it has
     ):
         one: uuid.UUID | None = uuid.UUID(run_id)
