@@ -8,21 +8,18 @@ from typing import TYPE_CHECKING
 from flows.errors import UsageError
 from flows.spec import Frozen
 from flows.steps.new import columns as sorting
-from flows.steps.new import judged, warn
+from flows.steps.new import judged, labelling, warn
 from flows.steps.new import moments as timing
-from flows.steps.new.draft import Draft, Given, Share, View
-from flows.steps.new.moments import TIMED, Moments
+from flows.steps.new.draft import Draft, Given, View
+from flows.steps.new.keys import find_key
+from flows.steps.new.moments import Moments
 from flows.steps.new.table import Column, Looked, plain
-from flows.steps.new.wanted import Ask, Task, Wanted, parse_task
-from flows.steps.sql import identifier
+from flows.steps.new.wanted import Ask, Task, Wanted
 
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection
 
 LEAST_ROWS = 100
-MOST_CLASSES = 50
-SHARED_CLASSES = 10  # that have features of their own
-REPEATED = 0.02  # share of rows that may repeat a key
 
 
 class Chosen(Frozen):
@@ -48,7 +45,7 @@ def choose(
     label = looked.column(wanted.label or ask(f"Which column is to be predicted ({known[:200]})?", "--label COLUMN"))
     if label.name in moments.columns:
         raise UsageError(f"{label.name} tells the time and cannot be the label; name another column with --label")
-    task = _task(label, wanted, ask)
+    task = labelling.task_of(label, wanted, ask)
     sorted_by = judged.check_order(connection, moments, label, task)
     moments = judged.lengthen(connection, moments, label, task)
     slice_rows = judged.slice_rows(looked.rows, judged.rarest(connection, label), task)
@@ -61,12 +58,12 @@ def choose(
     if odd:
         raise UsageError(f"{', '.join(odd)} tells the time and cannot be an entity; name other columns with --entity")
     given = _given(connection, looked, rest, named, wanted, entities, slot)
-    event_time = named[moments.columns[0]] if moments.form == "time" else _free("time", named)
+    event_time = named[moments.columns[0]] if moments.form == "time" else sorting.free_name("time", named)
     form = "ordinal" if moments.form == "order" else moments.form
     form = "date" if form == "time" and event_time != moments.columns[0] else form  # a copy under a plain name
-    key, repeats = _key(connection, looked, moments, event_time, given, [named[name] for name in entities], slot)
+    key, repeats = find_key(connection, looked, moments, event_time, given, [named[name] for name in entities], slot)
     views = _views(wanted.name, [named[name] for name in entities], named[slot] if slot else None)
-    numbered = _free("row_number", named) if moments.form == "order" else None
+    numbered = sorting.free_name("row_number", named) if moments.form == "order" else None
     used = [
         column for column in looked.columns if column.name in {label.name, *moments.columns, *(g.raw for g in given)}
     ]
@@ -86,9 +83,9 @@ def choose(
         zone=wanted.zone,
         label=named[label.name], label_raw=label.name, label_flag=label.form == "flag",
         label_bounds=sorting.bounds(float(label.low), float(label.high)) if task == "regression" else None,
-        label_middle=_middle(connection, label, moments) if task == "regression" else None,
-        classes=_classes(label) if task != "regression" else (),
-        all_classes=_values(label) if task != "regression" else (),
+        label_middle=labelling.middle_of(connection, label, moments) if task == "regression" else None,
+        classes=labelling.classes_of(label) if task != "regression" else (),
+        all_classes=labelling.values_of(label) if task != "regression" else (),
         delay=delay, example_time=moments.last.replace(microsecond=0), given=given,
         calendar=_calendar(moments, span), key=key, views=views,
         slices=judged.slices(connection, looked, given, moments, slice_rows), slice_min_rows=slice_rows,
@@ -123,39 +120,6 @@ def _as_named(looked: Looked, wanted: Wanted) -> Wanted:
     )  # fmt: skip
 
 
-def _task(label: Column, wanted: Wanted, ask: Ask) -> Task:
-    """Return the task: as told, or as the label's values leave no doubt; else ask."""
-    if label.form in ("time", "other"):
-        raise UsageError(
-            f"{label.name} holds {label.kind}, which cannot be predicted; name another column with --label"
-        )
-    if label.nearly:
-        raise UsageError(f"{label.name} {label.nearly}; correct the table")
-    if label.distinct < 2:
-        raise UsageError(f"{label.name} is constant, there is nothing to predict; name another column with --label")
-    task = wanted.task
-    if task is None and label.form in ("flag", "text"):
-        task = "binary" if label.distinct == 2 else "multiclass"
-    elif task is None and label.distinct == 2:
-        task = "binary"
-    elif task is None and (label.form == "number" or label.distinct > 20):
-        task = "regression"
-    elif task is None:
-        question = (
-            f"{label.name} has {label.distinct} whole numbers as values: is it an amount (regression) or classes?"
-        )
-        task = parse_task(ask(question, "--task regression or --task multiclass"))
-    if task == "regression" and label.form not in ("whole", "number"):
-        raise UsageError(f"{label.name} holds {label.kind} and no numbers; use --task binary or multiclass")
-    if task == "binary" and label.distinct != 2:
-        raise UsageError(f"{label.name} has {label.distinct} values, not two; use --task multiclass")
-    if task == "multiclass" and label.distinct > MOST_CLASSES:
-        raise UsageError(
-            f"{label.name} has {label.distinct} classes, {MOST_CLASSES} are taken at most; merge the rare ones"
-        )
-    return task
-
-
 def _given(
     connection: DuckDBPyConnection, looked: Looked, rest: list[Column], named: dict[str, str], wanted: Wanted,
     entities: list[str], slot: str | None,
@@ -171,53 +135,6 @@ def _given(
         feature = None if column.name == slot or (entity and column.distinct > 50) else f"given_{name}"
         fields.append(sorting.given_of(connection, looked, column, name, wanted, feature))
     return tuple(fields)
-
-
-def _free(name: str, named: dict[str, str]) -> str:
-    taken = {*(one.lower() for one in named), *(one.lower() for one in named.values())}
-    while name in taken:
-        name = f"event_{name}"
-    return name
-
-
-def _key(
-    connection: DuckDBPyConnection, looked: Looked, moments: timing.Moments, event_time: str, given: tuple[Given, ...],
-    entities: list[str], slot: str | None,
-) -> tuple[tuple[str, ...], int]:  # fmt: skip
-    """Return the fewest fields that together name one row, and how many rows repeat another's all the same.
-
-    Time and entities come first. A prediction meets its label on them.
-    """
-    raw = {one.name: one.raw for one in given}
-    key = [*entities]
-    # The hour that a clock shows twice is no reason for a longer key.
-    told_apart_by = identifier(moments.columns[0]) if moments.form == "instant" else "moment"
-
-    def repeated(names: list[str], table: str, time: str = told_apart_by) -> int:
-        query = f"SELECT count(*) - count(DISTINCT ({columns(names, time)})) FROM {table}"
-        return int((connection.execute(query).fetchone() or (0,))[0])
-
-    def columns(names: list[str], time: str = told_apart_by) -> str:
-        return ", ".join([time, *(identifier(raw[name]) for name in names)])
-
-    bad = repeated(key, TIMED)
-    others = [one.name for one in given if one.required and one.name not in key and one.raw != slot]
-    # All other rows are told apart already, so only these are counted again.
-    together = f"FROM {TIMED} QUALIFY count(*) OVER (PARTITION BY {columns(key)}) > 1"
-    connection.execute(f"CREATE OR REPLACE TEMP TABLE repeating AS {together}")
-    while bad and others:
-        counts = {name: repeated([*key, name], "repeating") for name in others}
-        best = min(others, key=lambda name: counts[name])
-        if counts[best] >= bad:
-            break
-        bad, key = counts[best], [*key, best]
-        others.remove(best)
-    if bad > REPEATED * looked.rows:
-        raise UsageError(
-            f"{bad} of {looked.rows} rows share their time and all that is given with another row; name what tells them "
-            "apart with --entity, or drop the repetitions"
-        )
-    return (event_time, *key), repeated(key, TIMED, "moment")
 
 
 def _views(model: str, entities: list[str], slot: str | None) -> tuple[View, ...]:
@@ -251,36 +168,6 @@ def _contract(column: Column) -> str:
         return "TIMESTAMP"
     small = ("TINYINT", "UTINYINT", "SMALLINT", "USMALLINT", "INTEGER", "UINTEGER")
     return "BIGINT" if column.kind in small else column.kind
-
-
-def _middle(connection: DuckDBPyConnection, label: Column, moments: Moments) -> tuple[float, float]:
-    """Return bounds of a partition's median label: those of the periods seen, with as much room again as they are large.
-
-    What has doubled may be a change that a new model is to learn; what is ten times as large is another unit.
-    """
-    column = identifier(label.name)
-    low, high = connection.execute(
-        f"SELECT min(middle), max(middle) FROM (SELECT median({column}) AS middle FROM {TIMED} WHERE isfinite(moment) "
-        f"GROUP BY date_trunc('{moments.partition_by}', moment) HAVING count(*) >= $least)",
-        {"least": max(1, moments.partition_rows // timing.STANDING)},
-    ).fetchone() or (0.0, 0.0)
-    return sorting.bounds(float(low), float(high), room=max(abs(low), abs(high)))
-
-
-def _classes(label: Column) -> tuple[Share, ...]:
-    """Return the classes that have features of their own: of two the rarer, of more the most frequent ones."""
-    values = _values(label)
-    values = values[1:] if len(values) == 2 else values[:SHARED_CLASSES]
-    names: dict[str, Share] = {}
-    for value in values:
-        name = plain(str(value))[:30].replace("column_", "class_", 1)
-        names.setdefault(name, Share(value=value, name=name if name not in names else f"{name}_{len(names)}"))
-    return tuple(names.values())
-
-
-def _values(label: Column) -> tuple[int | float | str, ...]:
-    """Return the classes of the label, the most frequent first; a flag is 1 or 0."""
-    return tuple(int(value) if label.form == "flag" else value for value in label.values)
 
 
 def _calendar(moments: Moments, span: timedelta) -> tuple[str, ...]:

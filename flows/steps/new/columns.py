@@ -65,6 +65,14 @@ def names_of(columns: list[str], flags: frozenset[str] = frozenset()) -> dict[st
     return found
 
 
+def free_name(name: str, named: dict[str, str]) -> str:
+    """Return a name like this one that neither a column of the table nor a field has."""
+    taken = {*(one.lower() for one in named), *(one.lower() for one in named.values())}
+    while name in taken:
+        name = f"event_{name}"
+    return name
+
+
 def sort_out(
     connection: DuckDBPyConnection, looked: Looked, moments: Moments, label: str, numbers: bool, wanted: Wanted
 ) -> tuple[list[Column], list[Left], list[Leak]]:
