@@ -19,7 +19,7 @@ from flows.errors import RefusedError, UnavailableError
 from flows.secret import shown
 from flows.settings import Settings
 from flows.spec import ModelSpec
-from flows.steps import registry, serving, storage
+from flows.steps import registry, s3, serving
 from flows.steps.champion_health import champions
 from flows.steps.finding import Finding
 from flows.steps.home_health import home, lake, libraries, online_database
@@ -46,7 +46,7 @@ def examine(settings: Settings, spec: ModelSpec) -> list[Finding]:
     }  # fmt: skip
     for part, look in parts.items():
         try:
-            with storage.at_a_glance():
+            with s3.at_a_glance():
                 findings += look()
         except Exception as error:  # noqa: BLE001 (whatever a part does wrong is what is asked for)
             findings.append(Finding(part, "bad", f"{type(error).__name__}: {one_line(error)}", _mend(settings, part)))

@@ -76,7 +76,7 @@ def lake(settings: Settings, spec: ModelSpec, engine: Engine) -> Iterator[Findin
     rows = ledger.list_partitions(engine, spec.name)
     files = [uri for row in rows if row.status == "accepted" for uri in (row.uri, row.accepted_uri) if uri]
     try:
-        missing = storage.missing(settings, files)
+        missing = storage.missing(files)
     except UnavailableError as error:
         yield Finding("lake", "bad", f"its files cannot be looked for: {one_line(error)}", "mend the storage first")
         return

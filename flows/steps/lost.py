@@ -35,7 +35,7 @@ def problems(settings: Settings, spec: ModelSpec, engine: Engine) -> list[str]:
                 f"{name} was deleted in MLflow; the ledger and its files still stand for it, so it serves and can be "
                 "rolled back to; to have it in MLflow again, `evergreen train --force` and promote what comes of it"
             )
-        if missing(settings, [f"{promotion.model_uri}/{SERVING}"]):
+        if missing([f"{promotion.model_uri}/{SERVING}"]):
             found.append(f"{name} has lost its files in {promotion.model_uri}; {_mend(settings, promotion)}")
     return found
 

@@ -22,7 +22,7 @@ from uuid import uuid4
 from flows.errors import EvergreenError, UnavailableError
 from flows.lookup import load_model
 from flows.settings import Settings, load
-from flows.steps import storage
+from flows.steps import s3, storage
 from flows.steps.files import write_text
 from flows.steps.prefect_server import is_healthy
 from flows.steps.trusted import one_line
@@ -127,7 +127,7 @@ def _shares(settings: Settings, question: dict[str, str]) -> bool:
     if theirs != question["address"] or not settings.ledger.startswith("postgresql"):
         return False
     try:
-        storage.probe(settings)
+        s3.probe(settings.storage_url)
         return storage.read(theirs) == question["token"].encode()
     except OSError:
         return False

@@ -16,7 +16,7 @@ from flows.errors import EvergreenError
 from flows.secret import shown
 from flows.settings import Settings
 from flows.spec import ModelSpec
-from flows.steps import machines, prefect_server, spark_tasks, storage
+from flows.steps import machines, prefect_server, s3, spark_tasks
 from flows.steps.finding import Finding
 from flows.steps.same_code import code_of
 from flows.steps.trusted import one_line
@@ -36,7 +36,7 @@ def bucket(settings: Settings) -> Iterator[Finding]:
     if not settings.storage_url:
         return
     try:
-        storage.probe(settings)
+        s3.probe(settings.storage_url)
     except OSError as error:
         mend = next(
             (mend for word, mend in BUCKET_MENDS.items() if word in str(error)),

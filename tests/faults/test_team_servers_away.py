@@ -17,7 +17,7 @@ from deployments.service.features import OnlineFeatures
 from flows import database, ledger
 from flows.errors import UnavailableError
 from flows.models.taxi.spec import spec
-from flows.steps import feature_store, storage
+from flows.steps import feature_store, s3, storage
 from flows.steps.doctor import examine
 from flows.steps.servers_health import online_store
 
@@ -105,7 +105,7 @@ def test_a_bucket_that_refuses_writes_for_a_while_is_waited_for(place, seconds):
     (partition,) = here.ingest(day)
     assert gate.refused > 0
     assert (partition.status, partition.revision) == ("accepted", 1)
-    assert storage.missing(here.settings, [partition.uri, partition.accepted_uri, partition.docs_uri]) == []
+    assert storage.missing([partition.uri, partition.accepted_uri, partition.docs_uri]) == []
 
 
 def test_a_slow_bucket_is_waited_for(place):
@@ -116,7 +116,7 @@ def test_a_slow_bucket_is_waited_for(place):
 
 def test_a_bucket_that_stays_away_is_a_clean_failure_and_the_next_run_lands_the_day(place, monkeypatch):
     here, gate, day = place
-    monkeypatch.setattr(storage, "PATIENCE_SECONDS", 1.0)
+    monkeypatch.setattr(s3, "PATIENCE_SECONDS", 1.0)
     gate.shut = float("inf")
     with pytest.raises(UnavailableError, match=r"cannot be reached .*`evergreen doctor`"):
         here.ingest(day)
@@ -130,7 +130,7 @@ def test_a_bucket_that_stays_away_is_a_clean_failure_and_the_next_run_lands_the_
 def test_the_doctor_does_not_wait_for_a_bucket_that_hangs_and_blames_nothing_else(place, monkeypatch):
     here, gate, day = place
     here.ingest(day)
-    monkeypatch.setattr(storage, "GLANCE_SECONDS", 1.0)
+    monkeypatch.setattr(s3, "GLANCE_SECONDS", 1.0)
     gate.slow = 30.0
     began = time.monotonic()
     found = {one.part: one for one in examine(here.settings, spec)}

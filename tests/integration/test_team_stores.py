@@ -99,7 +99,7 @@ def test_a_file_is_in_the_bucket_before_it_is_here_and_is_fetched_where_it_is_no
         temporary.write_bytes(b"one" * 1000)
     uri = storage.address(place, path)
     with team.host(tmp_path / "other") as other:
-        assert storage.missing(other, [uri, f"{uri}.gone"]) == [f"{uri}.gone"]
+        assert storage.missing([uri, f"{uri}.gone"]) == [f"{uri}.gone"]
         assert Path(storage.local(other, uri)).read_bytes() == b"one" * 1000
         with pytest.raises(UnavailableError, match=r"one\.bin\.gone is not there"):
             storage.local(other, f"{uri}.gone")
@@ -107,7 +107,7 @@ def test_a_file_is_in_the_bucket_before_it_is_here_and_is_fetched_where_it_is_no
     with suppress(RuntimeError), storage.writing(place, broken) as temporary:
         temporary.write_bytes(b"half")
         raise RuntimeError
-    assert storage.missing(place, [storage.address(place, broken)])
+    assert storage.missing([storage.address(place, broken)])
     assert not broken.exists()
 
 

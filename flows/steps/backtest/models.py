@@ -200,7 +200,7 @@ def _make(
 
 def publish(settings: Settings, folder: Path) -> None:
     """Bring a window that was trained in the home alone into the bucket, if there is one and it has not got it."""
-    if storage.missing(settings, [storage.address(settings, folder / RECORD)]):
+    if storage.missing([storage.address(settings, folder / RECORD)]):
         _publish_parts(settings, folder)
         storage.publish(settings, folder / RECORD)
 
