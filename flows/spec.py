@@ -22,7 +22,10 @@ class Frozen(BaseModel):
 
 
 class RequestField(Frozen):
-    """One field of a prediction request, with the bounds that the service enforces."""
+    """One field of a prediction request, with the bounds that the service enforces.
+
+    A timestamp whose ``example`` is a day, ``2022-01-25``, may be sent as one; it is the midnight at which the day begins.
+    """
 
     name: str
     type: Literal["int", "float", "string", "timestamp"]

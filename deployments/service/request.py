@@ -33,6 +33,7 @@ FEATURES = "features"
 NUMBERS = frozenset({float, type(None)})
 READY = re.compile(rb'\s*\{\s*"features"\s*:')
 TIME = re.compile(r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d(:\d\d(\.\d{1,6})?)?(Z|[+-]\d\d:?\d\d)?", re.ASCII)
+DAY = re.compile(r"\d{4}-\d\d-\d\d", re.ASCII)
 YEARS = (1971, 2199)  # outside of them times overflow somewhere on the way to UTC nanoseconds
 INT64 = 2**63
 
@@ -201,7 +202,7 @@ def _row_model(spec: ModelSpec) -> type[BaseModel]:
 
 def _type_of(field: RequestField, zone: ZoneInfo) -> Any:
     if field.type == "timestamp":
-        return Annotated[str, AfterValidator(lambda text: _local(text, zone))]
+        return Annotated[str, AfterValidator(lambda text: _local(text, zone, _is_day(field)))]
     whole = Annotated[int, BeforeValidator(_flag if (field.minimum, field.maximum) == (0, 1) else _whole)]
     kind: Any = {"int": whole, "float": float, "string": str}[field.type]
     return kind if field.required else kind | None
@@ -230,14 +231,19 @@ def _bounds(field: RequestField) -> Any:
     if field.type == "float":
         return Field(ge=low, le=high, **common)
     if field.type == "timestamp":
-        common["json_schema_extra"] = {"format": "date-time"}
+        common["json_schema_extra"] = {"format": "date" if _is_day(field) else "date-time"}
     return Field(max_length=MAX_TEXT, **common)
 
 
-def _local(text: str, zone: ZoneInfo) -> datetime:
+def _is_day(field: RequestField) -> bool:
+    return bool(DAY.fullmatch(str(field.example)))
+
+
+def _local(text: str, zone: ZoneInfo, is_day: bool) -> datetime:
     """Return a time as the source tells it: local and without zone, with ``fold`` for the hour that comes twice."""
-    if not TIME.fullmatch(text):
-        raise ValueError("must be a time such as 2022-01-25T08:30:00, or with a zone, 2022-01-25T08:30:00-05:00")
+    if not TIME.fullmatch(text) and not (is_day and DAY.fullmatch(text)):
+        day = "a day such as 2022-01-25, or " if is_day else ""
+        raise ValueError(f"must be {day}a time such as 2022-01-25T08:30:00, or with a zone, 2022-01-25T08:30:00-05:00")
     moment = datetime.fromisoformat(text)
     if not YEARS[0] <= moment.year <= YEARS[1]:
         raise ValueError(f"must lie in the years {YEARS[0]} to {YEARS[1]}")

@@ -87,6 +87,7 @@ def test_the_key_is_told_and_so_are_zeros_that_were_lost(tmp_path):
         in told.notes
     )
     assert told.draft.key == ("when", "shop")
+    assert told.draft.example_time == "2024-10-26"
 
 
 @pytest.mark.parametrize(
@@ -100,7 +101,9 @@ def test_a_key_of_time_alone_is_warned_of_where_rows_come_at_any_time(tmp_path, 
     assert told.startswith("when alone is the key: a second row of the same moment is refused")
     assert mend in told
     hourly = frame.assign(when=pd.date_range("2024-01-01", periods=300, freq="h"))
-    assert not any("is the key" in text for text in chosen(tmp_path, hourly).warnings)
+    told = chosen(tmp_path, hourly)
+    assert not any("is the key" in text for text in told.warnings)
+    assert told.draft.example_time == "2024-01-13T11:00:00"
 
 
 def test_a_label_that_doubles_is_left_to_monitoring_and_one_in_another_unit_is_not(tmp_path):

@@ -73,6 +73,16 @@ def test_a_value_that_does_not_fit_is_told_by_its_field(field, value):
     assert places(json.dumps({"rows": [ROW, ROW | {field: value}]}).encode()) == [f"body.rows.1.{field}"]
 
 
+def test_a_model_of_days_is_asked_by_the_day():
+    time = spec.request[0].model_copy(update={"example": "2022-01-25"})
+    daily = RequestParser(spec.model_copy(update={"request": (time, *spec.request[1:])}))
+    for said in ("2022-01-25", "2022-01-25T00:00:00", "2022-01-25T00:00:00-05:00"):
+        (row,) = daily.parse(body(lpep_pickup_datetime=said))
+        assert row["lpep_pickup_datetime"] == datetime.fromisoformat("2022-01-25T00:00"), said
+    for said in ("2022-02-30", "2022-1-25", "25.01.2022", "2022-01-25T", "0001-01-01"):
+        assert places(body(lpep_pickup_datetime=said), daily) == ["body.lpep_pickup_datetime"], said
+
+
 def test_a_whole_number_may_come_with_a_point_as_it_may_in_a_file():
     (row,) = parser.parse(body(PULocationID=74.0))
     assert row == PARSED

@@ -86,7 +86,7 @@ def choose(
         label_middle=labelling.middle_of(connection, label, moments) if task == "regression" else None,
         classes=labelling.classes_of(label) if task != "regression" else (),
         all_classes=labelling.values_of(label) if task != "regression" else (),
-        delay=delay, example_time=moments.last.replace(microsecond=0), given=given,
+        delay=delay, example_time=_example(moments), given=given,
         calendar=_calendar(moments, span), key=key, views=views,
         slices=judged.slices(connection, looked, given, moments, slice_rows), slice_min_rows=slice_rows,
         tick=moments.tick, short=lead + 7 * moments.tick, long=lead + 28 * moments.tick,
@@ -168,6 +168,12 @@ def _contract(column: Column) -> str:
         return "TIMESTAMP"
     small = ("TINYINT", "UTINYINT", "SMALLINT", "USMALLINT", "INTEGER", "UINTEGER")
     return "BIGINT" if column.kind in small else column.kind
+
+
+def _example(moments: Moments) -> str:
+    """Return the newest time as a request may say it: the day, where rows tell no more."""
+    newest = moments.last.replace(microsecond=0)
+    return (newest if moments.within_days else newest.date()).isoformat()
 
 
 def _calendar(moments: Moments, span: timedelta) -> tuple[str, ...]:

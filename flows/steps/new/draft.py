@@ -72,7 +72,7 @@ class Draft(Frozen):
     classes: tuple[Share, ...]  # those whose shares are features
     all_classes: tuple[int | float | str, ...]
     delay: timedelta
-    example_time: datetime
+    example_time: str
     given: tuple[Given, ...]
     calendar: tuple[str, ...]  # names of the features of the moment itself
     key: tuple[str, ...]
