@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import socket
 import sys
+import time
 from pathlib import Path
 
 from flows.errors import UnavailableError
@@ -15,6 +16,7 @@ from flows.steps.links import HOST, docs_page
 
 PROCFILE = Path(__file__).with_name("Procfile")
 FEATURE_REPO = Path(__file__).parents[1] / "feature_repo"
+ENDING_SECONDS = 15.0  # in which all parts of a stack that was killed have ended
 
 
 def processes(settings: Settings) -> dict[str, str]:
@@ -42,10 +44,22 @@ def ports(settings: Settings) -> dict[str, tuple[str, int]]:
 
 
 def refuse_taken_ports(settings: Settings) -> None:
-    """Raise UnavailableError if the home is up already; or one that names every port that is taken or asked for twice."""
-    from flows.steps.prefect_server import refuse_running
+    """Raise UnavailableError if the home is up already; or one that names every port that is taken or asked for twice.
 
+    Where the stack of this home was killed, its parts are ending still, and their ports are waited for.
+    """
+    from flows.steps.prefect_server import refuse_running, was_killed
+
+    patience = ENDING_SECONDS if was_killed(settings) else 0.0
     refuse_running(settings)
+    deadline = time.monotonic() + patience
+    while problems := _port_problems(settings):
+        if time.monotonic() >= deadline:
+            raise UnavailableError(f"nothing was started: port {'; port '.join(problems)}, or end what listens there")
+        time.sleep(0.5)
+
+
+def _port_problems(settings: Settings) -> list[str]:
     wanted: dict[int, str] = {}
     problems = []
     for who, (setting, port) in ports(settings).items():
@@ -54,8 +68,7 @@ def refuse_taken_ports(settings: Settings) -> None:
         elif port and _is_taken(port):
             problems.append(f"{port} for {who} is taken, set {setting} to another")
         wanted.setdefault(port, who)
-    if problems:
-        raise UnavailableError(f"nothing was started: port {'; port '.join(problems)}, or end what listens there")
+    return problems
 
 
 def _is_taken(port: int) -> bool:

@@ -106,6 +106,12 @@ def _load(needs: Iterable[str], api_url: str) -> None:
         importlib.import_module(name)
 
 
+def was_killed(settings: Settings) -> bool:
+    """Say whether the stack of this home ended without a word, so that its parts may be ending still."""
+    record = _read(settings)
+    return bool(record and record["stack"] and not lives(record["pid"], record["at"]))
+
+
 def refuse_running(settings: Settings) -> None:
     """Stop a server that killed commands left; raise UnavailableError if one runs for the home all the same."""
     with _turn(settings):
@@ -249,11 +255,16 @@ def _known(settings: Settings) -> dict[str, Any] | None:
 
     One that a killed process left behind counts for nothing: its port may be that of another home by now.
     """
+    known = _read(settings)
+    return known if known and lives(known["pid"], known["at"]) else None
+
+
+def _read(settings: Settings) -> dict[str, Any] | None:
     try:
-        known: dict[str, Any] = json.loads(_record(settings).read_text())
-        return known if lives(known["pid"], known["at"]) else None
-    except (OSError, ValueError, KeyError):
+        found: dict[str, Any] = json.loads(_record(settings).read_text())
+    except (OSError, ValueError):
         return None
+    return found if {"api_url", "pid", "at", "stack"} <= found.keys() else None
 
 
 def _record(settings: Settings) -> Path:

@@ -1,11 +1,13 @@
 """What is declared for the stack: triggers wait for events that exist, times agree with the spec, taken ports are refused."""
 
+import json
 import os
 import re
 import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from zoneinfo import ZoneInfo
 
@@ -128,6 +130,24 @@ def test_every_taken_port_is_named_with_its_setting_before_anything_starts(tmp_p
         assert word in str(error.value)
     assert "MLflow" not in str(error.value)
     stack.refuse_taken_ports(taken)
+
+
+def test_the_ports_of_a_stack_that_was_killed_are_waited_for(tmp_path):
+    over = subprocess.Popen([sys.executable, "-c", ""])
+    over.wait()
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+        mine = settings(
+            tmp_path, prefect=listener.getsockname()[1], mlflow=free(), feast=free(), service=free(), docs=free()
+        )
+        mine.prefect_home.mkdir(parents=True)
+        record = {"api_url": "http://127.0.0.1:1/api", "pid": over.pid, "at": time.time(), "stack": True}
+        (mine.prefect_home / "server.json").write_text(json.dumps(record))
+        ending = threading.Timer(1.0, listener.close)
+        ending.start()
+        stack.refuse_taken_ports(mine)
+        assert listener.fileno() == -1
 
 
 def test_one_port_for_two_is_refused(tmp_path):
