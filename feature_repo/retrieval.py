@@ -19,12 +19,12 @@ from feast.saved_dataset import SavedDatasetStorage
 from feast.transformation.python_transformation import PythonTransformation
 
 from feature_repo import asof, parquet_files
+from flows.steps import in_memory
 
 
 def connect() -> duckdb.DuckDBPyConnection:
     """Open a DuckDB in memory in which a time without zone is UTC."""
-    connection = duckdb.connect()
-    connection.execute("SET TimeZone = 'UTC'")
+    connection = in_memory.connect()
     connection.execute("SET preserve_insertion_order = false")
     # DuckDB takes an Arrow table for a tiny one and would compare each of its rows with each feature row.
     connection.execute("SET asof_loop_join_threshold = 0")

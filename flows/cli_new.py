@@ -50,9 +50,9 @@ def new(
     from flows.lookup import known_models
     from flows.settings import Settings
     from flows.spec import NAME
+    from flows.steps.in_memory import connect
     from flows.steps.new import choose, drafting, table
     from flows.steps.new.wanted import Wanted, parse_moment, parse_names, parse_span, parse_task, parse_zone, refuse
-    from flows.steps.reading import connect
 
     settings = Settings() if home is None else Settings(home=home)
     if not NAME.fullmatch(name) or iskeyword(name) or name in known_models(settings):

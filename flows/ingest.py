@@ -21,8 +21,8 @@ from flows.secret import shown
 from flows.settings import Settings, load
 from flows.spec import ModelSpec
 from flows.steps import decision, docs, judging, landing
+from flows.steps.in_memory import connect
 from flows.steps.periods import Kind, parse_kind
-from flows.steps.reading import connect
 from flows.steps.sources import SUFFIXES
 
 PATIENCE_SECONDS = 600

@@ -13,7 +13,7 @@ from flows.models.taxi.spec import spec as taxi
 from flows.settings import Settings
 from flows.spec import ModelSpec
 from flows.steps import docs, judging, landing
-from flows.steps.reading import connect
+from flows.steps.in_memory import connect
 
 DAY = date(2024, 1, 10)
 

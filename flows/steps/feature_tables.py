@@ -13,7 +13,7 @@ from flows.ledger import Partition
 from flows.lookup import resolve
 from flows.settings import Settings
 from flows.spec import Frozen, ModelSpec
-from flows.steps import duckdb_features, reading, spark_features
+from flows.steps import duckdb_features, in_memory, spark_features
 from flows.steps.files import is_whole_parquet
 from flows.steps.sql import identifier, identifiers, literal
 from flows.steps.storage import locals_of, pull, writing
@@ -147,7 +147,7 @@ def compute(settings: Settings, spec: ModelSpec, planned: FeaturePlan) -> dict[s
         return written
     pull(settings, settings.features(spec.name))
     created = datetime.now(UTC)
-    connection = ibis.duckdb.from_connection(reading.connect(settings.home))
+    connection = ibis.duckdb.from_connection(in_memory.connect(settings.home))
     connection.raw_sql("SET preserve_insertion_order = false")
     files = locals_of(settings, planned.uris)
     rows = connection.read_parquet(files, table_name="rows", union_by_name=True)

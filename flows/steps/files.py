@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shutil
 import tempfile
+import time
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,6 +18,7 @@ if TYPE_CHECKING:
 
 MAGIC = b"PAR1"  # at both ends of a parquet file (Apache Parquet format)
 ARROW_ROWS = 65536  # of a batch in an Arrow file
+LEFT_SECONDS = 86_400.0  # a scratch folder that nobody has written to for so long is that of a process that was killed
 
 
 def sha256_of(path: Path) -> str:
@@ -37,10 +40,21 @@ def is_whole_parquet(path: Path) -> bool:
 @contextmanager
 def scratch(home: Path, prefix: str) -> Iterator[Path]:
     """Yield a new folder in a home, which is gone at the end with all that is in it."""
-    place = home / "tmp"
-    place.mkdir(parents=True, exist_ok=True)
+    place = scratch_folder(home)
     with tempfile.TemporaryDirectory(prefix=f"{prefix}-", dir=place, ignore_cleanup_errors=True) as name:
         yield Path(name)
+
+
+def scratch_folder(home: Path) -> Path:
+    """Return where a home has what is gone at its user's end; what killed processes have left there is removed."""
+    place = home / "tmp"
+    place.mkdir(parents=True, exist_ok=True)
+    for folder in place.iterdir():
+        with suppress(OSError):  # gone since it was listed
+            changes = (path.lstat().st_mtime for path in (folder, *folder.rglob("*")))
+            if folder.is_dir() and all(change < time.time() - LEFT_SECONDS for change in changes):
+                shutil.rmtree(folder, ignore_errors=True)
+    return place
 
 
 @contextmanager

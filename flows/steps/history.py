@@ -13,8 +13,9 @@ from flows.settings import Settings
 from flows.spec import Frozen, ModelSpec, RequestField
 from flows.steps.event_rows import DAY, compiled, dated_sql, numbered_sql
 from flows.steps.files import replacing, write_parquet
+from flows.steps.in_memory import connect
 from flows.steps.periods import period_of
-from flows.steps.reading import connect, read
+from flows.steps.reading import read
 from flows.steps.sources import opened
 from flows.steps.sql import identifiers, literal
 
@@ -97,12 +98,9 @@ def requests(spec: ModelSpec, file: Path, most: int) -> list[dict[str, Any]]:
     """Return the rows of a raw parquet file as requests, at most so many, in the order of time; those that no caller
     could send (a field missing, out of bounds) are left out.
     """
-    import duckdb
-
     sql, _ = compiled(spec)
     names = [field.name for field in spec.request]
-    with duckdb.connect() as connection:
-        connection.execute("SET TimeZone = 'UTC'")
+    with connect() as connection:
         raw = f"WITH raw AS ({numbered_sql(str(file))}) SELECT {identifiers(names)} FROM ({sql}) "
         rows = connection.execute(f"{raw} ORDER BY {identifiers([spec.source.event_time])} LIMIT {most}").fetchall()
     found = [{field.name: _value(field, value) for field, value in zip(spec.request, row, strict=True)} for row in rows]

@@ -12,6 +12,7 @@ import pyarrow.compute as pc
 
 from flows.settings import Settings
 from flows.spec import ModelSpec
+from flows.steps.in_memory import connect
 from flows.steps.prediction_log import read_predictions
 from flows.steps.sql import identifier, identifiers
 
@@ -72,16 +73,13 @@ def join_labels(spec: ModelSpec, predictions: pa.Table, accepted_uris: Sequence[
     several requests one id. Where several labelled rows have the key, the label that was known first counts, of equals the
     smallest.
     """
-    import duckdb
-
     on = " AND ".join(f"p.{identifier(name)} = l.{identifier(name)}" for name in spec.key)
     low, high = spec.label.low, spec.label.high
     inside = " AND ".join(
         [*(["l.label >= $low"] if low is not None else []), *(["l.label <= $high"] if high is not None else [])]
     )
     bounds = {name: value for name, value in (("low", low), ("high", high)) if value is not None}
-    with duckdb.connect() as connection:
-        connection.execute("SET TimeZone = 'UTC'")
+    with connect() as connection:
         connection.register("logged", predictions)
         if accepted_uris:
             connection.execute(

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 from flows.settings import Settings
 from flows.spec import ModelSpec
+from flows.steps.in_memory import connect
 from flows.steps.sql import identifier, literal
 from flows.steps.storage import pull, writing
 
@@ -86,7 +87,6 @@ def fold(settings: Settings, spec: ModelSpec) -> int:
     Several may do it at once: each journal is folded by the one that holds its lock. Killed at any point, the next
     call goes on.
     """
-    import duckdb
 
     done = 0
     for path in sorted(journal_folder(settings, spec.name).glob("*.jsonl")):
@@ -97,7 +97,7 @@ def fold(settings: Settings, spec: ModelSpec) -> int:
             day, hour = path.stem[:10], path.stem[11:13]
             target = settings.predictions(spec.name) / "hours" / day / hour / f"{path.stem}.parquet"
             if path.stat().st_size and not target.exists():
-                with duckdb.connect(config={"threads": 1}) as connection:
+                with connect(threads=1) as connection:
                     _convert(connection, settings, spec, str(path), target)
             path.unlink()
             done += 1
@@ -156,7 +156,6 @@ def _hold(path: Path) -> int:
 def _convert(
     connection: duckdb.DuckDBPyConnection, settings: Settings, spec: ModelSpec, journal: str, target: Path
 ) -> None:  # fmt: skip
-    connection.execute("SET TimeZone = 'UTC'")
     rows = journal_relation(connection, spec, [journal])
     with writing(settings, target) as temporary:
         connection.execute(

@@ -16,6 +16,7 @@ from zoneinfo import ZoneInfo
 from flows.errors import ContractError, UnavailableError
 from flows.settings import Settings
 from flows.spec import ModelSpec
+from flows.steps.in_memory import connect
 from flows.steps.prediction_hours import COLUMNS, FEATURE, HOUR, REQUEST, ROLE, files, journal_folder, journal_relation
 from flows.steps.sql import identifier, identifiers
 
@@ -204,7 +205,7 @@ def read_predictions(
     attempts = READ_ATTEMPTS
     while True:
         try:
-            with duckdb.connect() as connection:
+            with connect() as connection:
                 return _read(connection, settings, spec, start, end, by, role, request_id)
         except duckdb.IOException:  # a journal was folded between being listed and being read: list again
             attempts -= 1
@@ -222,7 +223,6 @@ def _read(
     role: Role | None,
     request_id: str | None,
 ) -> pa.Table:
-    connection.execute("SET TimeZone = 'UTC'")
     found = files(settings, spec.name, start, end) if by == "at" else files(settings, spec.name)
     source = journal_relation(connection, spec, found.journals)
     values: dict[str, Any] = {"journals": found.journals} if found.journals else {}

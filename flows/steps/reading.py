@@ -52,17 +52,6 @@ class Unreadable(Frozen):
     reason: str
 
 
-def connect(home: Path) -> DuckDBPyConnection:
-    """Open a database in memory that works in UTC and keeps what does not fit into memory in the home."""
-    import duckdb
-
-    scratch = home / "tmp"
-    scratch.mkdir(parents=True, exist_ok=True)
-    connection = duckdb.connect(config={"temp_directory": str(scratch / "duckdb")})
-    connection.execute("SET TimeZone = 'UTC'")
-    return connection
-
-
 def read(
     connection: DuckDBPyConnection, spec: ModelSpec, files: list[SourceFile]
 ) -> tuple[list[Batch], list[Unreadable]]:

@@ -10,6 +10,7 @@ from flows.ledger import Partition
 from flows.spec import Frozen
 from flows.steps.feature_record import FeatureFile, ViewRecord
 from flows.steps.files import sha256_of
+from flows.steps.in_memory import connect
 from flows.steps.lineage import Code, Lineage
 
 SHORT = 12  # digits of a hash, for people
@@ -119,8 +120,7 @@ def landed_digest(path: Path) -> str | None:
 
     values: dict[str, Any] = {"uri": str(path)}
     try:
-        with duckdb.connect() as connection:
-            connection.execute("SET TimeZone = 'UTC'")
+        with connect() as connection:
             columns = describe(connection, "SELECT * FROM read_parquet($uri)", values)
             return digest_of(connection, columns, "FROM read_parquet($uri)", values)[0]
     except duckdb.Error:

@@ -14,7 +14,7 @@ import pyarrow as pa
 from flows.errors import ContractError, UnavailableError, UsageError
 from flows.spec import Frozen, ModelSpec
 from flows.steps.files import replacing
-from flows.steps.reading import connect
+from flows.steps.in_memory import connect
 from flows.steps.score_requests import answered_by_time, batches, beside, in_time_order, prepare, requests_of
 from flows.steps.sources import SUFFIXES
 from flows.steps.storage import pull

@@ -24,6 +24,7 @@ from flows.errors import EvergreenError
 from flows.settings import Settings
 from flows.spec import Frozen, ModelSpec
 from flows.steps import storage
+from flows.steps.in_memory import connect
 from flows.steps.sql import identifier, identifiers
 
 if TYPE_CHECKING:
@@ -195,8 +196,6 @@ def _servable(
     That is the newest value of the key created ``SETTLING`` before the answer, and each newer one created since. A
     value from after the request's moment, or older than its TTL, is served as missing.
     """
-    import duckdb
-
     result: dict[int, Candidates] = {place: [] for place in places}
     files = [str(path) for path in sorted(settings.features(spec.name).joinpath(view).glob("*.parquet"))]
     if not places or not files:
@@ -205,8 +204,7 @@ def _servable(
     asked = rows.take(pa.array(places, pa.int64())).select(list(dict.fromkeys([*keys, "at", "event_timestamp"])))
     asked = asked.append_column(ORIGIN, pa.array(places, pa.int64()))
     on = " AND ".join([*(f"a.{identifier(key)} = v.{identifier(key)}" for key in keys), "v.created_timestamp <= a.at"])
-    with duckdb.connect() as connection:
-        connection.execute("SET TimeZone = 'UTC'")
+    with connect() as connection:
         connection.register("asked", asked)
         table = connection.execute(
             f"""

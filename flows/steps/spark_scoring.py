@@ -17,6 +17,7 @@ from flows.settings import Settings
 from flows.spec import ModelSpec
 from flows.steps import spark, spark_tasks
 from flows.steps.files import scratch
+from flows.steps.in_memory import connect
 from flows.steps.score_requests import taking
 
 if TYPE_CHECKING:
@@ -54,8 +55,6 @@ def answering(
 
     ``answer`` is the schema of the answers.
     """
-    import duckdb
-
     session = spark.session(settings).newSession()
     # Opening counts as a whole split: a file is a task, so that no core waits long for another, and little is done again.
     session.conf.set("spark.sql.files.openCostInBytes", session.conf.get("spark.sql.files.maxPartitionBytes"))
@@ -66,7 +65,7 @@ def answering(
             kinds = pa.schema([pa.field(ROW, pa.int64()), *answer])
             scored = frame.mapInArrow(partial(_answered, question), _spark_schema(kinds))
             sql = spark.written(scored, folder / "answers")
-        with duckdb.connect() as connection:
+        with connect() as connection:
             found = connection.execute(f"SELECT * FROM ({sql}) ORDER BY {ROW}").to_arrow_reader(spark.ARROW_ROWS)
             take = taking(pa.Table.from_batches([batch]) for batch in found)
             yield (take(size).drop_columns([ROW]) for size in sizes)

@@ -17,6 +17,7 @@ from flows.spec import Frozen, ModelSpec
 from flows.steps import feature_record, feature_store
 from flows.steps.feature_tables import next_tick
 from flows.steps.files import sha256_of, write_arrow
+from flows.steps.in_memory import connect
 from flows.steps.sql import identifier, identifiers
 from flows.steps.storage import locals_of, pull
 
@@ -120,8 +121,6 @@ def read_rows(
     Where ``spec.training.max_rows`` is set each has a hash of its key, by which ``parted`` chooses. With ``split``, the
     start of the judging part, what it will leave out is not even read.
     """
-    import duckdb
-
     columns = list(dict.fromkeys([*(field.name for field in spec.request), *spec.key]))
     low, high = spec.label.low, spec.label.high
     bounds: dict[str, float] = {}
@@ -132,8 +131,7 @@ def read_rows(
     where = f"event_timestamp >= $start AND event_timestamp < $end AND {counts}"
     values = {"uris": files, "start": start, "end": end, **bounds}
     limit, added = spec.training.max_rows, ""
-    with duckdb.connect() as connection:
-        connection.execute("SET TimeZone = 'UTC'")
+    with connect() as connection:
         if limit is not None:
             sample = f"md5_number_lower(concat_ws(chr(31), {', '.join(f'CAST({identifier(k)} AS VARCHAR)' for k in spec.key)}))"
             added = f", {sample} AS {SAMPLE}"

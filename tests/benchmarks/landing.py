@@ -61,8 +61,8 @@ def land(source: Path, folder: Path, kind: str) -> float:
     from flows.lookup import load_model
     from flows.settings import Settings
     from flows.steps import docs, judging, landing
+    from flows.steps.in_memory import connect
     from flows.steps.periods import parse_kind
-    from flows.steps.reading import connect
 
     home = Settings(home=Path(tempfile.mkdtemp(dir=folder)))
     spec = load_model("taxi", home)

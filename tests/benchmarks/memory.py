@@ -37,8 +37,8 @@ def ingest(folder: Path) -> int:
     from flows.lookup import load_model
     from flows.settings import Settings
     from flows.steps import judging, landing
+    from flows.steps.in_memory import connect
     from flows.steps.periods import parse_kind
-    from flows.steps.reading import connect
 
     home = Settings(home=folder / "home")
     spec, engine = load_model("taxi", home), database.connect(home)

@@ -10,9 +10,9 @@ from flows.settings import Settings
 from flows.steps.bench import Figure, compared
 from flows.steps.event_rows import EVENTS, ROW, create_events
 from flows.steps.gx_duckdb import TableJudge
+from flows.steps.in_memory import connect
 from flows.steps.periods import parse_key
 from flows.steps.presence import check_rows
-from flows.steps.reading import connect
 from flows.steps.validation import REJECTS, load_suite, run_suite
 from tests.benchmarks import landing, rounds
 

@@ -11,9 +11,9 @@ import pytest
 from flows.models.bike.simulator import history
 from flows.models.bike.source import COLUMNS, LAYOUT
 from flows.settings import Settings
+from flows.steps.in_memory import connect
 from flows.steps.new import choose, table
 from flows.steps.new.wanted import Wanted, refuse
-from flows.steps.reading import connect
 
 FILE = Path(__file__).resolve().parents[3] / "shared" / "data" / "bike_sharing_hour.csv"
 

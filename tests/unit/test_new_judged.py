@@ -11,10 +11,10 @@ import pytest
 from flows.errors import UsageError
 from flows.lookup import known_models, load_model
 from flows.settings import Settings
+from flows.steps.in_memory import connect
 from flows.steps.new import choose, drafting, table
 from flows.steps.new.draft import Given
 from flows.steps.new.wanted import Wanted, refuse, span_text
-from flows.steps.reading import connect
 
 rng = np.random.default_rng(0)
 DAY = timedelta(days=1)

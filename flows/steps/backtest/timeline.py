@@ -15,6 +15,7 @@ from flows.ledger import Partition
 from flows.settings import Settings
 from flows.spec import Frozen, ModelSpec
 from flows.steps import feature_store, storage
+from flows.steps.in_memory import connect
 from flows.steps.labels import microseconds
 from flows.steps.periods import Kind, Period, period_at, period_of, to_utc
 from flows.steps.training_set import Window, choose_window, matrix, parted, read_rows
@@ -184,10 +185,7 @@ class History:
 
 def _newest_known(partitions: list[Partition], moment: datetime) -> datetime | None:
     """Return the time of the newest event whose label was known at a moment."""
-    import duckdb
-
-    with duckdb.connect() as connection:
-        connection.execute("SET TimeZone = 'UTC'")
+    with connect() as connection:
         found = connection.execute(
             "SELECT max(event_timestamp) FROM read_parquet($uris) WHERE label_timestamp <= $moment AND label IS NOT NULL",
             {"uris": [one.accepted_uri for one in partitions if one.accepted_uri], "moment": moment},

@@ -11,6 +11,7 @@ from flows.lookup import known_models, load_model
 from flows.settings import Settings
 from flows.spec import ModelSpec
 from flows.steps import feature_store
+from flows.steps.in_memory import connect
 from flows.steps.sql import identifier, identifiers, literal
 from flows.steps.statistics import is_number
 from flows.steps.storage import pull
@@ -130,8 +131,6 @@ def _wanted(one: dict[str, Any], search: str | None, tag: str | None, owner: str
 
 def _measured(settings: Settings, store: FeatureStore, view: Any, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Return the rows of a view with the figures of its table, if it has one here."""
-    import duckdb
-
     from feature_repo.parquet_files import files_at, path_of
 
     source = getattr(view, "batch_source", None)
@@ -142,8 +141,7 @@ def _measured(settings: Settings, store: FeatureStore, view: Any, rows: list[dic
     files = files_at(folder)
     if not files:
         return rows
-    with duckdb.connect() as connection:
-        connection.execute("SET TimeZone = 'UTC'")
+    with connect() as connection:
         _open(connection, files, _keys(view), source)
         kinds = {name: kind for name, kind, *_ in connection.execute("DESCRIBE held").fetchall()}
         time = identifier(source.timestamp_field)
