@@ -16,6 +16,7 @@ from flows import arrivals, database, events, settings
 from flows.arrivals import Arrival
 from flows.errors import EvergreenError
 from flows.lookup import load_model
+from flows.steps.trusted import one_line
 
 LOOK_SECONDS = 1.0
 AGAIN_SECONDS = 300.0  # files that are still there so long after it was told of them are told of again
@@ -24,7 +25,7 @@ Tell = Callable[[list[Arrival]], bool]
 
 
 class Watcher:
-    """Tells of files that nobody has taken, once they have stopped to change from one look to the next."""
+    """Tells of files that nobody has taken, once each has stopped to change from one look to the next."""
 
     def __init__(self, engine: Engine, model: str, folder: Path, tell: Tell) -> None:
         self._engine = engine
@@ -37,14 +38,15 @@ class Watcher:
 
     def look(self, now: float) -> bool:
         """Look once, at ``now`` monotonic seconds; return whether it was told of new files."""
-        files = arrivals.look(self._folder)
-        steady, self._before = files == self._before, files
-        if not files or not steady or (files == self._asked and now < self._again):
+        before, self._before = set(self._before), arrivals.look(self._folder)
+        steady = [one for one in self._before if one in before]  # one that grows for hours keeps no other waiting
+        if not steady or (steady == self._asked and now < self._again):
             return False  # nothing has changed: the ledger need not be asked
-        found = arrivals.untaken(self._engine, self._model, self._folder)
+        untaken = set(arrivals.untaken(self._engine, self._model, self._folder))
+        found = [one for one in steady if one in untaken]
         if found and not self._tell(found):
             return False
-        self._asked, self._again = files, now + AGAIN_SECONDS
+        self._asked, self._again = steady, now + AGAIN_SECONDS
         return bool(found)
 
 
@@ -63,12 +65,27 @@ def main() -> int:
         folder.mkdir(parents=True, exist_ok=True)
         watcher = Watcher(database.connect(home), model, folder, lambda found: tell(model, found))
         _say(f"watching {folder}")
-        while not ended.wait(LOOK_SECONDS):
-            watcher.look(time.monotonic())
+        follow(watcher, ended)
     except EvergreenError as error:
         sys.stderr.write(f"{error}\n")
         return error.exit_status
     return 0
+
+
+def follow(watcher: Watcher, ended: threading.Event) -> None:
+    """Look again and again until the end; a look that fails, at a disk or a ledger that is away, is followed by the next."""
+    said = ""
+    while not ended.wait(LOOK_SECONDS):
+        wrong = ""
+        try:
+            watcher.look(time.monotonic())
+        except Exception as error:  # noqa: BLE001 (the watcher's end would be that of the whole stack)
+            wrong = (
+                f"it could not be looked for new files ({type(error).__name__}: {one_line(error)}); it is tried again"
+            )
+        if wrong != said:
+            _say(wrong or "it is looked for new files again")
+        said = wrong
 
 
 def tell(model: str, found: list[Arrival]) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import sqlalchemy as sa
@@ -9,7 +10,10 @@ from sqlalchemy.engine import Engine
 
 from flows.database import arrivals, now, write
 from flows.spec import Frozen
-from flows.steps.sources import SUFFIXES, is_data
+from flows.steps.sources import SUFFIXES, is_data, is_text
+
+LATELY_SECONDS = 2.0  # since its last change, within which a file may be one that is being written
+PAUSE_SECONDS = 1.0
 
 
 class Arrival(Frozen):
@@ -34,21 +38,35 @@ def look(folder: Path) -> list[Arrival]:
     Hidden files, those of tools and those under other endings than data has are left alone: whoever writes slowly can
     write there and rename at the end.
     """
-    found = []
-    for path in _shown(folder):
-        try:
-            if not (is_data(path.name) and path.is_file()):
-                continue
-            state = path.stat()
-        except FileNotFoundError:  # gone since it was listed
-            continue
-        found.append(Arrival(path=str(path), size=state.st_size, modified_ns=state.st_mtime_ns))
-    return found
+    found = (_state(path) for path in _shown(folder) if is_data(path.name) and is_text(str(path)))
+    return [one for one in found if one is not None]
+
+
+def whole(found: list[Arrival]) -> list[Arrival]:
+    """Return those of some files that nobody writes to: they changed neither lately nor while this waits for a second."""
+    lately = {one for one in found if abs(time.time() - one.modified_ns / 1e9) < LATELY_SECONDS}
+    if lately:
+        time.sleep(PAUSE_SECONDS)
+    return [one for one in found if one not in lately or _state(Path(one.path)) == one]
 
 
 def foreign(folder: Path) -> list[str]:
     """Return the names of files that nobody will take, because they do not end as data does."""
-    return [path.name for path in _shown(folder) if not path.name.lower().endswith(SUFFIXES) and path.is_file()]
+    return [path.name for path in _shown(folder) if not path.name.lower().endswith(SUFFIXES) and _state(path)]
+
+
+def unnamed(folder: Path) -> list[str]:
+    """Return the paths of files that nobody will take, because a name of theirs is no text: no database can hold it."""
+    return [str(path) for path in _shown(folder) if not is_text(str(path)) and _state(path)]
+
+
+def _state(path: Path) -> Arrival | None:
+    """Return a file as it is; None if it is no file, is gone, or may not be looked at."""
+    try:
+        state = path.stat() if path.is_file() else None
+    except OSError:
+        return None
+    return state and Arrival.model_construct(path=str(path), size=state.st_size, modified_ns=state.st_mtime_ns)
 
 
 def _shown(folder: Path) -> list[Path]:

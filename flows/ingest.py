@@ -98,7 +98,10 @@ def take(
     if left:
         ends = ", ".join(SUFFIXES)
         get_run_logger().warning(f"{folder}: {len(left)} files do not end in {ends} and are left ({left[0]!r})")
-    for arrival in arrivals.untaken(engine, spec.name, folder):
+    unnamed = arrivals.unnamed(folder)
+    if unnamed:
+        get_run_logger().warning(f"{len(unnamed)} files have names that are not in UTF-8; rename them ({unnamed[0]!r})")
+    for arrival in arrivals.whole(arrivals.untaken(engine, spec.name, folder)):
         try:
             partitions, errors = land_and_judge(home, spec, engine, kind, arrival.path, again)
         except CancelledError:

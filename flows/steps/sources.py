@@ -63,7 +63,15 @@ def _parsed(source: str) -> tuple[str, str]:
 
 
 def _find(source: str) -> list[Path]:
-    """Return the data files that a path, a folder or a glob names."""
+    """Return the data files that a path, a folder or a glob names, whose own names can be written down."""
+    found = _named(source)
+    unnamed = [str(path) for path in found if not is_text(str(path.resolve()))]
+    if unnamed:
+        raise UsageError(f"{unnamed[0]!r} has a name that is not in UTF-8, which nothing can record; rename it")
+    return found
+
+
+def _named(source: str) -> list[Path]:
     path = Path(source).expanduser()
     try:
         if path.is_dir():
@@ -89,6 +97,15 @@ def is_data(name: str) -> bool:
     """Say whether a name among others is one of data: hidden files and those of tools, such as _SUCCESS, are not."""
     plain = PurePosixPath(name).name
     return plain.lower().endswith(SUFFIXES) and not plain.startswith((".", "_"))
+
+
+def is_text(name: str) -> bool:
+    """Say whether a name is text: a file's may be any bytes, which are no UTF-8 then, and in no database, event or page."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _safe_path(folder: Path, number: int, name: str) -> Path:

@@ -1,5 +1,8 @@
 """The landing folder: each file is taken once as it was, and again when it has changed; the watcher tells once it is whole."""
 
+import os
+import sqlite3
+import threading
 from pathlib import Path
 
 import pytest
@@ -81,6 +84,73 @@ def test_the_watcher_tells_of_whole_files_once_and_again_if_nobody_takes_them(en
     for one in arrivals.untaken(engine, "taxi", folder):
         arrivals.take(engine, "taxi", one)
     assert not watcher.look(1003 + watch.AGAIN_SECONDS)
+
+
+def test_a_file_that_grows_for_long_keeps_no_other_waiting(engine, folder):
+    told = []
+    watcher = watch.Watcher(engine, "taxi", folder, lambda found: told.append(names(found)) or True)
+    (folder / "done.csv").write_text("1")
+    for size in range(1, 6):
+        (folder / "grows.csv").write_text("1" * size)
+        watcher.look(size)
+    assert told == [["done.csv"]]
+    watcher.look(6)
+    assert told[1:] == [["done.csv", "grows.csv"]]
+
+
+def test_a_file_that_is_being_written_is_left_for_the_next_run(engine, folder, monkeypatch):
+    for name in ("a.csv", "b.csv", "c.csv"):
+        (folder / name).write_text("1")
+    os.utime(folder / "c.csv", (0, 0))
+    found = arrivals.untaken(engine, "taxi", folder)
+    waited = []
+    monkeypatch.setattr(arrivals.time, "sleep", lambda _: waited.append((folder / "a.csv").write_text("12")))
+    assert names(arrivals.whole(found)) == ["b.csv", "c.csv"]
+    assert names(arrivals.whole(found[2:])) == ["c.csv"]
+    assert len(waited) == 1  # what has not changed lately is not waited for
+
+
+def test_a_name_that_is_no_text_is_left_alone_and_named(engine, folder):
+    (folder / "a.csv").write_text("1")
+    (folder / os.fsdecode(b"b\xff.csv")).write_text("1")
+    assert names(arrivals.untaken(engine, "taxi", folder)) == ["a.csv"]
+    assert arrivals.unnamed(folder) == [f"{folder}/b\udcff.csv"]
+
+
+def test_a_file_that_may_not_be_looked_at_keeps_no_other_out(engine, folder, monkeypatch):
+    for name in ("a.csv", "b.csv", "c.xlsx"):
+        (folder / name).write_text("1")
+    look = Path.is_file
+
+    def refuse(path):
+        if path.name != "a.csv":
+            raise PermissionError(13, "Permission denied")
+        return look(path)
+
+    monkeypatch.setattr(Path, "is_file", refuse)
+    assert names(arrivals.untaken(engine, "taxi", folder)) == ["a.csv"]
+    assert arrivals.foreign(folder) == []
+
+
+def test_the_watcher_outlives_a_look_that_fails(monkeypatch, capsys):
+    ended = threading.Event()
+    looks = []
+
+    class Failing:
+        def look(self, now):
+            looks.append(now)
+            if len(looks) < 3:
+                raise sqlite3.OperationalError("no such table: arrivals")
+            if len(looks) == 4:
+                ended.set()
+
+    monkeypatch.setattr(watch, "LOOK_SECONDS", 0.0)
+    watch.follow(Failing(), ended)
+    assert len(looks) == 4
+    assert capsys.readouterr().out.splitlines() == [
+        "it could not be looked for new files (OperationalError: no such table: arrivals); it is tried again",
+        "it is looked for new files again",
+    ]
 
 
 def test_a_deployment_tells_of_the_files_that_came_before_there_was_a_trigger(home, monkeypatch):

@@ -2,6 +2,7 @@
 
 import functools
 import http.server
+import os
 import threading
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import pytest
 
 from flows.errors import UnavailableError, UsageError
 from flows.settings import Settings
-from flows.steps.sources import opened
+from flows.steps.sources import check, opened
 
 
 @pytest.fixture
@@ -34,6 +35,14 @@ def names(source, settings):
 
 def test_a_folder_gives_its_data_files_in_order(folder, plain):
     assert names(folder, plain) == ["a.parquet", "b.csv", "c.csv.gz"]
+
+
+def test_a_name_that_is_no_text_is_refused_before_anything_is_recorded(folder, plain):
+    bad = folder / os.fsdecode(b"d\xff.csv")
+    bad.write_text("1")
+    for source in (bad, folder, f"{folder}/d*.csv"):
+        with pytest.raises(UsageError, match=r"d\\udcff\.csv' has a name that is not in UTF-8"):
+            check(str(source))
 
 
 def test_a_glob_a_file_and_a_file_url_name_files(folder, plain):
