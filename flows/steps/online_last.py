@@ -11,7 +11,7 @@ from flows.steps.online_plan import NO_KEY, OnlinePlan
 from flows.steps.online_values import Stored
 from flows.steps.trusted import one_line
 
-KEPT_ROWS = 5_000  # of the newest different keys, some kilobytes each
+KEPT_ROWS = 5_000  # of the different keys that were asked for last, some kilobytes each
 AGAIN_SECONDS = 1.0  # after a failure, before the store is asked again: each failure may take its time-out
 
 
@@ -65,7 +65,8 @@ class LastValues:
                 self._keep(rows, found)
                 return found
         nothing: list[Stored | None] = [None] * self._views
-        last = [self._last.get(self._key(row), nothing) for row in rows]
+        with self._lock:
+            last = [self._last.get(self._key(row), nothing) for row in rows]
         return [[one[view] for one in last] for view in range(self._views)]
 
     def away(self) -> str | None:
@@ -78,6 +79,8 @@ class LastValues:
     def _keep(self, rows: Sequence[Mapping[str, Any]], found: list[list[Stored | None]]) -> None:
         with self._lock:
             for place, row in enumerate(rows):
-                self._last[self._key(row)] = [view[place] for view in found]
+                key = self._key(row)
+                self._last.pop(key, None)  # so that it stands behind those that were asked for before it
+                self._last[key] = [view[place] for view in found]
             while len(self._last) > KEPT_ROWS:
                 del self._last[next(iter(self._last))]
