@@ -21,8 +21,9 @@ from flows.steps.storage import folder
 def champions(settings: Settings, spec: ModelSpec, engine: Engine) -> Iterator[Finding]:
     """Yield what there is to say of the champion, its alias and the rollback target."""
     history = ledger.list_promotions(engine, spec.name)
+    alias = registry.aliases(settings, spec.name).get(registry.CHAMPION)
     if not history:
-        yield Finding("champion", "good", "none yet")
+        yield _without_history(alias)
         return
     registered = {one.version for one in registry.versions(settings, spec.name)}
     for part, one in (("champion", history[0]), ("rollback target", promotion.rollback_target(history))):
@@ -30,7 +31,6 @@ def champions(settings: Settings, spec: ModelSpec, engine: Engine) -> Iterator[F
             yield Finding(part, "good", "none: no version served before the champion")
         else:
             yield _version(settings, spec, part, one, registered)
-    alias = registry.aliases(settings, spec.name).get(registry.CHAMPION)
     if alias != history[0].version and history[0].version in registered:
         named = f"names version {alias}" if alias else "is gone"
         yield Finding(
@@ -39,6 +39,15 @@ def champions(settings: Settings, spec: ModelSpec, engine: Engine) -> Iterator[F
             f"`{registry.CHAMPION}` {named}, the ledger says version {history[0].version}",
             "`evergreen status` repairs it",
         )
+
+
+def _without_history(alias: int | None) -> Finding:
+    if alias is None:
+        return Finding("champion", "good", "none yet")
+    return Finding(
+        "champion", "warning", f"none in the ledger, and MLflow's alias `{registry.CHAMPION}` names version {alias}",
+        f"was the ledger deleted or replaced? Restore a backup of it, or `evergreen promote {alias}`",
+    )  # fmt: skip
 
 
 def _version(settings: Settings, spec: ModelSpec, part: str, one: Promotion, registered: set[int]) -> Finding:

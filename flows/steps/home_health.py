@@ -74,6 +74,15 @@ def _write_problem(folder: Path) -> str | None:
 def lake(settings: Settings, spec: ModelSpec, engine: Engine) -> Iterator[Finding]:
     """Yield whether the files of accepted partitions and of the feature tables are there and whole."""
     rows = ledger.list_partitions(engine, spec.name)
+    raw = settings.lake(spec.name) / "raw"
+    unknown = [] if rows else list(raw.glob("*.parquet"))
+    if unknown:
+        yield Finding(
+            "lake", "bad", f"the ledger knows no partition, and {len(unknown)} files of partitions lie in {raw}",
+            "was the ledger deleted or replaced? Restore a backup of it; without one, ingest the sources again and promote "
+            "the version that served",
+        )  # fmt: skip
+        return
     files = [uri for row in rows if row.status == "accepted" for uri in (row.uri, row.accepted_uri) if uri]
     try:
         missing = storage.missing(files)

@@ -109,9 +109,12 @@ def _alias(settings: Settings, spec: ModelSpec, reigning: Promotion | None) -> d
     if reigning is None and not settings.mlflow_exists:
         return {"challenger": None, "state": "none"}
     try:
-        known = registry.aliases(settings, spec.name).get(registry.CHALLENGER)
+        aliases = registry.aliases(settings, spec.name)
+        known = aliases.get(registry.CHALLENGER)
         repaired = reigning and registry.follow(settings, spec.name, reigning.version, reigning.digest)
         state = "repaired" if repaired else "as the ledger says"
+        if reigning is None and registry.CHAMPION in aliases:
+            state = f"names version {aliases[registry.CHAMPION]}, the ledger has no champion; see `evergreen doctor`"
     except RefusedError as error:
         state = str(error)
     except UnavailableError as error:

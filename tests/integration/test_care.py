@@ -12,7 +12,7 @@ from flows import database
 from flows.errors import RefusedError, TamperedError, UsageError
 from flows.lookup import load_model
 from flows.settings import Settings
-from flows.steps import feature_store, home_health, promotion, registry, transfer
+from flows.steps import feature_store, home_health, promotion, registry, status, transfer
 from flows.steps.backup import backup, restore
 from flows.steps.doctor import examine
 from flows.steps.files import sha256_of
@@ -148,6 +148,16 @@ def test_the_doctor_finds_an_alias_and_a_lake_that_do_not_fit_the_ledger(copied)
     assert "evergreen status" in found["MLflow alias"].mend
     assert "1 of" in found["lake"].found
     assert registry.aliases(copied, "taxi") == {}  # it only looked
+
+
+def test_a_ledger_that_was_deleted_is_told_by_doctor_and_status(copied):
+    for file in copied.home.glob("ledger.db*"):
+        file.unlink()
+    engine = database.connect(copied)
+    assert "names version 1" in status.status(copied, spec_of(copied), engine)["alias"]
+    found = bad(examine(copied, spec_of(copied)))
+    assert "evergreen promote 1" in found["champion"].mend
+    assert "Restore a backup" in found["lake"].mend
 
 
 def test_the_doctor_finds_a_part_that_does_not_answer(copied):

@@ -55,3 +55,17 @@ def test_an_online_store_that_cannot_be_looked_at_is_not_taken_for_damaged_and_s
     assert path.exists()
     online_file.remove_damaged(settings)
     assert not path.exists()
+
+
+def test_a_ledger_that_was_lost_is_not_taken_for_a_new_one(tmp_path):
+    settings = Settings(home=tmp_path)
+    database.connect(settings).dispose()
+    raw = settings.lake("taxi") / "raw"
+    raw.mkdir(parents=True)
+    (found,) = (one for one in examine(settings, load_model("taxi", settings)) if one.part == "lake")
+    assert found.state == "good"
+    (raw / "2024-01-01-0123456789abcdef.parquet").write_bytes(b"PAR1")
+    (found,) = (one for one in examine(settings, load_model("taxi", settings)) if one.part == "lake")
+    assert found.state == "bad"
+    assert "1 files of partitions" in found.found
+    assert "Restore a backup" in found.mend
