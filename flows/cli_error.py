@@ -23,6 +23,8 @@ KNOWN = {
     "says which and how to mend it",
     "No magic bytes|too small to be a Parquet|Parquet magic bytes|Invalid Parquet": "a file of the home is damaged ({line}); "
     "`evergreen doctor` says which and how to mend it",
+    "schema mismatch in glob": "a file of the home has not the columns that were written ({line}); remove it, then ingest its "
+    "source again, which makes it anew",
     "Failed to reach API": "the Prefect server of PREFECT_API_URL does not answer ({line}); start it, or unset the variable",
 }
 

@@ -50,8 +50,10 @@ def main(arguments: list[str] | None = None) -> int:
         port = settings.service_port if options.port is None else options.port
         with _listen(options.host or settings.service_host, port) as listener:
             serve_all(settings, spec, listener, options.workers or settings.service_workers)
-    except (EvergreenError, ValidationError, SettingsError) as error:
+    except (EvergreenError, ValidationError, SettingsError, OSError) as error:
         line, status = told(error)
+        if line.startswith("unforeseen"):
+            raise
         sys.stderr.write(f"{line}\n")
         return status
     return 0
