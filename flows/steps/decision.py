@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from datetime import datetime, timedelta
 
 from flows.causes import Cause
+from flows.database import CLOCKS_APART
 from flows.events import Kind
 from flows.ledger import Partition, Promotion, Run
 from flows.spec import Frozen, Triggers
@@ -87,11 +88,13 @@ def standing(
     """Return the facts that the ledger alone holds.
 
     The data of a training that failed is still new; its time counts all the same: failures must not chase each other.
-    One that is under way counts as if it had come to its end.
+    One that is under way counts as if it had come to its end, one that a wrong clock puts into the future does not: nothing
+    would be new, or cooled down, until then.
     """
     partitions = list(partitions)
-    trainings = [run for run in runs if run.flow == "train"]
-    first = champion.at if champion else None
+    latest = now + CLOCKS_APART
+    trainings = [run for run in runs if run.flow == "train" and run.started_at <= latest]
+    first = champion.at if champion and champion.at <= latest else None
     begun = max((run.started_at for run in trainings), default=first)
     learned = max((run.started_at for run in trainings if run.state in ("completed", "running")), default=first)
     accepted = [one for one in partitions if one.status == "accepted"]

@@ -89,3 +89,12 @@ def test_a_training_answers_the_causes_that_were_raised_before_it(engine):
     assert ids(causes.waiting(engine, "taxi")) == [after.id]
     (outcome,) = [one.outcome for one in causes.listed(engine, "taxi") if one.id == before.id]
     assert outcome.startswith("answered by the training of ")
+
+
+def test_a_training_that_a_wrong_clock_put_into_the_future_answers_nothing(engine, monkeypatch):
+    with monkeypatch.context() as wrong:
+        wrong.setattr(ledger, "now", lambda: database.now() + timedelta(days=9000))
+        ledger.start_run(engine, run_id="t", model="taxi", flow="train", reason="by hand", executor="")
+        ledger.end_run(engine, "t", "completed", {})
+    cause = raised(engine)
+    assert ids(causes.waiting(engine, "taxi")) == [cause.id]

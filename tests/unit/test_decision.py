@@ -217,6 +217,15 @@ def test_data_that_a_training_under_way_reads_is_not_new():
     assert [one.kind for one in found.causes] == ["schedule"]
 
 
+def test_a_training_that_a_wrong_clock_put_into_the_future_holds_nothing_back():
+    parts = [partition("a", "accepted", days(1)), partition("b", "accepted", days(5))]
+    runs = [run("train", "completed", days(9000)), run("train", "completed", days(3))]
+    found = standing(CHAMPION.model_copy(update={"at": days(9000)}), parts, runs, days(10))
+    assert (found.new_keys, found.since_training) == (("b",), timedelta(days=7))
+    ahead = run("train", "completed", days(10) + timedelta(minutes=2))  # another host's clock
+    assert standing(None, parts, [ahead], days(10)).new_partitions == 0
+
+
 def test_before_the_first_training_all_accepted_data_is_new_and_nothing_cools_down():
     found = standing(None, [partition("a", "accepted", days(1))], [], days(2))
     assert (found.new_partitions, found.since_training, found.champion_age) == (1, None, None)
