@@ -87,7 +87,6 @@ def fold(settings: Settings, spec: ModelSpec) -> int:
     Several may do it at once: each journal is folded by the one that holds its lock. Killed at any point, the next
     call goes on.
     """
-
     done = 0
     for path in sorted(journal_folder(settings, spec.name).glob("*.jsonl")):
         handle = _hold(path)

@@ -5,7 +5,7 @@ import pytest
 from flows import demo
 from flows.errors import UsageError
 from flows.settings import Settings
-from flows.steps.reading import connect
+from flows.steps.in_memory import connect
 
 
 def test_a_home_in_which_new_worked_has_room_for_a_demo(tmp_path):
