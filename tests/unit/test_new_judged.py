@@ -74,6 +74,22 @@ def test_windows_reach_back_to_where_labels_are_known(tmp_path, days, names, lab
     assert f"history=timedelta(days={names[1][:-1]})" in files["spec"]
 
 
+@pytest.mark.parametrize(
+    ("every", "days", "length"),
+    [("day", 60, timedelta(days=7)), ("week", 120, timedelta(days=14)), ("month", 240, timedelta(days=38)),
+     ("day", 12, timedelta(hours=31))],
+)  # fmt: skip
+def test_a_past_holds_until_the_next_file_came(tmp_path, every, days, length):
+    times = pd.date_range("2024-01-01", periods=days * 24, freq="h")
+    frame = pd.DataFrame({"t": times, "x": rng.normal(size=len(times)), "y": rng.normal(size=len(times))})
+    for period, rows in frame.groupby(frame.t.dt.to_period(every[0].upper())):
+        (tmp_path / "in").mkdir(exist_ok=True)
+        rows.to_csv(tmp_path / "in" / f"{period.start_time:%Y-%m-%d}.csv", index=False)
+    draft = chosen_of(tmp_path, tmp_path / "in").draft
+    assert (draft.partition_by, draft.valid_for) == (every, length)
+    assert f"VALID_FOR = {drafting.delta(length)} " in drafting.render(draft)["definitions"]
+
+
 def test_the_key_is_told_and_so_are_zeros_that_were_lost(tmp_path):
     frame = pd.DataFrame({"x": range(300), "y": rng.normal(size=300)})
     frame["code"] = [f"{number % 50:04}" for number in range(300)]

@@ -114,3 +114,9 @@ class Draft(Frozen):
     def long_name(self) -> str:
         """How the names of features of the longer window end."""
         return f"{self.long // self.tick}{self.unit}"
+
+    @property
+    def valid_for(self) -> timedelta:
+        """How long a past holds: seven ticks, and as long as no file comes where one holds more than a tick."""
+        period = {"day": timedelta(days=1), "week": timedelta(days=7), "month": timedelta(days=31)}[self.partition_by]
+        return 7 * self.tick + (period if period > self.tick else timedelta(0))
