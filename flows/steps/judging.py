@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
     from flows.steps.gx_duckdb import TableJudge
 
-LEFT_OUT = 0.1  # share of the time that a partition tells of which a revision may leave out without a word
+LEFT_OUT = 0.1  # share of a partition's time, and of its rows, which a revision may leave out without a word
 MIN_PEERS = 3  # so many periods of one batch tell what is usual, where nothing was accepted before
 
 
@@ -189,17 +189,23 @@ def _covers(before: Partition, first: datetime, last: datetime) -> tuple[Check, 
     return _failed("a revision tells of what it replaces", [observed])
 
 
-def _left_out(before: Partition, first: datetime, last: datetime) -> tuple[str, ...]:
-    """Return a note if a revision tells of much less time than the one that it replaces: it may be a part of the period."""
+def _left_out(before: Partition, first: datetime, last: datetime, rows: int) -> tuple[str, ...]:
+    """Return a note if a revision tells of much less than the one that it replaces: it may be a part of the period.
+
+    ``rows`` are those that came, as ``before.rows`` are.
+    """
     assert before.first_event
     assert before.last_event
     out = max(first - before.first_event, timedelta(0)) + max(before.last_event - last, timedelta(0))
-    if out <= LEFT_OUT * (before.last_event - before.first_event):
+    if out > LEFT_OUT * (before.last_event - before.first_event):
+        less, whole = _span(first, last), _span(before.first_event, before.last_event)
+    elif rows < (1 - LEFT_OUT) * before.rows:  # some shops, or some machines, of the whole time
+        less, whole = f"{rows:,} rows", f"{before.rows:,} rows"
+    else:
         return ()
     return (
-        f"it tells of {_span(first, last)} alone and replaces revision {before.revision} of "
-        f"{_span(before.first_event, before.last_event)} whole; if it is a part, take that one back: "
-        f"`evergreen ingest {shown(before.source)} --again`",
+        f"it tells of {less} alone and replaces revision {before.revision} of {whole} whole; if it is a part, take that "
+        f"one back: `evergreen ingest {shown(before.source)} --again`",
     )
 
 
@@ -240,7 +246,7 @@ def _judge_rows(bench: Bench, partition: Partition, file: str) -> Decision:
     notes: tuple[str, ...] = ()
     if before and before.id != partition.id and before.first_event and before.last_event:
         unfit += _covers(before, first, last)
-        notes = _left_out(before, first, last)
+        notes = _left_out(before, first, last, rows)
     reasons = judgement.reasons or tuple(check.observed for check in unfit)
     common: dict[str, Any] = {
         "checks": judgement.checks + unfit,

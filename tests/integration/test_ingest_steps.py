@@ -333,6 +333,20 @@ def test_a_revision_that_leaves_out_much_of_the_period_says_so(here, tmp_path):
     assert told.endswith(f"take that one back: `evergreen ingest {tmp_path / 'most.parquet'} --again`")
 
 
+def test_a_revision_of_the_whole_time_that_leaves_out_many_rows_says_so(here, tmp_path):
+    day = clean_day().sort_values("lpep_pickup_datetime", ignore_index=True)
+    ends = day.index.isin([0, len(day) - 1])
+    here.ingest(write(day, tmp_path / "whole.parquet"))
+    (most,) = here.ingest(write(day[ends | (day.index % 20 != 1)], tmp_path / "most.parquet"))
+    (some,) = here.ingest(write(day[ends | (day.index % 3 == 0)], tmp_path / "some.parquet"))
+    assert (most.status, most.reasons, some.status) == ("accepted", [], "accepted")
+    (told,) = some.reasons
+    assert told.startswith(
+        f"it tells of {some.rows:,} rows alone and replaces revision 2 of {most.rows:,} rows whole; "
+    )
+    assert told.endswith(f"take that one back: `evergreen ingest {tmp_path / 'most.parquet'} --again`")
+
+
 @pytest.mark.parametrize("harm", ["gone", "cut off"])
 @pytest.mark.parametrize("which", ["uri", "accepted_uri"])
 def test_files_that_are_lost_are_made_anew_of_the_same_source(here, tmp_path, which, harm):
