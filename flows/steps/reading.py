@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from flows.errors import ContractError, UnavailableError, UsageError
 from flows.spec import Frozen, ModelSpec
 from flows.steps.contract import schema_problems
-from flows.steps.event_rows import with_computed
+from flows.steps.event_rows import ZONED, with_computed
 from flows.steps.sources import SourceFile
 from flows.steps.sql import identifier, identifiers, literal
 
@@ -26,9 +26,10 @@ NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 MAX_HEADER = 1 << 20
 PARQUET = "read_parquet($path)"
 TEXT = "csv_text"  # table: the newest CSV file as it came
-GUESSES = ("BOOLEAN", "TIMESTAMP WITH TIME ZONE", "TIMESTAMP", "DOUBLE", "BIGINT")  # the last that fits counts
-# A time that ends like this names an instant, not a local time.
-_OFFSET = r"[0-9]([zZ]|[+-][0-9]{2}(:?[0-9]{2})?)$"
+GUESSES = ("BOOLEAN", ZONED, "TIMESTAMP", "DOUBLE", "BIGINT")  # the last that fits counts
+TIMES = ("TIMESTAMP", ZONED)
+# After its date, a time that ends like this is an instant, no local time; DuckDB would pass over what it ends with.
+OFFSET = r"[0-9](\s*(?i:z|utc)|[+-][0-9]{2}(:?[0-9]{2}){0,2})\s*$"
 
 
 class Batch(Frozen):
@@ -199,11 +200,16 @@ def _prepare(
     )
     columns = describe(connection, f"SELECT * FROM {text}", {})
     # A column of the contract may have its type there, any other the narrowest that fits, which tells a renamed one.
-    trials = [(name, kind) for name in columns for kind in ((known[name],) if name in known else GUESSES)]
+    trials = [(name, kind) for name in columns for kind in (_tried(known[name]) if name in known else GUESSES)]
     tests = ", ".join(f"count(*) FILTER (NOT {_reads_as(name, kind, name not in known)})" for name, kind in trials)
     bad = connection.execute(f"SELECT {tests} FROM {text}").fetchone() or ()
     columns.update({name: kind for (name, kind), failed in zip(trials, bad, strict=True) if not failed})
     return text, {}, columns
+
+
+def _tried(wanted: str) -> tuple[str, ...]:
+    """Return the types that a column of the contract may have; times with a zone and without are told apart by theirs."""
+    return TIMES if wanted in TIMES else (wanted,)
 
 
 def _unpacked(path: Path) -> Path:
@@ -256,15 +262,20 @@ def _reads_as(name: str, wanted: str, guessed: bool = False) -> str:
     if wanted in {"TINYINT", "SMALLINT", "INTEGER", "BIGINT", "HUGEINT"}:
         # 74 and 74.0 are whole numbers; a cast alone would round 74.6
         test = f"coalesce(TRY_CAST({column} AS {wanted}) = TRY_CAST({column} AS DOUBLE), false)"
-    elif wanted == "TIMESTAMP":
-        test = (
-            f"(TRY_CAST({column} AS TIMESTAMP) IS NOT NULL AND NOT regexp_matches(substr({column}, 11), '{_OFFSET}'))"
-        )
+    elif wanted in TIMES:
+        local = local_time(column)
+        # A cast alone would take a time without a zone for one of UTC.
+        test = local if wanted == "TIMESTAMP" else f"(TRY_CAST({column} AS {ZONED}) IS NOT NULL AND NOT {local})"
     elif wanted == "BOOLEAN" and guessed:
         test = f"lower({column}) IN ('true', 'false')"
     else:
         test = f"TRY_CAST({column} AS {wanted}) IS NOT NULL"
     return f"({column} IS NULL OR {test})"
+
+
+def local_time(text: str) -> str:
+    """Return SQL that is true where a text is a time that names no zone."""
+    return f"(TRY_CAST({text} AS TIMESTAMP) IS NOT NULL AND NOT regexp_matches(substr({text}, 11), '{OFFSET}'))"
 
 
 def _cast(name: str, wanted: str) -> str:

@@ -15,7 +15,7 @@ import pyarrow as pa
 from flows.errors import UnavailableError, UsageError
 from flows.spec import ModelSpec, RequestField
 from flows.steps.event_rows import ROW
-from flows.steps.reading import describe
+from flows.steps.reading import OFFSET, describe
 from flows.steps.sql import identifier, identifiers, literal
 
 if TYPE_CHECKING:
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 BATCH = 500_000  # rows that are joined and predicted at once
 MEMORY = "1GB"  # for rows and answers that are sorted, beyond it on disk: features are joined in a DuckDB of their own
 TYPES = {"int": "BIGINT", "float": "DOUBLE", "string": "VARCHAR", "timestamp": "TIMESTAMP"}
-OFFSET = r"[0-9]([zZ]|[+-][0-9]{2}(:?[0-9]{2})?)$"  # after its date, a text that ends so is an instant, no local time
 
 
 def prepare(connection: DuckDBPyConnection, spec: ModelSpec, origin: Path, added: list[str]) -> tuple[str, ...]:

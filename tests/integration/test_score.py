@@ -115,7 +115,7 @@ def test_batch_and_online_agree_and_rows_keep_their_order_and_columns(place, req
     assert out["prediction"].nunique() > 50
 
 
-@pytest.mark.parametrize("kind", ["local", "zoned", "text", "text with a zone"])
+@pytest.mark.parametrize("kind", ["local", "zoned", "text", "text with a zone", "text of UTC"])
 def test_a_time_means_the_same_however_it_is_told(place, requests, tmp_path, kind):
     requests.to_parquet(tmp_path / "in.parquet")
     run(place, tmp_path / "in.parquet", tmp_path / "plain.parquet")
@@ -126,6 +126,7 @@ def test_a_time_means_the_same_however_it_is_told(place, requests, tmp_path, kin
         "zoned": zoned.dt.tz_convert("Asia/Tokyo"),
         "text": times.dt.strftime("%Y-%m-%dT%H:%M:%S"),
         "text with a zone": zoned.map(lambda time: time.isoformat()),
+        "text of UTC": zoned.dt.tz_convert("UTC").dt.strftime("%Y-%m-%d %H:%M:%S UTC"),
     }[kind]
     requests.assign(lpep_pickup_datetime=told).to_parquet(tmp_path / "told.parquet")
     run(place, tmp_path / "told.parquet", tmp_path / "out.parquet")

@@ -125,6 +125,8 @@ def test_ignored_columns_are_dropped_and_integers_widened(place, tmp_path):
         ("lpep_dropoff_datetime", "2024-01-10T08:00:00", True),
         ("lpep_dropoff_datetime", "2024-01-10T08:00:00Z", False),
         ("lpep_dropoff_datetime", "2024-01-10 08:00:00+05:30", False),
+        ("lpep_dropoff_datetime", "2024-01-10 08:00:00+05:30 ", False),
+        ("lpep_dropoff_datetime", "2024-01-10 08:00:00 UTC", False),
     ],
 )
 def test_a_csv_column_has_its_type_if_every_value_reads_as_such(place, tmp_path, column, values, kept):
@@ -136,6 +138,29 @@ def test_a_csv_column_has_its_type_if_every_value_reads_as_such(place, tmp_path,
     )
     assert (found[column] == spec.source.columns[column]) is kept
     assert [name for name, kind in found.items() if kind != spec.source.columns[name]] == ([] if kept else [column])
+
+
+@pytest.mark.parametrize(
+    ("ends", "kind"),
+    [
+        (["Z", "+00:00", " UTC", "+00", " Etc/UTC"], "TIMESTAMP WITH TIME ZONE"),
+        ([""], "TIMESTAMP"),
+        (["Z", "Z", "Z", ""], "VARCHAR"),
+    ],
+)
+def test_times_without_a_zone_are_no_instants(place, tmp_path, ends, kind):
+    columns = {**spec.source.columns, "lpep_dropoff_datetime": "TIMESTAMP WITH TIME ZONE"}
+    model = spec.model_copy(update={"source": spec.source.model_copy(update={"columns": columns})})
+    frame = clean_day()
+    times = [f"{time:%Y-%m-%dT%H:%M:%S}{ends[n % len(ends)]}" for n, time in enumerate(frame.lpep_dropoff_datetime)]
+    (partition,) = place(write(frame.assign(lpep_dropoff_datetime=times), tmp_path / "in" / "day.csv"), model)
+    query = (
+        f"SELECT column_type FROM (DESCRIBE FROM read_parquet('{partition.uri}')) WHERE column_name LIKE '%dropoff%'"
+    )
+    assert duckdb.sql(query).fetchall() == [(kind,)]
+    if kind == "TIMESTAMP WITH TIME ZONE":
+        found = rows_of(partition).lpep_dropoff_datetime.dt.tz_convert("UTC").dt.tz_localize(None)
+        assert (found == frame.lpep_dropoff_datetime.dt.floor("s")).all()
 
 
 @pytest.mark.parametrize(

@@ -90,6 +90,15 @@ def test_a_past_holds_until_the_next_file_came(tmp_path, every, days, length):
     assert f"VALID_FOR = {drafting.delta(length)} " in drafting.render(draft)["definitions"]
 
 
+def test_times_of_which_some_name_their_zone_are_refused(tmp_path):
+    times = [f"{time:%Y-%m-%d %H:%M:%S}Z" for time in pd.date_range("2024-01-01", periods=300, freq="h")]
+    frame = pd.DataFrame({"t": times, "x": rng.normal(size=300), "y": rng.normal(size=300)})
+    assert chosen(tmp_path, frame, time=("t",)).draft.time_form == "instant"
+    frame.loc[6, "t"] = "2024-01-01 06:00:00"
+    with pytest.raises(UsageError, match=r"t holds '2024-01-01 06:00:00' in row 7, which names no zone, as others do"):
+        chosen(tmp_path, frame, time=("t",))
+
+
 def test_the_key_is_told_and_so_are_zeros_that_were_lost(tmp_path):
     frame = pd.DataFrame({"x": range(300), "y": rng.normal(size=300)})
     frame["code"] = [f"{number % 50:04}" for number in range(300)]

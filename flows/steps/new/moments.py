@@ -12,6 +12,7 @@ from flows.steps.event_rows import ZONED
 from flows.steps.new.table import TABLE, Column, Looked
 from flows.steps.new.wanted import Ask, Wanted, parse_moment, parse_names, parse_span, span_text
 from flows.steps.periods import Kind, period_of
+from flows.steps.reading import local_time
 from flows.steps.sql import identifier, literal
 
 if TYPE_CHECKING:
@@ -67,8 +68,8 @@ def find(connection: DuckDBPyConnection, looked: Looked, wanted: Wanted, ask: As
         raise UsageError(f"{names[0]} is a time: --start and --every are for a column that counts, or none")
     if columns[0].form != "time":
         raise UsageError(
-            f"{names[0]} holds {_no_time(connection, names[0])}, which is no time; write times as 2024-01-31 08:30:00, or "
-            "name another column with --time"
+            f"{names[0]} holds {_no_time(connection, names[0])}; write times as 2024-01-31 08:30:00, or name another column "
+            "with --time"
         )
     moment = f"CAST({identifier(names[0])} AS TIMESTAMP)"
     if len(columns) == 1:
@@ -108,13 +109,13 @@ def _names(looked: Looked, wanted: Wanted, ask: Ask) -> tuple[str, ...]:
 
 
 def _no_time(connection: DuckDBPyConnection, name: str) -> str:
-    """Return the first value of a column that is no time, and its row."""
+    """Return the first value of a column that is no time, or names no zone where others do, its row, and what is wrong."""
     text = f"CAST({identifier(name)} AS VARCHAR)"
-    value, row = connection.execute(
-        f"SELECT {text}, rowid + 1 FROM {TABLE} WHERE {identifier(name)} IS NOT NULL "
-        f"ORDER BY TRY_CAST({text} AS TIMESTAMPTZ) IS NOT NULL, rowid LIMIT 1"
-    ).fetchone() or ("nothing", 1)
-    return f"{value[:40]!r} in row {row}"
+    value, row, time = connection.execute(
+        f"SELECT {text}, rowid + 1, TRY_CAST({text} AS TIMESTAMPTZ) IS NOT NULL AS time FROM {TABLE} "
+        f"WHERE {identifier(name)} IS NOT NULL ORDER BY time, {local_time(text)} DESC, rowid LIMIT 1"
+    ).fetchone() or ("nothing", 1, False)
+    return f"{value[:40]!r} in row {row}, which {'names no zone, as others do' if time else 'is no time'}"
 
 
 def _hour_of(connection: DuckDBPyConnection, looked: Looked, day: Column, wanted: Wanted) -> Column | None:
