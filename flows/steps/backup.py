@@ -9,6 +9,7 @@ import shutil
 import sqlite3
 import tarfile
 import tempfile
+import uuid
 from collections.abc import Iterator
 from contextlib import closing
 from datetime import UTC, datetime
@@ -74,7 +75,8 @@ def restore(settings: Settings, source: Path) -> dict[str, Any]:
     if home.exists() and any(home.iterdir()):
         raise RefusedError(f"{home} is not empty; restore into a new folder, named with --home, and nothing is lost")
     home.parent.mkdir(parents=True, exist_ok=True)
-    folder = Path(tempfile.mkdtemp(prefix=f".{home.name}.", suffix=".tmp", dir=home.parent))
+    folder = home.parent / f".{home.name}.{uuid.uuid4().hex[:8]}.tmp"
+    folder.mkdir()  # open to whom this user lets read
     try:
         try:
             with tarfile.open(source) as archive:
@@ -94,7 +96,6 @@ def restore(settings: Settings, source: Path) -> dict[str, Any]:
                 plan.write_text(plan.read_text().replace(f"{origin}/", f"{home}/"))
         if home.exists():
             home.rmdir()
-        folder.chmod(0o755)
         folder.replace(home)
     except BaseException:
         shutil.rmtree(folder, ignore_errors=True)
