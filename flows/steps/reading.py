@@ -208,8 +208,12 @@ def _prepare(
 
 
 def _tried(wanted: str) -> tuple[str, ...]:
-    """Return the types that a column of the contract may have; times with a zone and without are told apart by theirs."""
-    return TIMES if wanted in TIMES else (wanted,)
+    """Return the types that a column of the contract may have, its own last: an empty column has that.
+
+    Times with a zone and without are told apart by their types.
+    """
+    others = (kind for kind in TIMES if wanted in TIMES and kind != wanted)
+    return (*others, wanted)
 
 
 def _unpacked(path: Path) -> Path:
