@@ -5,7 +5,9 @@ Great Expectations passes an empty frame and an all-NaN column, and has no word 
 
 from __future__ import annotations
 
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
+from zoneinfo import ZoneInfo
 
 from flows.spec import ModelSpec
 from flows.steps.contract import count_problem
@@ -19,6 +21,7 @@ if TYPE_CHECKING:
 
 OUTSIDE = "event time outside the batch's periods"
 UNKNOWN = "event time is missing"
+TO_COME = "has a label, and its event time is still to come"
 
 
 def check_rows(
@@ -44,6 +47,9 @@ def check_rows(
                 verdict="rows rejected",
             )
         )
+    to_come = _to_come(connection, spec, period)
+    if to_come:
+        checks.append(_tolerated(spec, "a label is of what has been", TO_COME, to_come, rows))
     if period is None:
         kind = f"no {spec.partition_by} has {spec.source.min_rows} rows or more"
         checks.append(_hard("rows fall into periods", kind, ""))
@@ -88,6 +94,25 @@ def _strays(connection: DuckDBPyConnection, spec: ModelSpec, period: Period | No
         # They are no rows of this period: no rule is asked of them.
         delete_events(connection, REJECTS)
     return unknown, outside
+
+
+def latest(zone: str) -> datetime:
+    """Return the local time in a zone until which rows may have labels: now, and a day for clocks that go wrong."""
+    return datetime.now(ZoneInfo(zone)).replace(tzinfo=None) + timedelta(days=1)
+
+
+def _to_come(connection: DuckDBPyConnection, spec: ModelSpec, period: Period | None) -> int:
+    """Reject rows with a label of a time to come, and return how many there are.
+
+    They would be the newest of all from then on: what is judged and trained on is counted back from them.
+    """
+    limit = latest(spec.source.time_zone)
+    if period and period.end <= limit.date():
+        return 0
+    kinds, label = compiled(spec)[1], identifier(spec.label.name)
+    time = local_sql(spec, spec.source.event_time, kinds[spec.source.event_time])
+    known = f"isfinite({label})" if kinds[spec.label.name] in FLOATS else f"{label} IS NOT NULL"
+    return _insert(connection, TO_COME, f"{time} > TIMESTAMP '{limit}' AND {known}")
 
 
 def _columns(connection: DuckDBPyConnection, spec: ModelSpec, rows: int) -> list[Check]:

@@ -367,6 +367,23 @@ def starts(raw):
     return rows.mutate(start=rows.lpep_pickup_datetime.cast("timestamp"))
 
 
+def test_labels_of_a_time_to_come_are_refused_and_rows_that_wait_for_theirs_are_not(here, tmp_path):
+    soon = datetime.now(UTC).date() + timedelta(days=400)
+    (past,) = here.ingest(write(clean_day(), tmp_path / "past.parquet"))
+    ahead = clean_day(soon)
+    (partition,) = here.ingest(write(ahead, tmp_path / "ahead.parquet"))
+    assert (partition.key, partition.status) == (soon.isoformat(), "quarantined")
+    assert "its event time is still to come" in partition.reasons[0]
+    assert past.status == "accepted"
+    waiting = ahead.assign(lpep_dropoff_datetime=pd.NaT)
+    waiting.loc[:2, "lpep_dropoff_datetime"] = ahead.lpep_dropoff_datetime
+    SUITE[:] = [gxe.ExpectColumnValuesToBeBetween(column="trip_distance", min_value=0, max_value=100, mostly=0.9)]
+    other = Place(tmp_path / "other")
+    (partition,) = other.ingest(write(waiting, tmp_path / "waiting.parquet"), MINE)
+    assert (partition.status, partition.rejected_rows) == ("accepted", 3)
+    assert partition.reasons == ["3 rows: has a label, and its event time is still to come"]
+
+
 def test_an_unknown_column_is_told_also_where_the_rows_add_the_event_time(here, tmp_path):
     source = spec.source.model_copy(update={"event_time": "start", "ignored": ("VendorID",)})
     model = MINE.model_copy(update={"source": source, "rows": f"{__name__}:starts"})

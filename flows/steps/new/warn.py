@@ -11,6 +11,7 @@ from flows.steps.new.leaks import Leak
 from flows.steps.new.moments import TIMED, Moments
 from flows.steps.new.table import TABLE, Column, Looked
 from flows.steps.new.wanted import Task, span_text
+from flows.steps.presence import latest
 from flows.steps.sql import identifier, identifiers
 
 if TYPE_CHECKING:
@@ -47,7 +48,7 @@ def collect(
     warnings += [sorted_by] if sorted_by else []
     warnings += _key(connection, looked, left, draft)
     warnings += _label(connection, moments, label, task)
-    warnings += _order(connection, looked, moments)
+    warnings += _order(connection, looked, moments, label, draft.zone)
     warnings += [text for column in rest if (text := _unseen(connection, column, moments))]
     return tuple(notes), tuple(warnings)
 
@@ -98,7 +99,7 @@ def _label(connection: DuckDBPyConnection, moments: Moments, label: Column, task
     return found
 
 
-def _order(connection: DuckDBPyConnection, looked: Looked, moments: Moments) -> list[str]:
+def _order(connection: DuckDBPyConnection, looked: Looked, moments: Moments, label: Column, zone: str) -> list[str]:
     found = []
     if moments.backwards:
         share = moments.backwards / looked.rows
@@ -110,6 +111,14 @@ def _order(connection: DuckDBPyConnection, looked: Looked, moments: Moments) -> 
     if moments.shared:
         found.append(
             f"{moments.shared}: land all files at once, as below; a file that comes alone replaces its whole periods"
+        )
+    (to_come,) = connection.execute(
+        f"SELECT count({identifier(label.name)}) FROM {TIMED} WHERE moment > $limit", {"limit": latest(zone)}
+    ).fetchone() or (0,)
+    if to_come:
+        found.append(
+            f"{to_come} rows have a {label.name} at a time that is still to come, up to {moments.last}, and will be rejected; "
+            + ("give an earlier --start" if moments.start else "correct their times")
         )
     names = identifiers(column.name for column in looked.columns)
     (again,) = connection.execute(f"SELECT count(*) - count(DISTINCT ({names})) FROM {TABLE}").fetchone() or (0,)
