@@ -8,6 +8,7 @@ import sys
 import time
 from pathlib import Path
 
+from deployments import declared
 from flows.errors import UnavailableError
 from flows.secret import shown
 from flows.settings import Settings
@@ -91,6 +92,16 @@ def links(settings: Settings, spec: ModelSpec) -> dict[str, str]:
         "landing folder": str(settings.landing(spec.name)),
         "Data Docs": docs_page(settings, settings.docs / spec.name / "index.html"),
     }
+
+
+def undeployed(spec: ModelSpec) -> str:
+    """Return a note if nothing is declared that takes what lands for a model, else nothing."""
+    if any(one.model == spec.name for one in declared.read()):
+        return ""
+    return (
+        f"{spec.name} has no deployments: what lands for it waits, and nothing trains by itself; copy the blocks of taxi in "
+        f"{declared.PREFECT_YAML} for it, then start again"
+    )
 
 
 def environment(settings: Settings, spec: ModelSpec) -> dict[str, str]:

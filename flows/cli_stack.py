@@ -29,7 +29,7 @@ def up(model: Model = "taxi", home: Home = None) -> None:
     spec = load_model(model, settings)
     stack.refuse_taken_ports(settings)
     stack.prepare(settings)
-    show_links(stack.links(settings, spec))
+    show_links(stack.links(settings, spec), stack.undeployed(spec))
     raise typer.Exit(stack.run(settings, spec))
 
 

@@ -137,10 +137,12 @@ def show_scored(found: dict[str, Any]) -> None:
     line(f"{found['rows']} rows predicted by version {found['version']}: {found['target']}", GOOD)
 
 
-def show_links(found: dict[str, str]) -> None:
-    """Show where to look while the stack is up."""
+def show_links(found: dict[str, str], note: str) -> None:
+    """Show where to look while the stack is up, and what will not happen."""
     for what, where in found.items():
         console.print(Text(f"{what:<15}{where}"), soft_wrap=True)
+    if note:
+        line(note, BAD)
     line("Ctrl-C ends it all; the next `evergreen up` goes on", QUIET)
     console.file.flush()
 

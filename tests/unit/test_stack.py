@@ -41,6 +41,14 @@ def test_a_named_mlflow_is_used_and_none_is_started_beside_it(home):
     assert stack.links(home, spec)["MLflow UI"].startswith("http://127.0.0.1:")
 
 
+def test_a_model_that_nothing_is_declared_for_is_told_so(home):
+    spec = load_model("taxi", home)
+    assert stack.undeployed(spec) == ""
+    told = stack.undeployed(spec.model_copy(update={"name": "rent"}))
+    assert told.startswith("rent has no deployments: what lands for it waits")
+    assert str(declared.PREFECT_YAML) in told
+
+
 def test_no_address_that_may_hold_a_password_is_on_a_command_line(home):
     assert not [one for one in stack.processes(home).values() if re.search(r"\$\{?\w*(URI|URL|KEY|PASSWORD)", one)]
     assert stack.environment(home, load_model("taxi", home))["MLFLOW_BACKEND_STORE_URI"] == home.tracking_uri
