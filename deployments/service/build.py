@@ -92,6 +92,9 @@ def build(
     def followed() -> Following:
         return follower.seen(datetime.now(UTC))
 
+    def log_error() -> str | None:
+        return prediction_log.problem
+
     def exposed() -> bytes:
         return exposition(spec.name, {**(board.others() if worker is not None else {}), name: state()})
 
@@ -102,7 +105,7 @@ def build(
         more=(
             lambda app: add_invocations(app, ready),
             lambda app: add_open_inference(app, ready),
-            lambda app: add_state(app, predictor, followed, reader.error, trials.described, exposed),
+            lambda app: add_state(app, predictor, followed, reader.error, log_error, trials.described, exposed),
         ),
     )
     guard = partial(

@@ -19,6 +19,7 @@ def add_state(
     predictor: Predictor,
     following: Callable[[], Following],
     features_error: Callable[[], str | None],
+    log_error: Callable[[], str | None],
     trial: Callable[[], dict[str, Any] | None],
     exposed: Callable[[], bytes],
 ) -> None:
@@ -59,7 +60,8 @@ def add_state(
         if request.scope["trusted"]:  # reasons name servers and folders: where there is a key, for its holders
             content |= {
                 "ledger_answers": state.ledger_answers, "looked_at": state.looked_at, "error": state.error,
-                "features_error": features_error(), "trial": trial(), "requests": predictor.counts,
+                "features_error": features_error(), "log_error": log_error(), "trial": trial(),
+                "requests": predictor.counts,
             }  # fmt: skip
         return json_response(content, 200 if snapshot else 503)
 

@@ -57,6 +57,7 @@ class PredictionLog:
         self._zone = ZoneInfo(spec.source.time_zone)
         self._writer = f"{os.getpid()}-{datetime.now(UTC):%Y%m%dT%H%M%S%f}"
         self._number = 0
+        self.problem: str | None = None  # why the newest request could not be logged, and so was not answered
         self._lock = threading.Lock()
         self._hour = -1
         self._second = -1
@@ -109,10 +110,10 @@ class PredictionLog:
                 assert self._window is not None
                 self._window[self._place : self._place + len(lines)] = lines
                 self._place += len(lines)
+                self.problem = None
             except OSError as error:
-                raise UnavailableError(
-                    f"the prediction log in {self._folder} cannot be written ({error}); free some space"
-                ) from error
+                self.problem = f"the prediction log in {self._folder} cannot be written ({error}); free some space"
+                raise UnavailableError(self.problem) from error
 
     def roll(self, now: datetime) -> None:
         """Close the journal if its hour is over, so that it can be folded though nothing more is asked.

@@ -300,7 +300,9 @@ def test_what_cannot_be_logged_is_not_answered(place, bundles, monkeypatch):
             answer = client.post("/predict", json=ROW)
         assert answer.status_code == 503
         assert "No space left" in answer.json()["detail"]
+        assert "No space left" in client.get("/readyz").json()["log_error"]
         assert client.post("/predict", json=ROW).status_code == 200
+        assert client.get("/readyz").json()["log_error"] is None
         assert read_predictions(place.settings, spec).num_rows == 1
 
 
