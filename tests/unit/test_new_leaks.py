@@ -55,3 +55,23 @@ def test_a_strong_feature_is_no_certain_leak():
     x = rng.normal(size=ROWS)
     found = told(table(x=x, y=3 * x + rng.normal(0, 1, ROWS)), "y")
     assert not any(certain for _, certain in found.values())
+
+
+def test_a_value_or_a_presence_that_gives_one_class_away_is_suspect():
+    label = rng.choice(["paid", "partial", "rejected"], ROWS, p=[0.6, 0.2, 0.2])
+    note = np.where(label == "rejected", "declined", rng.choice(["phone", "mail"], ROWS))
+    payout = np.where(label == "paid", rng.lognormal(5, 1, ROWS), np.nan)
+    found = told(table(note=note, payout=payout, outcome=label), "outcome", numbers=False)
+    rejected, paid = ((label == one).sum() for one in ("rejected", "paid"))
+    asked = "is it known before outcome is?"
+    assert found == {
+        ("note",): (f"where note is declined, outcome is always rejected ({rejected} rows); {asked}", False),
+        ("payout",): (f"where payout is known, outcome is always paid ({paid} rows); {asked}", False),
+    }
+
+
+def test_values_of_one_class_by_chance_are_not_suspect():
+    label = np.where(rng.random(ROWS) < 0.03, "yes", "no")
+    shop = rng.integers(0, 30, ROWS)
+    some = np.where(rng.random(ROWS) < 0.05, 1.0, np.nan)
+    assert told(table(shop=shop, some=some, y=label), "y", numbers=False) == {}

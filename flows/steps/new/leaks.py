@@ -19,6 +19,7 @@ EXACT = 1e-9  # share of the label's variance that an exact relation may leave
 NEAR = 0.98  # correlation from which a column is suspect
 ROWS = 20  # of a group of one value, on average, before it is said to decide the label
 MOST_PARTS = 4
+CHANCE = 1e-6  # probability that all rows of one value are of one class by chance, below which it is suspect
 
 
 class Leak(Frozen):
@@ -35,6 +36,9 @@ def find(frame: pd.DataFrame, label: str, candidates: list[str], numbers: bool) 
     if len(known) < 2 * ROWS or known[label].nunique() < 2:
         return []
     single = [leak for name in candidates if (leak := _single(known, label, name, numbers))]
+    if not numbers:
+        told = {name for leak in single for name in leak.columns}
+        single += [leak for name in candidates if name not in told and (leak := _telling(known, label, name))]
     alone = {name for leak in single if leak.certain for name in leak.columns}
     rest = [name for name in candidates if name not in alone and known[name].dtype.kind in "iuf"]
     return single + (_sums(known, label, rest) if numbers else [])
@@ -74,6 +78,20 @@ def _threshold(both: pd.DataFrame, label: str, name: str) -> Leak | None:
         return None
     if first.max() < second.min() or second.max() < first.min():
         return Leak(columns=(name,), text=f"{name} alone parts the two classes of {label}", certain=True)
+    return None
+
+
+def _telling(known: pd.DataFrame, label: str, name: str) -> Leak | None:
+    """Return whether a column gives a class away by one of its values, or by having one: suspect, though rules may do so."""
+    shares = known[label].value_counts(normalize=True).to_dict()
+    there = known[name].notna().map({True: "known", False: "missing"})
+    for groups in (there, known[name]):
+        found = known.groupby(groups, observed=True)[label].agg(["size", "nunique", "first"])
+        found = found[(found["nunique"] == 1) & (found["size"] >= ROWS)].sort_values("size", ascending=False)
+        for value, rows, only in zip(found.index, found["size"], found["first"], strict=True):
+            if float(shares[only]) ** int(rows) < CHANCE:
+                text = f"where {name} is {str(value)[:40]}, {label} is always {str(only)[:40]} ({rows} rows)"
+                return Leak(columns=(name,), text=f"{text}; is it known before {label} is?", certain=False)
     return None
 
 
