@@ -187,6 +187,7 @@ def show_status(found: dict[str, Any]) -> None:
     line(f"{found['model']}: {found['description']}", "bold")
     now, waiting, landed, service = found["champion"], found["challenger"], found["partitions"], found["service"]
     span = f" ({landed['first']} to {landed['last']})" if landed["accepted"] else ""
+    mended = f", {landed['mended']} of them of periods that are accepted all the same" if landed["mended"] else ""
     rows: list[tuple[object, object]] = [
         ("champion", f"version {now['version']} since {_time(now['since'])}: {now['why']}" if now else "none"),
         ("metrics", _metrics(now["metrics"]) if now else None),
@@ -194,7 +195,7 @@ def show_status(found: dict[str, Any]) -> None:
         *([("on trial", trial_line(found["trial"]))] if found["trial"] else []),
         ("MLflow alias", found["alias"]),
         *(("to mend", problem) for problem in found["problems"]),
-        ("partitions", f"{landed['accepted']} accepted{span}, {landed['quarantined']} quarantined"),
+        ("partitions", f"{landed['accepted']} accepted{span}, {landed['quarantined']} quarantined{mended}"),
         ("rows", f"{landed['rows']} accepted, {landed['rejected_rows']} rejected"),
         ("waits to train", "; ".join(found["causes"]) or "nothing"),
         ("service", f"{service['url']} answers with version {service['version']}" if service else "not running"),

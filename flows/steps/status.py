@@ -21,6 +21,7 @@ def status(settings: Settings, spec: ModelSpec, engine: Engine) -> dict[str, Any
     reigning = ledger.champion(engine, spec.name)
     partitions = ledger.list_partitions(engine, spec.name)
     accepted = [partition for partition in partitions if partition.status == "accepted"]
+    in_force = {partition.key for partition in accepted}
     alias = _alias(settings, spec, reigning)
     return {
         "model": spec.name,
@@ -33,6 +34,7 @@ def status(settings: Settings, spec: ModelSpec, engine: Engine) -> dict[str, Any
         "partitions": {
             "accepted": len(accepted),
             "quarantined": sum(partition.status == "quarantined" for partition in partitions),
+            "mended": sum(one.status == "quarantined" and one.key in in_force for one in partitions),
             "landed": sum(partition.status == "landed" for partition in partitions),
             "replaced": sum(partition.status == "replaced" for partition in partitions),
             "rows": sum(partition.accepted_rows for partition in accepted),

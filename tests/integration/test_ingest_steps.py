@@ -16,7 +16,7 @@ from flows.errors import BrokenCheckError, ContractError
 from flows.models.taxi.simulator import break_rows, rename_column, simulate_day
 from flows.models.taxi.source import trips
 from flows.models.taxi.spec import spec
-from flows.steps import judging
+from flows.steps import judging, status
 from flows.steps.files import is_whole_parquet
 
 ZONES = list(range(1, 266))
@@ -92,6 +92,15 @@ def test_more_bad_rows_than_tolerated_quarantine_the_partition(here, tmp_path):
     assert "5.0% tolerated" in partition.reasons[0]
     assert (partition.accepted_uri, partition.accepted_rows, partition.rejected_rows) == (None, 0, len(frame))
     assert len(frame_of(partition.rejected_uri)) == round(0.08 * len(frame))
+    assert quarantined(here) == (1, 0)
+    here.ingest(write(clean_day(), tmp_path / "mended.parquet"))
+    assert quarantined(here) == (1, 1)
+
+
+def quarantined(here):
+    """Return how many partitions the status says are in quarantine, and how many of them of accepted periods."""
+    found = status.status(here.settings, spec, here.engine)["partitions"]
+    return found["quarantined"], found["mended"]
 
 
 def test_a_hard_rule_quarantines_with_the_figure_that_broke_it(here, tmp_path):

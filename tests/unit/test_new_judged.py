@@ -88,6 +88,10 @@ def test_a_past_holds_until_the_next_file_came(tmp_path, every, days, length):
     draft = chosen_of(tmp_path, tmp_path / "in").draft
     assert (draft.partition_by, draft.valid_for) == (every, length)
     assert f"VALID_FOR = {drafting.delta(length)} " in drafting.render(draft)["definitions"]
+    notes = chosen_of(tmp_path, tmp_path / "in").notes
+    assert any(f"a file holds a {every}: a request may see" in one for one in notes) is (
+        draft.valid_for > 7 * draft.tick
+    )
 
 
 def test_times_of_which_some_name_their_zone_are_refused(tmp_path):

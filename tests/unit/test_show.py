@@ -116,11 +116,13 @@ def test_the_status_says_why_a_run_began_and_what_it_ended_with(run, told):
     found = {
         "model": "taxi", "description": "", "champion": None, "challenger": None, "trial": None, "alias": "none",
         "problems": [], "causes": [], "service": None, "last_runs": [shown | {"refused_by": [], "error": None} | run],
-        "partitions": dict.fromkeys(("accepted", "quarantined", "landed", "rows", "rejected_rows", "first", "last"), 0),
+        "partitions": dict.fromkeys(("accepted", "landed", "rows", "rejected_rows", "first", "last"), 0)
+        | {"quarantined": 3, "mended": 2},
     }  # fmt: skip
     with show.console.capture() as captured:
         show.show_status(found)
     table = captured.get().splitlines()
+    assert "3 quarantined, 2 of them of periods that are accepted all the same" in " ".join(captured.get().split())
     start = next(number for number, text in enumerate(table) if text.startswith("last runs"))
     assert " ".join(" ".join(text[47:] for text in table[start + 1 :]).split()) == told
 

@@ -116,7 +116,12 @@ class Draft(Frozen):
         return f"{self.long // self.tick}{self.unit}"
 
     @property
-    def valid_for(self) -> timedelta:
-        """How long a past holds: seven ticks, and as long as no file comes where one holds more than a tick."""
+    def between_files(self) -> timedelta:
+        """How long no file may come where one holds more than a tick, else nothing."""
         period = {"day": timedelta(days=1), "week": timedelta(days=7), "month": timedelta(days=31)}[self.partition_by]
-        return 7 * self.tick + (period if period > self.tick else timedelta(0))
+        return period if period > self.tick else timedelta(0)
+
+    @property
+    def valid_for(self) -> timedelta:
+        """How long a past holds: seven ticks, and as long as no file comes."""
+        return 7 * self.tick + self.between_files

@@ -40,6 +40,11 @@ def collect(
         notes.append(f"the times name their zone; hours, days and months are those of {draft.zone}{other}")
     if not told_delay:
         notes.append(f"a label is taken to be known {span_text(draft.delay)} after its row; say otherwise with --delay")
+    if draft.between_files:
+        notes.append(
+            f"a file holds a {draft.partition_by}: a request may see a past that is {span_text(draft.between_files)} older than "
+            "that of a training row; land smaller files for a fresher one"
+        )
     if draft.numbered:
         notes.append("the order of the rows is their time: the file may only grow at its end")
     notes += [f"{one.name} is left out: {one.why}" for one in left if not one.warning]
