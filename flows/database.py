@@ -54,6 +54,7 @@ partitions = sa.Table(
     sa.Column("status", sa.String(12), nullable=False),  # landed, accepted, quarantined, replaced
     sa.Column("uri", sa.Text, nullable=False),  # parquet of the raw rows as landed
     sa.Column("accepted_uri", sa.Text),  # parquet of the event rows that may be used
+    sa.Column("accepted_sha256", sa.String(64)),  # of that file; none for one that was written before it was recorded
     sa.Column("rejected_uri", sa.Text),  # parquet of the rows that may not, with the reason
     sa.Column("docs_uri", sa.Text),
     sa.Column("rows", sa.Integer, nullable=False),

@@ -35,6 +35,7 @@ class Partition(Record):
     status: Literal["landed", "accepted", "quarantined", "replaced"]
     uri: str
     accepted_uri: str | None
+    accepted_sha256: str | None = None
     rejected_uri: str | None
     docs_uri: str | None
     rows: int

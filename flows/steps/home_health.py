@@ -15,10 +15,12 @@ from flows.errors import UnavailableError
 from flows.settings import Settings
 from flows.spec import ModelSpec
 from flows.steps import feature_tables, online_file, storage
+from flows.steps.files import sha256_of
 from flows.steps.finding import Finding
 from flows.steps.trusted import one_line
 
 FREE_BYTES = 2**30
+LOOKED_BYTES = 2**31  # of accepted rows, the newest ones, whose hashes are compared: some seconds
 EXACT = ("prefect", "mlflow", "feast", "great-expectations", "skops", "scikit-learn", "duckdb", "pandas")
 
 
@@ -103,14 +105,35 @@ def lake(settings: Settings, spec: ModelSpec, engine: Engine) -> Iterator[Findin
         if names:
             found = f"{len(names)} of {len(files)} files of accepted partitions are {what}: {names[0]}"
             yield Finding("lake", "bad", found, mend)
-    if not missing and not broken:
+    altered = _altered(rows)
+    if not missing and not broken and not altered:
         yield Finding("lake", "good", f"{len(files)} files of accepted partitions are there and whole")
+    if altered:
+        yield Finding(
+            "lake", "bad", f"{len(altered)} files of accepted rows are not as they were written: {altered[0]}",
+            "remove them, then ingest their source again, which makes them anew, or restore a backup; no training takes them",
+        )  # fmt: skip
     torn = feature_tables.damaged(settings, spec)
     if torn:
         yield Finding(
             "feature tables", "bad", f"{len(torn)} files are damaged: {torn[0]}",
             f"`evergreen featurize --again --model {spec.name}` makes them anew",
         )  # fmt: skip
+
+
+def _altered(rows: list[ledger.Partition]) -> list[str]:
+    """Return which files of accepted rows in the home are not those that were written, of the newest ones."""
+    found, left = [], LOOKED_BYTES
+    for row in sorted(rows, key=lambda one: one.key, reverse=True):
+        path = Path(row.accepted_uri or "")
+        if row.status != "accepted" or not row.accepted_sha256 or not path.is_file():
+            continue
+        left -= path.stat().st_size
+        if left < 0:
+            break
+        if sha256_of(path) != row.accepted_sha256:
+            found.append(str(path))
+    return found
 
 
 def online_database(settings: Settings, spec: ModelSpec) -> Iterator[Finding]:

@@ -11,6 +11,7 @@ from flows.settings import Settings
 from flows.spec import ModelSpec
 from flows.steps import storage
 from flows.steps.event_rows import EVENTS, ROW, event_columns
+from flows.steps.files import sha256_of
 from flows.steps.landing import PARQUET_OPTIONS
 from flows.steps.sql import identifiers
 from flows.steps.validation import REJECTS
@@ -50,8 +51,11 @@ def sample(connection: DuckDBPyConnection, spec: ModelSpec) -> tuple[dict[str, s
 
 def write_accepted(
     connection: DuckDBPyConnection, spec: ModelSpec, settings: Settings, partition: Partition, added: Mapping[str, str]
-) -> str:
-    """Write the event rows that may be used, with what is ``added`` to them (name -> SQL); return the file's address."""
+) -> tuple[str, str]:
+    """Write the event rows that may be used, with what is ``added`` to them (name -> SQL).
+
+    Returns the file's address and its sha256.
+    """
     path = _path(spec, settings, partition, "accepted")
     names = identifiers(event_columns(spec))
     more = ", ".join(f"{sql} AS {name}" for name, sql in added.items())
@@ -59,7 +63,8 @@ def write_accepted(
         connection.execute(
             f"COPY (SELECT {names}, {more} FROM {EVENTS}) TO $target {PARQUET_OPTIONS}", {"target": str(temporary)}
         )
-    return storage.address(settings, path)
+        digest = sha256_of(temporary)
+    return storage.address(settings, path), digest
 
 
 def write_rejected(

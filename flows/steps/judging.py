@@ -48,6 +48,7 @@ class Decision(Frozen):
     statistics: dict[str, Any] = Field(default_factory=dict)
     accepted_rows: int = 0
     accepted_uri: str | None = None
+    accepted_sha256: str | None = None
     rejected_uri: str | None = None
     sample: tuple[dict[str, str], ...] = ()
     first_event: datetime | None = None
@@ -147,6 +148,7 @@ def decide(bench: Bench, partition: Partition) -> Partition:
         partition.id,
         decision.status,
         accepted_uri=decision.accepted_uri,
+        accepted_sha256=decision.accepted_sha256,
         rejected_uri=decision.rejected_uri,
         docs_uri=page,
         accepted_rows=decision.accepted_rows,
@@ -260,11 +262,13 @@ def _judge_rows(bench: Bench, partition: Partition, file: str) -> Decision:
     counted = connection.execute(
         f"SELECT reason, count(*) FROM {REJECTS} GROUP BY reason ORDER BY 2 DESC, 1"
     ).fetchall()
+    uri, digest = judged_rows.write_accepted(connection, spec, bench.settings, partition, added)
     return Decision(
         status="accepted",
         reasons=(*(f"{count:,} rows: {reason}" for reason, count in counted), *notes),
         accepted_rows=left,
-        accepted_uri=judged_rows.write_accepted(connection, spec, bench.settings, partition, added),
+        accepted_uri=uri,
+        accepted_sha256=digest,
         first_event=first,
         last_event=last,
         **common,

@@ -15,8 +15,9 @@ from typing import Any
 
 from pydantic import Field
 
-from flows.errors import ContractError, UnavailableError
+from flows.errors import ContractError, TamperedError, UnavailableError
 from flows.ledger import Partition
+from flows.secret import shown
 from flows.spec import Frozen, ModelSpec
 from flows.steps.feature_record import FeatureFile, ViewRecord
 from flows.steps.files import sha256_of
@@ -217,7 +218,16 @@ def past(
 
 
 def _accepted(partition: Partition) -> str:
-    return sha256_of(Path(partition.accepted_uri)) if partition.accepted_uri else ""
+    """Return the sha256 of a partition's accepted rows; raises TamperedError if it is not the one that was written."""
+    if not partition.accepted_uri:
+        return ""
+    digest = sha256_of(Path(partition.accepted_uri))
+    if partition.accepted_sha256 and digest != partition.accepted_sha256:
+        raise TamperedError(
+            f"{partition.accepted_uri} does not hold the rows of {partition.key} that were accepted: somebody has altered it; "
+            f"remove it, then `evergreen ingest {shown(partition.source)} --model {partition.model}`, which makes it anew"
+        )
+    return digest
 
 
 def trace(

@@ -16,7 +16,7 @@ from flows.errors import BrokenCheckError, ContractError
 from flows.models.taxi.simulator import break_rows, rename_column, simulate_day
 from flows.models.taxi.source import trips
 from flows.models.taxi.spec import spec
-from flows.steps import judging, status
+from flows.steps import home_health, judging, status
 from flows.steps.files import is_whole_parquet
 
 ZONES = list(range(1, 266))
@@ -354,6 +354,21 @@ def test_a_revision_of_the_whole_time_that_leaves_out_many_rows_says_so(here, tm
         f"it tells of {some.rows:,} rows alone and replaces revision 2 of {most.rows:,} rows whole; "
     )
     assert told.endswith(f"take that one back: `evergreen ingest {tmp_path / 'most.parquet'} --again`")
+
+
+def test_accepted_rows_that_were_altered_are_found_and_made_anew(here, tmp_path):
+    def looked():
+        return [one.state for one in home_health.lake(here.settings, spec, here.engine)]
+
+    source = write(clean_day(), tmp_path / "day.parquet")
+    (partition,) = here.ingest(source)
+    assert looked() == ["good"]
+    path = Path(partition.accepted_uri)
+    pq.write_table(pq.read_table(path).slice(1), path)
+    assert looked() == ["bad"]
+    path.unlink()
+    here.ingest(source)
+    assert looked() == ["good"]
 
 
 @pytest.mark.parametrize("harm", ["gone", "cut off"])

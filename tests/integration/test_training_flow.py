@@ -7,6 +7,8 @@ import hashlib
 from datetime import date
 from pathlib import Path
 
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
 import pytest
 from serving_parts import eventually
 from training_parts import (
@@ -23,7 +25,7 @@ from training_parts import (
 )
 
 from flows import database, ledger
-from flows.errors import ContractError, RefusedError
+from flows.errors import ContractError, RefusedError, TamperedError
 from flows.lookup import load_model
 from flows.models.taxi.simulator import simulate_day
 from flows.steps import feature_record, feature_store, registry
@@ -143,6 +145,25 @@ def test_a_broken_estimator_is_refused_by_named_gates_logged_and_not_registered(
     assert figures["gate_champion"] > 0
     (run,) = [one for one in ledger.last_runs(database.connect(home), "taxi", 1) if one.flow == "train"]
     assert (run.state, run.summary["failed"]) == ("completed", found["failed"])
+
+
+def test_accepted_rows_that_were_altered_by_hand_train_nothing(home):
+    from flows.train import train
+
+    (*_, newest) = ledger.list_partitions(database.connect(home), "taxi", "accepted")
+    path, made = Path(newest.accepted_uri), numbers(home)
+    whole, rows = path.read_bytes(), pq.read_table(path)
+    pq.write_table(
+        rows.set_column(rows.schema.get_field_index("label"), "label", pc.multiply(rows["label"], 1.5)), path
+    )
+    try:
+        with pytest.raises(
+            TamperedError, match=f"the rows of {newest.key} that were accepted: somebody has altered it"
+        ):
+            train(force=True)
+    finally:
+        path.write_bytes(whole)
+    assert numbers(home) == made
 
 
 def test_an_estimator_of_a_type_that_nobody_trusts_is_refused_by_the_gate_loads(home):
