@@ -198,7 +198,7 @@ def show_status(found: dict[str, Any]) -> None:
         ("partitions", f"{landed['accepted']} accepted{span}, {landed['quarantined']} quarantined{mended}"),
         ("rows", f"{landed['rows']} accepted, {landed['rejected_rows']} rejected"),
         ("waits to train", "; ".join(found["causes"]) or "nothing"),
-        ("service", f"{service['url']} answers with version {service['version']}" if service else "not running"),
+        ("service", _service(service)),
     ]
     console.print(table(["", ""], rows))
     if found["last_runs"]:
@@ -207,6 +207,13 @@ def show_status(found: dict[str, Any]) -> None:
             (r["flow"], r["state"], _time(r["started_at"]), _seconds(r["seconds"]), _why(r)) for r in found["last_runs"]
         ]
         console.print(table(["last runs", "state", "started", "seconds", "why"], runs))
+
+
+def _service(found: dict[str, Any] | None) -> str:
+    if found is None:
+        return "not running"
+    version = found["version"]
+    return f"{found['url']} {'has no version to answer with' if version is None else f'answers with version {version}'}"
 
 
 def show_trial(found: dict[str, Any] | None) -> None:

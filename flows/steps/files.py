@@ -68,12 +68,21 @@ def replacing(path: Path) -> Iterator[Path]:
     temporary.touch(exist_ok=False)
     try:
         yield temporary
-        with temporary.open("rb") as file:
-            os.fsync(file.fileno())
+        _sync(temporary)
         temporary.replace(path)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+    with suppress(OSError):  # not every file system can
+        _sync(path.parent)  # else the name may be lost with the machine's power, and the ledger would name nothing
+
+
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 def write_text(path: Path, text: str) -> Path:

@@ -1,6 +1,7 @@
 """Files: the same rows are the same Arrow file, however they lie in memory; who may read a new file."""
 
 import os
+import stat
 
 import numpy as np
 import pyarrow as pa
@@ -38,3 +39,15 @@ def test_a_file_may_be_read_by_whom_the_process_lets_read_its_files(tmp_path):
         os.umask(before)
     assert [oct((tmp_path / name).stat().st_mode & 0o777) for name in ("group.txt", "mine.txt")] == ["0o640", "0o600"]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["group.txt", "mine.txt"]
+
+
+def test_a_file_is_synced_before_it_has_its_name_and_its_folder_after(tmp_path, monkeypatch):
+    synced = []
+
+    def sync(handle):
+        is_folder = stat.S_ISDIR(os.fstat(handle).st_mode)
+        synced.append((is_folder, (tmp_path / "file.txt").exists()))
+
+    monkeypatch.setattr(os, "fsync", sync)
+    write_text(tmp_path / "file.txt", "text")
+    assert synced == [(False, False), (True, True)]

@@ -128,6 +128,18 @@ def test_the_status_says_why_a_run_began_and_what_it_ended_with(run, told):
 
 
 @pytest.mark.parametrize(
+    ("service", "told"),
+    [
+        (None, "not running"),
+        ({"url": "http://127.0.0.1:8300", "version": 3}, "http://127.0.0.1:8300 answers with version 3"),
+        ({"url": "http://127.0.0.1:8300", "version": None}, "http://127.0.0.1:8300 has no version to answer with"),
+    ],
+)
+def test_the_status_says_what_the_service_answers_with(service, told):
+    assert show._service(service) == told
+
+
+@pytest.mark.parametrize(
     ("state", "error", "told"),
     [("completed", 5.19, None), ("failed", "RefusedError: no rows", "RefusedError: no rows"), ("running", None, None)],
 )
