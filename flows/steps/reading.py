@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from flows.errors import ContractError, UnavailableError, UsageError
 from flows.spec import Frozen, ModelSpec
 from flows.steps.contract import schema_problems
-from flows.steps.event_rows import ZONED, with_computed
+from flows.steps.event_rows import FLOATS, ZONED, with_computed
 from flows.steps.sources import SourceFile
 from flows.steps.sql import identifier, identifiers, literal
 
@@ -25,9 +25,13 @@ if TYPE_CHECKING:
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 MAX_HEADER = 1 << 20
 PARQUET = "read_parquet($path)"
+NUMBERED = "read_parquet($path, file_row_number = true)"
 TEXT = "csv_text"  # table: the newest CSV file as it came
 GUESSES = ("BOOLEAN", ZONED, "TIMESTAMP", "DOUBLE", "BIGINT")  # the last that fits counts
 TIMES = ("TIMESTAMP", ZONED)
+WHOLE = (
+    "TINYINT", "SMALLINT", "INTEGER", "BIGINT", "HUGEINT", "UTINYINT", "USMALLINT", "UINTEGER", "UBIGINT",
+)  # fmt: skip
 # After its date, a time that ends like this is an instant, no local time; DuckDB would pass over what it ends with.
 OFFSET = r"[0-9](\s*(?i:z|utc)|[+-][0-9]{2}(:?[0-9]{2}){0,2})\s*$"
 
@@ -60,7 +64,8 @@ def read(
 
     All that fit the contract become one table with the contract's columns and types; rows keep their order. A file alone
     has beside them what the model computes of each row. A file that does not fit becomes a table of its own, as it came.
-    A CSV column counts as of the contract's type if all its values read as such.
+    A CSV column counts as of the contract's type if all its values read as such, and one of floats in a parquet file as of
+    whole numbers if all its values are: pandas makes floats of whole numbers among which one is missing.
     """
     import duckdb
 
@@ -173,8 +178,8 @@ def zero_padded(connection: DuckDBPyConnection, file: SourceFile, columns: Mappi
 def _numbered(name: str, reader: str, columns: Mapping[str, str], before: int) -> tuple[str, dict[str, str]]:
     """Return how to read a file with the number of each row in front, ``before`` for the first."""
     # Both keep the order of the file: a CSV file is in a table by now, a parquet file has numbers of its own.
-    number = "file_row_number" if reader == PARQUET else "rowid"
-    source = "read_parquet($path, file_row_number = true)" if reader == PARQUET else reader
+    number = "file_row_number" if PARQUET in reader else "rowid"
+    source = reader.replace(PARQUET, NUMBERED)
     numbered = f"(SELECT {number} + {before} AS {identifier(name)}, {identifiers(columns)} FROM {source})"
     return numbered, {name: "BIGINT", **columns}
 
@@ -188,7 +193,14 @@ def _prepare(
     """
     if file.path.name.endswith(".parquet"):
         parameters = {"path": str(file.path)}
-        return PARQUET, parameters, describe(connection, f"SELECT * FROM {PARQUET}", parameters)
+        columns = describe(connection, f"SELECT * FROM {PARQUET}", parameters)
+        whole = _whole_again(connection, known, columns, parameters)
+        if not whole:
+            return PARQUET, parameters, columns
+        casts = ", ".join(
+            f"TRY_CAST({identifier(name)} AS {kind}) AS {identifier(name)}" for name, kind in whole.items()
+        )
+        return f"(SELECT * REPLACE ({casts}) FROM {PARQUET})", parameters, {**columns, **whole}
     text = TEXT
     path = _unpacked(file.path)
     separator, header = _header(path, set(known))
@@ -205,6 +217,27 @@ def _prepare(
     bad = connection.execute(f"SELECT {tests} FROM {text}").fetchone() or ()
     columns.update({name: kind for (name, kind), failed in zip(trials, bad, strict=True) if not failed})
     return text, {}, columns
+
+
+def _whole_again(
+    connection: DuckDBPyConnection, known: Mapping[str, str], columns: Mapping[str, str], parameters: dict[str, str]
+) -> dict[str, str]:
+    """Return the columns of a parquet file that are floats, and whole numbers by the contract and by all their values.
+
+    Each has the contract's type beside it, as which NaN is a missing value.
+    """
+    floats = {name: kind for name, kind in known.items() if kind in WHOLE and columns.get(name) in FLOATS}
+    if not floats:
+        return {}
+    tests = ", ".join(f"count(*) FILTER (NOT {_is_whole(name, kind)})" for name, kind in floats.items())
+    bad = connection.execute(f"SELECT {tests} FROM {PARQUET}", parameters).fetchone() or ()
+    return {name: kind for (name, kind), failed in zip(floats.items(), bad, strict=True) if not failed}
+
+
+def _is_whole(name: str, wanted: str) -> str:
+    """Return SQL that is true where a float is a whole number of the wanted type, or is missing."""
+    column = identifier(name)
+    return f"({column} IS NULL OR isnan({column}) OR coalesce(TRY_CAST({column} AS {wanted}) = {column}, false))"
 
 
 def _tried(wanted: str) -> tuple[str, ...]:
@@ -263,7 +296,7 @@ def _reads_as(name: str, wanted: str, guessed: bool = False) -> str:
     A type that is ``guessed`` is not taken for what may be something else: t and f, or yes and no, are texts.
     """
     column = identifier(name)
-    if wanted in {"TINYINT", "SMALLINT", "INTEGER", "BIGINT", "HUGEINT"}:
+    if wanted in WHOLE:
         # 74 and 74.0 are whole numbers; a cast alone would round 74.6
         test = f"coalesce(TRY_CAST({column} AS {wanted}) = TRY_CAST({column} AS DOUBLE), false)"
     elif wanted in TIMES:

@@ -5,6 +5,8 @@ from pathlib import Path
 
 import duckdb
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from ingest_parts import DAY, Place, clean_day, write
 
@@ -12,6 +14,9 @@ from flows import ledger
 from flows.errors import UsageError
 from flows.models.taxi.simulator import rename_column, simulate_day
 from flows.models.taxi.spec import spec
+from flows.steps import reading
+from flows.steps.in_memory import connect
+from flows.steps.sources import SourceFile
 
 
 @pytest.fixture
@@ -26,6 +31,32 @@ def place(here):
 
 def rows_of(partition):
     return duckdb.sql(f"SELECT * FROM read_parquet('{partition.uri}')").df()
+
+
+def types_of(partition):
+    query = f"SELECT column_name, column_type FROM (DESCRIBE FROM read_parquet('{partition.uri}'))"
+    return dict(duckdb.sql(query).fetchall())
+
+
+class Listener:
+    """A connection that keeps what it was asked."""
+
+    def __init__(self, connection):
+        self.connection, self.asked = connection, []
+
+    def execute(self, query, *parameters):
+        self.asked.append(query)
+        return self.connection.execute(query, *parameters)
+
+
+def read_one(path, model=spec):
+    """Return the batch of one file, its rows and what was asked for it."""
+    with connect() as connection:
+        listener = Listener(connection)
+        file = SourceFile(path=path, origin=str(path), name=path.name)
+        (batch,), unreadable = reading.read(listener, model, [file])
+        assert not unreadable
+        return batch, connection.execute(f"FROM {batch.table}").df(), listener.asked
 
 
 def test_a_batch_is_split_by_the_local_day_week_and_month(place, tmp_path):
@@ -133,11 +164,85 @@ def test_a_csv_column_has_its_type_if_every_value_reads_as_such(place, tmp_path,
     frame = clean_day().astype({column: object})
     frame.loc[3, column] = values
     (partition,) = place(write(frame, tmp_path / "in" / "day.csv"))
-    found = dict(
-        duckdb.sql(f"SELECT column_name, column_type FROM (DESCRIBE FROM read_parquet('{partition.uri}'))").fetchall()
-    )
+    found = types_of(partition)
     assert (found[column] == spec.source.columns[column]) is kept
     assert [name for name, kind in found.items() if kind != spec.source.columns[name]] == ([] if kept else [column])
+
+
+@pytest.mark.parametrize(("value", "kept"), [("74.0", True), ("74.6", False), ("-74", False)])
+def test_a_csv_column_of_unsigned_numbers_is_not_rounded(tmp_path, value, kept):
+    columns = {**spec.source.columns, "PULocationID": "UINTEGER"}
+    model = spec.model_copy(update={"source": spec.source.model_copy(update={"columns": columns})})
+    frame = clean_day().astype({"PULocationID": object})
+    frame.loc[3, "PULocationID"] = value
+    assert read_one(write(frame, tmp_path / "day.csv"), model)[0].fits is kept
+
+
+def with_gaps(kind, last=74.0):
+    """Return a day in which a zone is missing here and there, so that pandas makes floats of the column."""
+    zones = clean_day().PULocationID.astype(kind)
+    zones[::7] = float("nan")
+    zones[zones.index[-2]] = last
+    return clean_day().assign(PULocationID=zones)
+
+
+def write_as_it_is(frame, path):
+    """Write a frame as parquet with NaN as what it is: pandas would write a null for it."""
+    columns = {name: pa.array(frame[name].to_numpy(), from_pandas=False) for name in frame}
+    pq.write_table(pa.table(columns), path)
+    return path
+
+
+@pytest.mark.parametrize("kind", ["float64", "float32"])
+@pytest.mark.parametrize("writer", [write, write_as_it_is])
+def test_whole_numbers_that_became_floats_for_their_gaps_are_whole_numbers_again(place, tmp_path, kind, writer):
+    frame = with_gaps(kind)
+    (partition,) = place(writer(frame, tmp_path / "floats.parquet"))
+    assert (partition.key, partition.reasons, types_of(partition)) == ("2024-01-10", [], spec.source.columns)
+    whole = write(frame.astype({"PULocationID": "Int64"}), tmp_path / "whole.parquet")
+    assert place(whole) == [partition]
+    assert rows_of(partition).PULocationID.isna().sum() == len(frame[::7])
+
+
+@pytest.mark.parametrize("odd", [74.5, float("inf"), -float("inf"), 2.0**63, 1e300])
+@pytest.mark.parametrize("kind", ["float64", "float32"])
+@pytest.mark.filterwarnings("ignore:overflow")
+def test_floats_of_which_one_is_no_whole_number_of_the_type_stay_floats(place, tmp_path, kind, odd):
+    (partition,) = place(write_as_it_is(with_gaps(kind, odd), tmp_path / "day.parquet"))
+    assert types_of(partition)["PULocationID"] == {"float64": "DOUBLE", "float32": "FLOAT"}[kind]
+
+
+@pytest.mark.parametrize(("value", "kept"), [(2.0**31 - 1, True), (2.0**31, False), (-(2.0**31), True)])
+def test_floats_are_whole_numbers_within_the_reach_of_their_type(tmp_path, value, kept):
+    columns = {**spec.source.columns, "PULocationID": "INTEGER"}
+    model = spec.model_copy(update={"source": spec.source.model_copy(update={"columns": columns})})
+    frame = with_gaps("float64", value)
+    batch, _, _ = read_one(write(frame, tmp_path / "day.parquet"), model)
+    assert batch.fits is kept
+
+
+def test_a_column_of_gaps_alone_is_one_of_whole_numbers(tmp_path):
+    frame = clean_day().assign(PULocationID=float("nan"))
+    batch, rows, _ = read_one(write_as_it_is(frame, tmp_path / "day.parquet"))
+    assert (batch.fits, rows.PULocationID.notna().sum()) == (True, 0)
+
+
+def test_a_file_with_floats_for_whole_numbers_is_written_anew_and_may_be_numbered(tmp_path):
+    path = write(with_gaps("float64"), tmp_path / "day.parquet")
+    batch, _, _ = read_one(path)
+    assert (batch.fits, batch.file, batch.columns) == (True, None, spec.source.columns)
+    columns = {"number": "BIGINT", **spec.source.columns}
+    source = spec.source.model_copy(update={"columns": columns, "numbered": "number"})
+    batch, rows, _ = read_one(path, spec.model_copy(update={"source": source}))
+    assert batch.fits
+    assert list(rows.number) == list(range(len(rows)))
+
+
+def test_a_file_as_the_contract_says_is_described_and_read_and_no_more(tmp_path):
+    path = write(clean_day(), tmp_path / "day.parquet")
+    batch, _, asked = read_one(path)
+    assert batch.file == path
+    assert [query.split()[0] for query in asked] == ["DESCRIBE", "CREATE"]
 
 
 @pytest.mark.parametrize(
