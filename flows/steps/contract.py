@@ -5,6 +5,7 @@ Great Expectations judges values; it passes an empty frame and an all-NaN column
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from difflib import SequenceMatcher
 from statistics import median
@@ -22,6 +23,9 @@ _WIDENING: dict[str, tuple[str, ...]] = {
     "DOUBLE": (*_SMALL, "INTEGER", "UINTEGER", "BIGINT", "FLOAT"),
     "TIMESTAMP": ("TIMESTAMP_S", "TIMESTAMP_MS", "TIMESTAMP_NS"),
 }
+# The index of a data frame as pandas writes it into a parquet file, as it reads it from a CSV file, and as we do.
+INDEX = re.compile(r"__index_level_\d+__|Unnamed: 0(\.\d+)*|column0")
+_NO_INDEX = "; if it is the index of a data frame, write the file with index=False"
 _ALIKE = 0.5  # share of letters in common from which two names may be one column renamed
 
 
@@ -37,7 +41,11 @@ def schema_problems(source: Source, columns: Mapping[str, str]) -> list[str]:
     renamed = _renamed(source, columns, missing, extra)
     problems = [f"column {old!r} is missing, {new!r} is new: renamed?" for old, new in renamed.items()]
     problems += [f"column {name!r} is missing" for name in missing if name not in renamed]
-    problems += [f"column {name!r} is not in the contract" for name in extra if name not in renamed.values()]
+    problems += [
+        f"column {name!r} is not in the contract{_NO_INDEX if INDEX.fullmatch(name) else ''}"
+        for name in extra
+        if name not in renamed.values()
+    ]
     problems += [
         f"column {name!r} has type {columns[name]}, the contract says {wanted}"
         for name, wanted in source.columns.items()

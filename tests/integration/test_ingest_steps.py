@@ -424,6 +424,15 @@ def test_an_unknown_column_is_told_also_where_the_rows_add_the_event_time(here, 
     assert partition.reasons == ["column 'lpep_pickup_datetime' has type VARCHAR, the contract says TIMESTAMP"]
 
 
+@pytest.mark.parametrize("name", ["day.parquet", "day.csv"])
+def test_an_index_in_a_file_is_told_with_how_to_leave_it_out(here, tmp_path, name):
+    frame, path = clean_day().sample(frac=1, random_state=0), tmp_path / name
+    frame.to_parquet(path) if path.suffix == ".parquet" else frame.to_csv(path)
+    (partition,) = here.ingest(path)
+    assert partition.status == "quarantined"
+    assert partition.reasons[0].endswith("write the file with index=False")
+
+
 def test_columns_may_be_called_what_we_call_ours(here, tmp_path):
     names = ["Day", "rows", "Reason", "Label", "Event_Timestamp", "value", "n", "h", "name", "bin", "place", "time"]
     SUITE[:] = [gxe.ExpectColumnValuesToBeBetween(column="trip_distance", min_value=0, max_value=100, mostly=0.9)]

@@ -47,6 +47,14 @@ def test_missing_and_extra_columns_are_named():
     assert schema_problems(SOURCE, changed(tip="DOUBLE")) == ["column 'tip' is not in the contract"]
 
 
+@pytest.mark.parametrize("name", ["__index_level_0__", "Unnamed: 0", "Unnamed: 0.1", "column0"])
+def test_the_index_of_a_data_frame_is_told_with_how_to_leave_it_out(name):
+    (problem,) = schema_problems(SOURCE, changed(**{name: "BIGINT"}))
+    assert problem.startswith(f"column {name!r} is not in the contract; ")
+    assert problem.endswith("write the file with index=False")
+    assert schema_problems(SOURCE.model_copy(update={"ignored": (name,)}), changed(**{name: "BIGINT"})) == []
+
+
 def test_another_case_is_another_column():
     found = schema_problems(SOURCE, {name.lower(): kind for name, kind in COLUMNS.items()})
     assert "column 'PULocationID' is missing, 'pulocationid' is new: renamed?" in found

@@ -59,8 +59,14 @@ def test_a_long_tuple_is_broken_over_lines():
     assert all(len(line) <= 120 for line in sequence(names, 8).splitlines())
 
 
-def test_the_index_that_pandas_writes_into_a_parquet_file_is_no_feature():
+@pytest.mark.parametrize("name", ["__index_level_0__", "Unnamed: 0", "Unnamed: 0.1", "column0"])
+def test_the_index_that_pandas_writes_into_a_file_is_no_feature(name):
     column = Column(name="amount", kind="BIGINT", form="whole", nulls=0, distinct=40, low=0, high=900)
     assert _unfit(column, 100, entity=False) is None
-    index = column.model_copy(update={"name": "__index_level_0__"})
+    index = column.model_copy(update={"name": name})
     assert _unfit(index, 100, entity=False) == "is the index of a data frame"
+
+
+def test_a_column_without_a_name_that_holds_no_whole_numbers_is_no_index():
+    column = Column(name="column0", kind="VARCHAR", form="text", nulls=0, distinct=4, values=("a", "b", "c", "d"))
+    assert _unfit(column, 100, entity=False) is None

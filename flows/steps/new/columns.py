@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from flows.errors import UsageError
 from flows.spec import Frozen
+from flows.steps.contract import INDEX
 from flows.steps.event_rows import ADDED, DAY, FLOATS, LABEL_TIME, ROW
 from flows.steps.new.draft import Given
 from flows.steps.new.leaks import Leak, find
@@ -31,7 +32,6 @@ IDS = re.compile(
     r"(^|_|\b)(id|ids|uuid|guid|index|key|nr|no|number|instant|rownum)($|_|\b)|unnamed|^column\d+$|[a-z]Id$",
     re.IGNORECASE,
 )
-INDEX = re.compile(r"__index_level_\d+__")  # as pandas names an index without a name in a parquet file
 EMPTY = 0.9  # share of missing values from which a column is no feature
 
 
@@ -111,7 +111,7 @@ def _unfit(column: Column, rows: int, entity: bool) -> str | None:
         if column.form not in ("whole", "text"):
             raise UsageError(f"{column.name} holds {column.kind}; an entity is a whole number or a text")
         return None
-    if INDEX.fullmatch(column.name):
+    if INDEX.fullmatch(column.name) and (column.form == "whole" or column.name.startswith("__")):
         return "is the index of a data frame"
     if column.form == "time":
         return "is another time, of which nobody knows whether it comes before the label"
