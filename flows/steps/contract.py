@@ -6,7 +6,7 @@ Great Expectations judges values; it passes an empty frame and an all-NaN column
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from difflib import SequenceMatcher
 from statistics import median
 
@@ -34,8 +34,12 @@ def fits(found: str, wanted: str) -> bool:
     return found == wanted or found in _WIDENING.get(wanted, ()) or (wanted == "DOUBLE" and found.startswith("DECIMAL"))
 
 
-def schema_problems(source: Source, columns: Mapping[str, str]) -> list[str]:
-    """Return what is wrong with the columns (name -> DuckDB type, in order) of a raw table, one sentence each."""
+def schema_problems(source: Source, columns: Mapping[str, str], examples: Mapping[str, str] | None = None) -> list[str]:
+    """Return what is wrong with the columns (name -> DuckDB type, in order) of a raw table, one sentence each.
+
+    ``examples`` are values, and where they are, that keep a column from having the contract's type.
+    """
+    shown = {name: f": {example}" for name, example in (examples or {}).items()}
     missing = [name for name in source.columns if name not in columns]
     extra = [name for name in columns if name not in source.columns and name not in source.ignored]
     renamed = _renamed(source, columns, missing, extra)
@@ -47,7 +51,7 @@ def schema_problems(source: Source, columns: Mapping[str, str]) -> list[str]:
         if name not in renamed.values()
     ]
     problems += [
-        f"column {name!r} has type {columns[name]}, the contract says {wanted}"
+        f"column {name!r} has type {columns[name]}, the contract says {wanted}{shown.get(name, '')}"
         for name, wanted in source.columns.items()
         if name in columns and not fits(columns[name], wanted)
     ]
@@ -55,6 +59,11 @@ def schema_problems(source: Source, columns: Mapping[str, str]) -> list[str]:
         found = [name for name in columns if name in source.columns]
         problems.append(f"columns are reordered: {', '.join(found)}; the contract says {', '.join(source.columns)}")
     return problems
+
+
+def with_examples(problems: list[str], told: Sequence[str]) -> list[str]:
+    """Return the sentences on a raw table, each as it was ``told`` with an example, if it was."""
+    return [next((one for one in told if one.startswith(f"{problem}: ")), problem) for problem in problems]
 
 
 def _renamed(source: Source, columns: Mapping[str, str], missing: list[str], extra: list[str]) -> dict[str, str]:

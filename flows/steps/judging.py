@@ -20,7 +20,7 @@ from flows.secret import shown
 from flows.settings import Settings
 from flows.spec import Frozen, ModelSpec
 from flows.steps import docs, judged_rows, storage
-from flows.steps.contract import schema_problems
+from flows.steps.contract import schema_problems, with_examples
 from flows.steps.event_rows import EVENTS, LABEL_TIME, ROW, added_sql, compiled, create_events, delete_events
 from flows.steps.landing import Landed
 from flows.steps.periods import parse_key
@@ -168,7 +168,8 @@ def judge(bench: Bench, partition: Partition) -> Decision:
         return Decision(status="quarantined", reasons=tuple(partition.reasons), checks=readable)
     file = storage.local(bench.settings, partition.uri)
     columns = describe(bench.connection, "SELECT * FROM read_parquet($uri)", {"uri": file})
-    problems = schema_problems(bench.spec.source, columns)
+    # Examples are known to whoever read the file that came: this one may hold a part of its rows.
+    problems = with_examples(schema_problems(bench.spec.source, columns), partition.reasons)
     if not partition.rows:
         problems.append("there are no rows")
     if problems:

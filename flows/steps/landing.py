@@ -198,7 +198,7 @@ def _land_slice(
             connection.execute(copy, {**parameters, "target": str(temporary)})
     return ledger.add_partition(
         engine, model=spec.name, key=piece.key, digest=digest, source=batch.origin, uri=address(settings, path), rows=rows,
-        again=again,
+        reasons=batch.problems, again=again,
     )  # fmt: skip
 
 

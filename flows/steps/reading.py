@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from flows.errors import ContractError, UnavailableError, UsageError
 from flows.spec import Frozen, ModelSpec
 from flows.steps.contract import schema_problems
-from flows.steps.event_rows import FLOATS, ZONED, with_computed
+from flows.steps.event_rows import FLOATS, ROW, ZONED, with_computed
 from flows.steps.sources import SourceFile
 from flows.steps.sql import identifier, identifiers, literal
 
@@ -39,7 +39,8 @@ OFFSET = r"[0-9](\s*(?i:z|utc)|[+-][0-9]{2}(:?[0-9]{2}){0,2})\s*$"
 class Batch(Frozen):
     """A table read from files: ``table`` names it in the connection, ``columns`` are its own, name -> DuckDB type.
 
-    ``fits`` says whether they keep the contract; ``file`` is the parquet file that holds just this table, if one does.
+    ``fits`` says whether they keep the contract, ``problems`` what keeps them from it, with examples; ``file`` is the
+    parquet file that holds just this table, if one does.
     """
 
     table: str
@@ -47,6 +48,7 @@ class Batch(Frozen):
     origin: str
     name: str
     fits: bool
+    problems: tuple[str, ...]
     file: Path | None
 
 
@@ -111,9 +113,11 @@ def _load(
     ``number`` is the file's place in its source, ``before`` the number of rows before it.
     """
     reader, parameters, columns = _prepare(connection, spec.source.columns, file)
+    examples = _examples(connection, spec.source.columns, reader, parameters, columns)
     if spec.source.numbered and spec.source.numbered not in columns:
         reader, columns = _numbered(spec.source.numbered, reader, columns, before)
-    fits = not schema_problems(spec.source, columns)
+    problems = tuple(schema_problems(spec.source, columns, examples))
+    fits = not problems
     wanted = spec.source.columns if fits else columns
     as_it_is = list(columns.items()) == list(wanted.items()) and reader == PARQUET
     table = "fitting" if fits else f"misfit_{number}"
@@ -123,8 +127,9 @@ def _load(
     if rows is None:
         rows = _fill(connection, verb, select, parameters)
     batch = Batch(
-        table=table, origin=file.origin, name=file.name, columns=wanted, fits=fits, file=file.path if as_it_is else None
-    )
+        table=table, origin=file.origin, name=file.name, columns=wanted, fits=fits, problems=problems,
+        file=file.path if as_it_is else None,
+    )  # fmt: skip
     return batch, rows
 
 
@@ -238,6 +243,36 @@ def _is_whole(name: str, wanted: str) -> str:
     """Return SQL that is true where a float is a whole number of the wanted type, or is missing."""
     column = identifier(name)
     return f"({column} IS NULL OR isnan({column}) OR coalesce(TRY_CAST({column} AS {wanted}) = {column}, false))"
+
+
+def _examples(
+    connection: DuckDBPyConnection,
+    known: Mapping[str, str],
+    reader: str,
+    parameters: dict[str, str],
+    columns: Mapping[str, str],
+) -> dict[str, str]:
+    """Return of each column that is not of the contract's type by its values the first that is not, and its row.
+
+    These are those of a CSV file, and floats where whole numbers are wanted.
+    """
+    other = {
+        name: kind
+        for name, kind in known.items()
+        if columns.get(name, kind) != kind and (reader == TEXT or (kind in WHOLE and columns[name] in FLOATS))
+    }
+    if not other:
+        return {}
+    good = _reads_as if reader == TEXT else _is_whole
+    firsts = ", ".join(
+        f"{one} FILTER (NOT {good(name, kind)})"
+        for name, kind in other.items()
+        for one in (f"arg_min(CAST({identifier(name)} AS VARCHAR), {ROW})", f"min({ROW})")
+    )
+    rows = f"(SELECT {identifiers(other)}, row_number() OVER () AS {ROW} FROM {reader})"
+    found = connection.execute(f"SELECT {firsts} FROM {rows}", parameters).fetchone() or ()
+    pairs = zip(other, found[::2], found[1::2], strict=True)
+    return {name: f"{repr(value[:40]) if reader == TEXT else value} in row {row}" for name, value, row in pairs}
 
 
 def _tried(wanted: str) -> tuple[str, ...]:

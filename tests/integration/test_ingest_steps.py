@@ -421,7 +421,23 @@ def test_an_unknown_column_is_told_also_where_the_rows_add_the_event_time(here, 
     late = frame.assign(lpep_pickup_datetime=["soon", *frame.lpep_pickup_datetime.astype(str)[1:]])
     (partition,) = here.ingest(write(late, tmp_path / "text.csv"), model)
     assert (partition.status, partition.key) == ("quarantined", "batch-text")
-    assert partition.reasons == ["column 'lpep_pickup_datetime' has type VARCHAR, the contract says TIMESTAMP"]
+    assert partition.reasons == [
+        "column 'lpep_pickup_datetime' has type VARCHAR, the contract says TIMESTAMP: 'soon' in row 1"
+    ]
+
+
+def test_the_first_value_that_does_not_fit_is_told_with_its_row(here, tmp_path):
+    """Of each partition the same, by the row of the file, also when the rules or the run were others."""
+    days = pd.concat([clean_day(DAY + timedelta(days=number)) for number in range(3)], ignore_index=True)
+    odd = days.astype({"PULocationID": object})
+    odd.loc[[900, 1200], "PULocationID"] = ["Jamaica", "Queens"]
+    path = write(odd, tmp_path / "days.csv")
+    told = ["column 'PULocationID' has type VARCHAR, the contract says BIGINT: 'Jamaica' in row 901"]
+    here.land(path)  # and the run was killed
+    assert [partition.reasons for partition in here.ingest(path, MINE)] == [told] * 3
+    SUITE.append(gxe.ExpectColumnMaxToBeBetween(column="trip_distance", max_value=300))
+    again = here.ingest(path, MINE)
+    assert [(partition.status, partition.reasons) for partition in again] == [("quarantined", told)] * 3
 
 
 @pytest.mark.parametrize("name", ["day.parquet", "day.csv"])

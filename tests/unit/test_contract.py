@@ -76,6 +76,11 @@ def test_a_wrong_type_is_named_with_the_right_one():
     assert found == ["column 'PULocationID' has type VARCHAR, the contract says BIGINT"]
 
 
+def test_a_wrong_type_is_told_with_an_example_if_there_is_one():
+    found = schema_problems(SOURCE, changed(PULocationID="VARCHAR"), {"PULocationID": "'x' in row 3"})
+    assert found == ["column 'PULocationID' has type VARCHAR, the contract says BIGINT: 'x' in row 3"]
+
+
 @pytest.mark.parametrize(
     ("found", "wanted", "good"),
     [
