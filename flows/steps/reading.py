@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING
 from flows.errors import ContractError, UnavailableError, UsageError
 from flows.spec import Frozen, ModelSpec
 from flows.steps.contract import schema_problems
-from flows.steps.event_rows import FLOATS, ROW, ZONED, with_computed
+from flows.steps.event_rows import with_computed
+from flows.steps.raw_types import GUESSES, PARQUET, TEXT, first_misfits, reads_as, types_to_try, whole_again
 from flows.steps.sources import SourceFile
 from flows.steps.sql import identifier, identifiers, literal
 
@@ -24,16 +25,7 @@ if TYPE_CHECKING:
 
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 MAX_HEADER = 1 << 20
-PARQUET = "read_parquet($path)"
 NUMBERED = "read_parquet($path, file_row_number = true)"
-TEXT = "csv_text"  # table: the newest CSV file as it came
-GUESSES = ("BOOLEAN", ZONED, "TIMESTAMP", "DOUBLE", "BIGINT")  # the last that fits counts
-TIMES = ("TIMESTAMP", ZONED)
-WHOLE = (
-    "TINYINT", "SMALLINT", "INTEGER", "BIGINT", "HUGEINT", "UTINYINT", "USMALLINT", "UINTEGER", "UBIGINT",
-)  # fmt: skip
-# After its date, a time that ends like this is an instant, no local time; DuckDB would pass over what it ends with.
-OFFSET = r"[0-9](\s*(?i:z|utc)|[+-][0-9]{2}(:?[0-9]{2}){0,2})\s*$"
 
 
 class Batch(Frozen):
@@ -113,7 +105,7 @@ def _load(
     ``number`` is the file's place in its source, ``before`` the number of rows before it.
     """
     reader, parameters, columns = _prepare(connection, spec.source.columns, file)
-    examples = _examples(connection, spec.source.columns, reader, parameters, columns)
+    examples = first_misfits(connection, spec.source.columns, reader, parameters, columns)
     if spec.source.numbered and spec.source.numbered not in columns:
         reader, columns = _numbered(spec.source.numbered, reader, columns, before)
     problems = tuple(schema_problems(spec.source, columns, examples))
@@ -199,7 +191,7 @@ def _prepare(
     if file.path.name.endswith(".parquet"):
         parameters = {"path": str(file.path)}
         columns = describe(connection, f"SELECT * FROM {PARQUET}", parameters)
-        whole = _whole_again(connection, known, columns, parameters)
+        whole = whole_again(connection, known, columns, parameters)
         if not whole:
             return PARQUET, parameters, columns
         casts = ", ".join(
@@ -217,71 +209,11 @@ def _prepare(
     )
     columns = describe(connection, f"SELECT * FROM {text}", {})
     # A column of the contract may have its type there, any other the narrowest that fits, which tells a renamed one.
-    trials = [(name, kind) for name in columns for kind in (_tried(known[name]) if name in known else GUESSES)]
-    tests = ", ".join(f"count(*) FILTER (NOT {_reads_as(name, kind, name not in known)})" for name, kind in trials)
+    trials = [(name, kind) for name in columns for kind in (types_to_try(known[name]) if name in known else GUESSES)]
+    tests = ", ".join(f"count(*) FILTER (NOT {reads_as(name, kind, name not in known)})" for name, kind in trials)
     bad = connection.execute(f"SELECT {tests} FROM {text}").fetchone() or ()
     columns.update({name: kind for (name, kind), failed in zip(trials, bad, strict=True) if not failed})
     return text, {}, columns
-
-
-def _whole_again(
-    connection: DuckDBPyConnection, known: Mapping[str, str], columns: Mapping[str, str], parameters: dict[str, str]
-) -> dict[str, str]:
-    """Return the columns of a parquet file that are floats, and whole numbers by the contract and by all their values.
-
-    Each has the contract's type beside it, as which NaN is a missing value.
-    """
-    floats = {name: kind for name, kind in known.items() if kind in WHOLE and columns.get(name) in FLOATS}
-    if not floats:
-        return {}
-    tests = ", ".join(f"count(*) FILTER (NOT {_is_whole(name, kind)})" for name, kind in floats.items())
-    bad = connection.execute(f"SELECT {tests} FROM {PARQUET}", parameters).fetchone() or ()
-    return {name: kind for (name, kind), failed in zip(floats.items(), bad, strict=True) if not failed}
-
-
-def _is_whole(name: str, wanted: str) -> str:
-    """Return SQL that is true where a float is a whole number of the wanted type, or is missing."""
-    column = identifier(name)
-    return f"({column} IS NULL OR isnan({column}) OR coalesce(TRY_CAST({column} AS {wanted}) = {column}, false))"
-
-
-def _examples(
-    connection: DuckDBPyConnection,
-    known: Mapping[str, str],
-    reader: str,
-    parameters: dict[str, str],
-    columns: Mapping[str, str],
-) -> dict[str, str]:
-    """Return of each column that is not of the contract's type by its values the first that is not, and its row.
-
-    These are those of a CSV file, and floats where whole numbers are wanted.
-    """
-    other = {
-        name: kind
-        for name, kind in known.items()
-        if columns.get(name, kind) != kind and (reader == TEXT or (kind in WHOLE and columns[name] in FLOATS))
-    }
-    if not other:
-        return {}
-    good = _reads_as if reader == TEXT else _is_whole
-    firsts = ", ".join(
-        f"{one} FILTER (NOT {good(name, kind)})"
-        for name, kind in other.items()
-        for one in (f"arg_min(CAST({identifier(name)} AS VARCHAR), {ROW})", f"min({ROW})")
-    )
-    rows = f"(SELECT {identifiers(other)}, row_number() OVER () AS {ROW} FROM {reader})"
-    found = connection.execute(f"SELECT {firsts} FROM {rows}", parameters).fetchone() or ()
-    pairs = zip(other, found[::2], found[1::2], strict=True)
-    return {name: f"{repr(value[:40]) if reader == TEXT else value} in row {row}" for name, value, row in pairs}
-
-
-def _tried(wanted: str) -> tuple[str, ...]:
-    """Return the types that a column of the contract may have, its own last: an empty column has that.
-
-    Times with a zone and without are told apart by their types.
-    """
-    others = (kind for kind in TIMES if wanted in TIMES and kind != wanted)
-    return (*others, wanted)
 
 
 def _unpacked(path: Path) -> Path:
@@ -323,31 +255,6 @@ def describe(connection: DuckDBPyConnection, query: str, parameters: dict[str, s
     """Return the columns of a query, name -> DuckDB type, in order."""
     rows = connection.execute(f"DESCRIBE {query}", parameters).fetchall()
     return {str(row[0]): str(row[1]) for row in rows}
-
-
-def _reads_as(name: str, wanted: str, guessed: bool = False) -> str:
-    """Return SQL that is true where a text reads as a value of the wanted type, or is missing.
-
-    A type that is ``guessed`` is not taken for what may be something else: t and f, or yes and no, are texts.
-    """
-    column = identifier(name)
-    if wanted in WHOLE:
-        # 74 and 74.0 are whole numbers; a cast alone would round 74.6
-        test = f"coalesce(TRY_CAST({column} AS {wanted}) = TRY_CAST({column} AS DOUBLE), false)"
-    elif wanted in TIMES:
-        local = local_time(column)
-        # A cast alone would take a time without a zone for one of UTC.
-        test = local if wanted == "TIMESTAMP" else f"(TRY_CAST({column} AS {ZONED}) IS NOT NULL AND NOT {local})"
-    elif wanted == "BOOLEAN" and guessed:
-        test = f"lower({column}) IN ('true', 'false')"
-    else:
-        test = f"TRY_CAST({column} AS {wanted}) IS NOT NULL"
-    return f"({column} IS NULL OR {test})"
-
-
-def local_time(text: str) -> str:
-    """Return SQL that is true where a text is a time that names no zone."""
-    return f"(TRY_CAST({text} AS TIMESTAMP) IS NOT NULL AND NOT regexp_matches(substr({text}, 11), '{OFFSET}'))"
 
 
 def _cast(name: str, wanted: str) -> str:

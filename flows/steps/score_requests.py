@@ -15,7 +15,8 @@ import pyarrow as pa
 from flows.errors import UnavailableError, UsageError
 from flows.spec import ModelSpec, RequestField
 from flows.steps.event_rows import ROW
-from flows.steps.reading import OFFSET, describe
+from flows.steps.raw_types import OFFSET
+from flows.steps.reading import describe
 from flows.steps.sql import identifier, identifiers, literal
 
 if TYPE_CHECKING:

@@ -242,7 +242,7 @@ def test_whole_numbers_that_became_floats_for_their_gaps_are_whole_numbers_again
     assert rows_of(partition).PULocationID.isna().sum() == len(frame[::7])
 
 
-@pytest.mark.parametrize("odd", [74.5, float("inf"), -float("inf"), 2.0**63, 1e30])
+@pytest.mark.parametrize("odd", [74.5, float("inf"), -float("inf"), 2.0**54, 2.0**63, 1e30])
 @pytest.mark.parametrize("kind", ["float64", "float32"])
 def test_floats_of_which_one_is_no_whole_number_of_the_type_stay_floats(place, tmp_path, kind, odd):
     frame = with_gaps(kind, odd)

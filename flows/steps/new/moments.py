@@ -12,7 +12,7 @@ from flows.steps.event_rows import ZONED
 from flows.steps.new.table import TABLE, Column, Looked
 from flows.steps.new.wanted import Ask, Wanted, parse_moment, parse_names, parse_span, span_text
 from flows.steps.periods import Kind, period_of
-from flows.steps.reading import local_time
+from flows.steps.raw_types import local_time
 from flows.steps.sql import identifier, literal
 
 if TYPE_CHECKING:
