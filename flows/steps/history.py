@@ -49,8 +49,8 @@ def part(spec: ModelSpec, settings: Settings, data: str | None, folder: Path) ->
         batches, unreadable = read(connection, spec, files)
         fitting = next((batch for batch in batches if batch.fits), None)
         if fitting is None:
-            found = unreadable[0].reason if unreadable else "its columns are not those of the contract"
-            raise UsageError(f"{source}: {found}; correct it, or name another with --data")
+            found = [*(one.reason for one in unreadable), *(problem for batch in batches for problem in batch.problems)]
+            raise UsageError(f"{source}: {found[0]}; correct it, or name another with --data")
         return _write(connection, spec, fitting.table, fitting.columns, folder)
 
 
