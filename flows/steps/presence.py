@@ -104,10 +104,11 @@ def latest(zone: str) -> datetime:
 def _to_come(connection: DuckDBPyConnection, spec: ModelSpec, period: Period | None) -> int:
     """Reject rows with a label of a time to come, and return how many there are.
 
-    They would be the newest of all from then on: what is judged and trained on is counted back from them.
+    They would be the newest of all from then on: what is judged and trained on is counted back from them. Where the order
+    of the rows stands for their time, it may run ahead of the clock.
     """
     limit = latest(spec.source.time_zone)
-    if period and period.end <= limit.date():
+    if spec.source.numbered or (period and period.end <= limit.date()):
         return 0
     kinds, label = compiled(spec)[1], identifier(spec.label.name)
     time = local_sql(spec, spec.source.event_time, kinds[spec.source.event_time])

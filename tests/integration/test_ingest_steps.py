@@ -406,6 +406,10 @@ def test_labels_of_a_time_to_come_are_refused_and_rows_that_wait_for_theirs_are_
     (partition,) = other.ingest(write(waiting, tmp_path / "waiting.parquet"), MINE)
     assert (partition.status, partition.rejected_rows) == ("accepted", 3)
     assert partition.reasons == ["3 rows: has a label, and its event time is still to come"]
+    source = spec.source.model_copy(update={"columns": {"place": "BIGINT", **spec.source.columns}, "numbered": "place"})
+    counted = Place(tmp_path / "counted")  # the order of its rows stands for their time
+    (partition,) = counted.ingest(tmp_path / "ahead.parquet", MINE.model_copy(update={"source": source}))
+    assert (partition.status, partition.rejected_rows) == ("accepted", 0)
 
 
 def test_an_unknown_column_is_told_also_where_the_rows_add_the_event_time(here, tmp_path):

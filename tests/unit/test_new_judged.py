@@ -106,7 +106,8 @@ def test_times_of_which_some_name_their_zone_are_refused(tmp_path):
 def test_labels_of_a_time_to_come_are_told(tmp_path):
     frame = pd.DataFrame({"x": rng.normal(size=300), "y": rng.normal(size=300)})
     assert not any("still to come" in text for text in chosen(tmp_path, frame, **DAYS).warnings)
-    told = chosen(tmp_path, frame, start="2999-01-01", every=DAY).warnings
+    assert not any("still to come" in text for text in chosen(tmp_path, frame, start="2999-01-01", every=DAY).warnings)
+    told = chosen(tmp_path, frame.assign(n=range(300)), time=("n",), start="2999-01-01", every=DAY).warnings
     assert any(
         text.startswith("300 rows have a y at a time that is still to come") and "--start" in text for text in told
     )
