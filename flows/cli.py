@@ -286,10 +286,10 @@ def _run() -> None:
     except KeyboardInterrupt:
         _fail("interrupted; nothing was left half done, the same command goes on", 130)
     except Exception as error:  # noqa: BLE001 (nobody else is left to tell it)
-        from flows.cli_error import told
+        from flows.cli_error import UNFORESEEN, told
 
         line, status = told(error)
-        kept = f"; the traceback is in {_keep_traceback()}" if line.startswith("unforeseen") else ""
+        kept = f"; the traceback is in {_keep_traceback()}" if line.startswith(UNFORESEEN) else ""
         _fail(line + kept, status)
 
 

@@ -7,6 +7,7 @@ import re
 
 from flows.errors import EvergreenError
 
+UNFORESEEN = "unforeseen"  # so begins the line of an error that nobody foresaw: whoever tells it keeps its traceback
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 FORBIDDEN = (errno.EROFS, errno.EACCES, errno.EPERM)
 # Errors of libraries that have one cause, by their first line, and how it is mended.
@@ -30,7 +31,7 @@ KNOWN = {
 
 
 def told(error: Exception) -> tuple[str, int]:
-    """Return the line and the exit status; the line of an error that nobody foresaw begins with ``unforeseen``."""
+    """Return the line and the exit status; that of an error that nobody foresaw begins with ``UNFORESEEN``."""
     from pydantic import ValidationError
     from pydantic_settings import SettingsError
 
@@ -53,4 +54,4 @@ def told(error: Exception) -> tuple[str, int]:
     for pattern, words in KNOWN.items():
         if re.search(pattern, line):
             return words.format(line=line), 1
-    return f"unforeseen {type(error).__name__}: {line}", 1
+    return f"{UNFORESEEN} {type(error).__name__}: {line}", 1

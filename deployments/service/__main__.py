@@ -19,7 +19,7 @@ from pydantic_settings import SettingsError
 from deployments.service.logs import log_json
 from deployments.service.workers import end_with_parent, supervise
 from flows import settings as settings_of
-from flows.cli_error import told
+from flows.cli_error import UNFORESEEN, told
 from flows.errors import EvergreenError, UnavailableError
 from flows.lookup import load_model
 from flows.settings import Settings
@@ -52,7 +52,7 @@ def main(arguments: list[str] | None = None) -> int:
             serve_all(settings, spec, listener, options.workers or settings.service_workers)
     except (EvergreenError, ValidationError, SettingsError, OSError) as error:
         line, status = told(error)
-        if line.startswith("unforeseen"):
+        if line.startswith(UNFORESEEN):
             raise
         sys.stderr.write(f"{line}\n")
         return status
