@@ -11,6 +11,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
+from flows.steps.sql import identifier, literal
+
 ENTITIES = "entities"  # the name under which the entity rows are registered
 EVENT_TIMESTAMP = "event_timestamp"
 NOTHING = 2**32 - 1  # numbers of rows are of 32 bits
@@ -45,20 +47,10 @@ class View:
     ttl: timedelta | None
 
 
-def quoted(name: str) -> str:
-    """Return a name as an SQL identifier."""
-    return '"' + name.replace('"', '""') + '"'
-
-
-def text(value: str) -> str:
-    """Return a string as an SQL literal."""
-    return "'" + value.replace("'", "''") + "'"
-
-
 def instant(moment: datetime) -> str:
     """Return a moment as an SQL literal; without zone it is UTC."""
     aware = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
-    return f"TIMESTAMPTZ {text(aware.astimezone(UTC).isoformat())}"
+    return f"TIMESTAMPTZ {literal(aware.astimezone(UTC).isoformat())}"
 
 
 def utc(column: str) -> str:
@@ -102,24 +94,24 @@ def occurrences(views: Sequence[View], span: Span) -> str:
     """
     parts = []
     for view in views:
-        keys = [f"{quoted(column)} AS {quoted(entity)}" for column, entity in view.keys]
-        moment = f"{utc(quoted(view.source.time))} AS {quoted(EVENT_TIMESTAMP)}"
+        keys = [f"{identifier(column)} AS {identifier(entity)}" for column, entity in view.keys]
+        moment = f"{utc(identifier(view.source.time))} AS {identifier(EVENT_TIMESTAMP)}"
         parts.append(f"SELECT {', '.join([moment, *keys])} {_rows(view.source, *span)}")
     return f"SELECT DISTINCT * FROM ({' UNION ALL BY NAME '.join(parts)})"
 
 
 def between(source: Source, columns: Sequence[str], start: datetime | None, end: datetime | None) -> str:
     """Return the query for all rows from start to end (None: open), times in UTC; no columns means all."""
-    special = {name: utc(quoted(name)) for name in (source.time, source.created) if name} | {NO_KEY: "''"}
-    chosen = [f"{special.get(name, quoted(name))} AS {quoted(name)}" for name in columns]
+    special = {name: utc(identifier(name)) for name in (source.time, source.created) if name} | {NO_KEY: "''"}
+    chosen = [f"{special.get(name, identifier(name))} AS {identifier(name)}" for name in columns]
     return f"SELECT {', '.join(chosen) or '*'} {_rows(source, start, end)}"
 
 
 def latest(source: Source, keys: Sequence[str], columns: Sequence[str], start: datetime, end: datetime) -> str:
     """Return the query for the row of each key that counts at ``end``, of those from ``start`` to ``end``."""
-    created = f"{utc(quoted(source.created))} DESC NULLS LAST, " if source.created else ""
-    order = f"{utc(quoted(source.time))} DESC, {created}{LAST_WRITTEN_FIRST}"
-    return f"{between(source, columns, start, end)} QUALIFY {_first(map(quoted, keys), order)}"
+    created = f"{utc(identifier(source.created))} DESC NULLS LAST, " if source.created else ""
+    order = f"{utc(identifier(source.time))} DESC, {created}{LAST_WRITTEN_FIRST}"
+    return f"{between(source, columns, start, end)} QUALIFY {_first(map(identifier, keys), order)}"
 
 
 def _newest(view: View, span: Span | None) -> str:
@@ -154,13 +146,15 @@ def _names(view: View) -> tuple[list[str], list[str]]:
 def _renamed(view: View, span: Span | None) -> str:
     """Return the FROM for the rows of a view that a span of entity times can see, under names that cannot clash."""
     keys, values = _names(view)
-    columns = [f"{quoted(column)} AS {name}" for (column, _), name in zip(view.keys, keys, strict=True)]
-    columns += [f"{quoted(column)} AS {name}" for (column, _), name in zip(view.features, values, strict=True)]
-    columns += [f"epoch_us({utc(quoted(view.source.time))}) AS time"]
+    columns = [f"{identifier(column)} AS {name}" for (column, _), name in zip(view.keys, keys, strict=True)]
+    columns += [f"{identifier(column)} AS {name}" for (column, _), name in zip(view.features, values, strict=True)]
+    columns += [f"epoch_us({utc(identifier(view.source.time))}) AS time"]
     if view.source.created:
-        columns += [f"epoch_us({utc(quoted(view.source.created))}) AS created"]
+        columns += [f"epoch_us({utc(identifier(view.source.created))}) AS created"]
     start, end = (span[0] - view.ttl if view.ttl else None, span[1]) if span else (None, None)
-    rows = " AND ".join([_rows(view.source, start, end), *(f"{quoted(column)} IS NOT NULL" for column, _ in view.keys)])
+    rows = " AND ".join(
+        [_rows(view.source, start, end), *(f"{identifier(column)} IS NOT NULL" for column, _ in view.keys)]
+    )
     return f"FROM (SELECT {', '.join(columns)}, file_index, file_row_number {rows})"
 
 
@@ -171,8 +165,8 @@ def _first(keys: Iterable[str], order: str) -> str:
 
 def _rows(source: Source, start: datetime | None, end: datetime | None) -> str:
     """Return FROM and WHERE for the rows of the files from start to end, columns matched by name."""
-    moment = utc(quoted(source.time))
+    moment = utc(identifier(source.time))
     bounds = [f"{moment} >= {instant(start)}"] if start else []
     bounds += [f"{moment} <= {instant(end)}"] if end else []
-    files = f"read_parquet([{', '.join(map(text, source.files))}], union_by_name = true)"
-    return f"FROM {files} WHERE {' AND '.join([f'{quoted(source.time)} IS NOT NULL', *bounds])}"
+    files = f"read_parquet([{', '.join(map(literal, source.files))}], union_by_name = true)"
+    return f"FROM {files} WHERE {' AND '.join([f'{identifier(source.time)} IS NOT NULL', *bounds])}"

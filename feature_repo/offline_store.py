@@ -31,6 +31,7 @@ from feast.utils import compute_non_entity_date_range
 
 from feature_repo import asof, parquet_files
 from feature_repo.retrieval import AsofRetrievalJob, DuckDBRetrievalJob, connect, run
+from flows.steps.sql import identifier
 
 
 class DuckDBAsofOfflineStoreConfig(FeastConfigBaseModel):
@@ -208,7 +209,7 @@ def _in_utc(entities: pa.Table, moment: str) -> pa.Table:
     if not pa.types.is_timestamp(column.type):
         with connect() as connection:
             connection.register(asof.ENTITIES, entities.select([moment]))
-            query = f"SELECT {asof.utc(asof.quoted(moment))} FROM {asof.ENTITIES}"
+            query = f"SELECT {asof.utc(identifier(moment))} FROM {asof.ENTITIES}"
             column = connection.execute("SET preserve_insertion_order = true").execute(query).to_arrow_table()[0]
     place = entities.column_names.index(moment)
     return entities.set_column(place, moment, column.cast(pa.timestamp("us", "UTC"), safe=False))

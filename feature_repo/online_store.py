@@ -26,6 +26,7 @@ from feast.utils import make_tzaware, to_naive_utc
 from pydantic import field_validator
 
 from feature_repo.online_bytes import Batch, texts
+from flows.steps.sql import identifier
 
 # What Feast gives to be written: key, values by feature, event time, creation.
 Row = tuple[EntityKey, dict[str, Value], datetime, datetime | None]
@@ -190,8 +191,7 @@ def _seconds(time: int | None) -> int | None:
 
 
 def _table_of(config: RepoConfig, table: FeatureView) -> str:
-    name = compute_table_id(config.project, table, config.registry.enable_online_feature_view_versioning)
-    return '"' + name.replace('"', '""') + '"'
+    return identifier(compute_table_id(config.project, table, config.registry.enable_online_feature_view_versioning))
 
 
 def _add_columns(connection: sqlite3.Connection, name: str) -> None:
