@@ -32,9 +32,11 @@ class ColumnReference(Frozen):
     A number has ``edges`` (bin i holds edges[i-1] <= x < edges[i], the outer bins what lies beyond the training set), a
     string ``categories`` (their bins, then one for all others). ``shares`` are those bins' shares of all rows, and last
     the share of missing values. ``noise`` is the distance that a single training day usually has from the others.
+    ``rows`` is how many there were, if they were not those of the reference.
     """
 
     name: str
+    rows: int | None = None
     edges: tuple[float, ...] = ()
     categories: tuple[str, ...] | None = None
     shares: tuple[float, ...]
@@ -73,22 +75,26 @@ def reference(table: pa.Table, columns: Sequence[str]) -> Reference:
     """
     timed = "event_timestamp" in table.column_names and table.num_rows
     times = pc.min_max(table["event_timestamp"]).as_py() if timed else {"min": None, "max": None}
-    if table.num_rows > MOST_ROWS:
-        step = -(-table.num_rows // MOST_ROWS)
-        table = table.select(list(columns) + (["event_timestamp"] if timed else [])).take(
-            pa.array(np.arange(0, table.num_rows, step))
-        )
+    table = _thinned(table, columns)
     days = _days(table)
-    found = []
-    for name in columns:
-        column = table[name]
-        edges, categories = ((), _categories(column)) if _is_text(column) else (_edges(_numbers(column)), None)
-        empty = ColumnReference(name=name, edges=edges, categories=categories, shares=(), noise=0.0)
-        bins, width = _bins(empty, column)
-        counts = np.bincount(bins, minlength=width)
-        shares = tuple((counts / max(len(bins), 1)).tolist())
-        found.append(empty.model_copy(update={"shares": shares, "noise": _noise(bins, counts, days)}))
-    return Reference(rows=table.num_rows, start=times["min"], end=times["max"], columns=tuple(found))
+    found = tuple(_distribution(name, table[name], days) for name in columns)
+    return Reference(rows=table.num_rows, start=times["min"], end=times["max"], columns=found)
+
+
+def held_out(judged: pa.Table, trained: pa.Table, name: str) -> ColumnReference:
+    """Return how a model's answers were distributed on rows that it was not fitted on, with the noise of those it was.
+
+    Answers to rows that were fitted are nearer to their labels than any later ones: compared with them, an overfitted
+    model would have drifted from its first day on. The rows that judge may be a few odd days themselves: of n days that
+    vary by themselves, the squared distance from what is usual is an n-th of a single day's, which is added.
+    """
+    judged, trained = _thinned(judged, [name]), _thinned(trained, [name])
+    found = _distribution(name, judged[name], None)
+    bins, width = _bins(found, trained[name])
+    noise = _noise(bins, np.bincount(bins, minlength=width), _days(trained))
+    days = _days(judged)
+    noise *= np.sqrt(1.0 + 1.0 / len(np.unique(days))) if days is not None else 1.0
+    return found.model_copy(update={"noise": noise, "rows": judged.num_rows})
 
 
 def compare(
@@ -121,7 +127,8 @@ def compare(
     samples = np.array([len(values) for _, values in known])
     filled = ((then + now) > 0).sum(axis=1)
     watched = [not triggers.drift_columns or column.name in triggers.drift_columns for column, _ in known]
-    chance = sampling_distance(filled, samples, reference.rows, max(sum(watched), 1))
+    rows_then = np.array([reference.rows if column.rows is None else column.rows for column, _ in known])
+    chance = sampling_distance(filled, samples, rows_then, max(sum(watched), 1))
     limits = np.maximum(triggers.drift_effect, np.array([column.noise for column, _ in known]) + chance)
     drifts = [
         FeatureDrift(
@@ -134,7 +141,7 @@ def compare(
     return sorted(drifts, key=lambda drift: (not drift.watched, drift.limit - drift.distance, drift.feature))
 
 
-def sampling_distance(bins: Any, rows: Any, reference_rows: int, columns: int) -> Any:
+def sampling_distance(bins: Any, rows: Any, reference_rows: Any, columns: int) -> Any:
     """Return the distance that two samples of one distribution stay below, but for ``FALSE_ALARMS`` over all columns.
 
     For small differences the divergence in bits is chi-square distributed: JSD * 8 ln 2 / (1/rows + 1/reference_rows),
@@ -144,7 +151,7 @@ def sampling_distance(bins: Any, rows: Any, reference_rows: int, columns: int) -
     from scipy.stats import chi2
 
     quantile = chi2.ppf(1.0 - FALSE_ALARMS / columns, np.maximum(np.asarray(bins) - 1, 1))
-    return np.sqrt(quantile * (1.0 / np.asarray(rows) + 1.0 / reference_rows) / (8.0 * np.log(2.0)))
+    return np.sqrt(quantile * (1.0 / np.asarray(rows) + 1.0 / np.asarray(reference_rows)) / (8.0 * np.log(2.0)))
 
 
 def gone_missing(drifts: Iterable[FeatureDrift], triggers: Triggers) -> list[str]:
@@ -158,6 +165,23 @@ def _distance(then: Floats, now: Floats) -> Floats:
 
     # Equal shares may come out as the root of a rounding error below zero, which is NaN.
     return np.nan_to_num(np.asarray(jensenshannon(then, now, base=2.0, axis=1), dtype=np.float64), nan=0.0)
+
+
+def _thinned(table: pa.Table, columns: Sequence[str]) -> pa.Table:
+    """Return every n-th row of a table of more than ``MOST_ROWS``, with some columns and its times."""
+    if table.num_rows <= MOST_ROWS:
+        return table
+    timed = ["event_timestamp"] if "event_timestamp" in table.column_names else []
+    return table.select([*columns, *timed]).take(pa.array(np.arange(0, table.num_rows, -(-table.num_rows // MOST_ROWS))))
+
+
+def _distribution(name: str, values: pa.ChunkedArray, days: Bins | None) -> ColumnReference:
+    edges, categories = ((), _categories(values)) if _is_text(values) else (_edges(_numbers(values)), None)
+    empty = ColumnReference(name=name, edges=edges, categories=categories, shares=(), noise=0.0)
+    bins, width = _bins(empty, values)
+    counts = np.bincount(bins, minlength=width)
+    shares = tuple((counts / max(len(bins), 1)).tolist())
+    return empty.model_copy(update={"shares": shares, "noise": _noise(bins, counts, days)})
 
 
 def _days(table: pa.Table) -> Bins | None:

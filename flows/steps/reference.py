@@ -22,7 +22,7 @@ FILE = "drift.json"  # in the bundle's folder
 
 
 class Reference(Frozen):
-    """The distributions of the rows that were fitted, and the errors on those that judged."""
+    """The distributions of the rows that were fitted, and the answers to and errors on those that judged."""
 
     drift: drift.Reference
     expected: performance.Expected
@@ -32,9 +32,11 @@ def build(spec: ModelSpec, data: TrainingSet, estimator: Any, train: Predicted, 
     """Return the reference of a fitted estimator: features, prediction and label of its training set."""
     classes = getattr(estimator, "classes_", None) if spec.task != "regression" else None
     trained, judged = (with_answers(part.rows, part.scores, classes) for part in (train, judge))
-    columns = [*data.features, PREDICTION, drift.LABEL]
-    expected = performance.expect(spec, judged)
-    return Reference(drift=drift.reference(trained, columns), expected=expected)
+    known = drift.reference(trained, [*data.features, drift.LABEL])
+    *features, label = known.columns
+    columns = (*features, drift.held_out(judged, trained, PREDICTION), label)
+    known = known.model_copy(update={"columns": columns})
+    return Reference(drift=known, expected=performance.expect(spec, judged))
 
 
 def write(reference: Reference, folder: Path) -> Path:
