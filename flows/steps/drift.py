@@ -172,7 +172,9 @@ def _thinned(table: pa.Table, columns: Sequence[str]) -> pa.Table:
     if table.num_rows <= MOST_ROWS:
         return table
     timed = ["event_timestamp"] if "event_timestamp" in table.column_names else []
-    return table.select([*columns, *timed]).take(pa.array(np.arange(0, table.num_rows, -(-table.num_rows // MOST_ROWS))))
+    return table.select([*columns, *timed]).take(
+        pa.array(np.arange(0, table.num_rows, -(-table.num_rows // MOST_ROWS)))
+    )
 
 
 def _distribution(name: str, values: pa.ChunkedArray, days: Bins | None) -> ColumnReference:
