@@ -103,9 +103,7 @@ def train(
             fitted = fit(spec, data, params, factory)
             trained, judged = predict(spec, fitted, data)
             with probe.started(home) as prober:  # gets ready while the figures are made
-                found = evaluate(
-                    spec, fitted, trained, judged, reigning.bundle, reigning.version, work.folder / "pictures"
-                )
+                found = evaluate(spec, fitted, trained, judged, reigning, work.folder / "pictures")
                 digest = save_bundle(spec, fitted, judged, work.bundle)
                 probe.ask(prober, work.bundle, digest)
                 write_reference(spec, data, fitted, trained, judged, work.bundle)

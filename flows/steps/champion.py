@@ -2,26 +2,33 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass
+from datetime import datetime
 
 from sqlalchemy.engine import Engine
 
 from flows import ledger
-from flows.errors import EvergreenError, RefusedError
+from flows.errors import ContractError, EvergreenError, RefusedError
 from flows.ledger import Promotion
 from flows.settings import Settings
 from flows.spec import ModelSpec
+from flows.steps import reference
 from flows.steps.bundle import Bundle, load_bundle
 from flows.steps.storage import folder
 
 
 @dataclass(frozen=True)
 class Champion:
-    """The reigning champion; all None where there is none yet."""
+    """The reigning champion; all None where there is none yet.
+
+    ``fitted_until`` is the time of the last row that it was fitted on, None where nothing says so.
+    """
 
     version: int | None = None
     bundle: Bundle | None = None
     digest: str | None = None
+    fitted_until: datetime | None = None
 
     @property
     def request_schema(self) -> dict[str, str] | None:
@@ -52,4 +59,7 @@ def load(settings: Settings, spec: ModelSpec, engine: Engine) -> Champion:
         raise RefusedError(
             f"{spec.name}: the champion, version {promotion.version}, cannot be compared with: {error}"
         ) from error
-    return Champion(promotion.version, opened, promotion.digest)
+    fitted_until = None
+    with suppress(ContractError):  # monitoring tells of a reference that is torn
+        fitted_until = reference.read(spec, promotion).drift.end
+    return Champion(promotion.version, opened, promotion.digest, fitted_until)

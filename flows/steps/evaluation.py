@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     import pandas as pd
     import pyarrow as pa
 
-    from flows.steps.bundle import Bundle
+    from flows.steps.champion import Champion
     from flows.steps.metrics import Floats
 
 IMPORTANCE_ROWS = 1000
@@ -38,7 +39,8 @@ class Slice(Frozen):
 class Evaluation(Frozen):
     """What is known of a challenger after judging; errors are smaller-is-better, in the unit of the metric.
 
-    ``empty`` names the features that had no value in any row that trained.
+    ``empty`` names the features that had no value in any row that trained, ``champion_knew`` is the share of the judging
+    rows that are no newer than what the champion was fitted on.
     """
 
     error: float
@@ -55,6 +57,7 @@ class Evaluation(Frozen):
     slices: tuple[Slice, ...]
     importance: dict[str, float]
     empty: tuple[str, ...] = ()
+    champion_knew: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -100,8 +103,7 @@ def evaluate(
     estimator: Any,
     train: Predicted,
     judge: Predicted,
-    champion: Bundle | None,
-    champion_version: int | None,
+    champion: Champion,
     pictures: Path,
 ) -> Evaluation:
     """Judge a fitted estimator on the judging part and draw its pictures into a folder.
@@ -111,13 +113,16 @@ def evaluate(
     """
     classes = getattr(estimator, "classes_", None)
     losses = judging_losses(spec, classes, train, judge)
-    if champion is not None:
-        rows = matrix(judge.rows, tuple(champion.manifest.feature_names))
-        theirs = metrics.row_losses(spec.metric, judge.labels, champion.scores(rows), champion.manifest.classes)
-        losses = replace(losses, theirs=theirs)
+    if champion.bundle is not None:
+        manifest = champion.bundle.manifest
+        scores = champion.bundle.scores(matrix(judge.rows, tuple(manifest.feature_names)))
+        losses = replace(losses, theirs=metrics.row_losses(spec.metric, judge.labels, scores, manifest.classes))
     evaluation = measure(spec, classes, train, judge, losses)
-    evaluation = beside(spec, evaluation, judge, losses, champion_version if champion else None).model_copy(
-        update={"importance": _importance(spec, estimator, judge.inputs, judge.labels, classes)}
+    evaluation = beside(spec, evaluation, judge, losses, champion.version).model_copy(
+        update={
+            "importance": _importance(spec, estimator, judge.inputs, judge.labels, classes),
+            "champion_knew": _share_until(judge.rows, champion.fitted_until),
+        }
     )
     from flows.steps.pictures import draw_evaluation
 
@@ -171,6 +176,15 @@ def beside(
             ),
         }
     return evaluation.model_copy(update=found)
+
+
+def _share_until(rows: pa.Table, moment: datetime | None) -> float:
+    """Return the share of rows that are no newer than a moment."""
+    if moment is None:
+        return 0.0
+    import pyarrow.compute as pc
+
+    return float(pc.mean(pc.less_equal(rows["event_timestamp"], moment)).as_py() or 0.0)
 
 
 def _hours(judge: Predicted) -> Any:

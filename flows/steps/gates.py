@@ -123,6 +123,11 @@ def _not_worse_than_champion(spec: ModelSpec, evaluation: Evaluation) -> Verdict
         f"{spec.metric.error} {evaluation.error:.4g}, version {evaluation.champion_version} {evaluation.champion_error:.4g}: "
         f"difference {difference:+.3g}, {spec.gates.confidence:.0%} interval {low:+.3g} to {high:+.3g}"
     )
+    if evaluation.champion_knew:
+        text += (
+            f"; {evaluation.champion_knew:.0%} of the rows are no newer than those that version {evaluation.champion_version} "
+            "was fitted on, and flatter it: let fewer days judge"
+        )
     return judge("champion", low, spec.gates.champion_tolerance * evaluation.champion_error, text)
 
 

@@ -116,6 +116,14 @@ def test_experiments_are_judged_by_the_gates_beside_the_champion_and_register_no
     assert logged["error"] == better.error
 
 
+def test_more_days_that_judge_are_rows_that_the_champion_was_fitted_on(ground, research):
+    found = evergreen.experiment("taxi", HistGradientBoostingRegressor(**BETTER), judge_days=3)
+    assert research.better.champion_knew == 0.0
+    assert found.champion_knew == pytest.approx(1 / 3, abs=0.05)  # days differ in trips
+    (champion,) = (gate for gate in found.gates if gate.gate == "champion")
+    assert "of the rows are no newer than those that version 1 was fitted on" in champion.reason
+
+
 def test_the_better_one_is_adopted_on_a_branch_beside_uncommitted_work(ground, research, reviewed):
     better, clone = research.better, ground.clone
     file = clone / "acme" / "taxi" / "estimator.py"

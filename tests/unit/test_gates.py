@@ -56,6 +56,13 @@ def test_without_a_champion_a_slice_is_compared_with_what_one_would_say_anyway()
     assert not verdict("slices", part(0.1, None, baseline=0.0)).passed
 
 
+def test_a_champion_that_was_fitted_on_rows_that_judge_is_told():
+    found = gates.judge_all(SPEC, evaluation(part(0.1, 0.1)).model_copy(update={"champion_knew": 0.6}), OPENED, None)
+    (champion,) = (one for one in found if one.gate == "champion")
+    assert "60% of the rows are no newer than those that version 1 was fitted on" in champion.reason
+    assert "fitted on" not in verdict("champion", part(0.1, 0.1)).reason
+
+
 def test_what_is_never_wrong_without_a_model_needs_none():
     assert not verdict("baseline", part(0.1, 0.1), error=0.0, baseline=0.0).passed
     assert not verdict("baseline", part(0.1, 0.1), error=0.1, baseline=0.0).passed

@@ -18,6 +18,7 @@ from flows.errors import ContractError
 from flows.models.taxi.spec import spec as taxi
 from flows.spec import Training
 from flows.steps import gates, reference
+from flows.steps.champion import Champion
 from flows.steps.evaluation import evaluate, predict
 from flows.steps.fitting import fit, trial_error, tune
 from flows.steps.probe import Probe
@@ -93,7 +94,7 @@ def test_an_estimator_that_answers_no_number_is_judged_and_refused(
     spec = SPEC.model_copy(update={"slices": ()})
     estimator = fit(spec, data, {}, "mine", lambda _params: Unsure(max_depth=2))
     train, judge = predict(spec, estimator, data)
-    found = evaluate(spec, estimator, train, judge, None, None, tmp_path / "pictures")
+    found = evaluate(spec, estimator, train, judge, Champion(), tmp_path / "pictures")
     assert (found.error, found.metrics["mae"], found.metrics["r2"]) == (math.inf, math.inf, -math.inf)
     loads = Probe(loaded=True, reason="", rows=9, difference=0.0, latency_ms=1.0)
     assert gates.failed(gates.judge_all(spec, found, loads, None))[0] == "baseline"

@@ -94,9 +94,7 @@ def run(
         data = rows.build(settings, spec, engine, folder, judge)
         fitted = fitting.fit(spec, data, given.params, given.name, given.build)
         trained, judged = evaluation.predict(spec, fitted, data)
-        found = evaluation.evaluate(
-            spec, fitted, trained, judged, reigning.bundle, reigning.version, folder / "pictures"
-        )  # fmt: skip
+        found = evaluation.evaluate(spec, fitted, trained, judged, reigning, folder / "pictures")
         write_estimator(fitted, folder / "bundle" / bundle.MODEL, given.name)
         digest = bundling.write_manifest(spec, fitted, judged, folder / "bundle")
         opened = probe.probe_bundle(folder / "bundle", digest, settings)
