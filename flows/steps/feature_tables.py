@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
-from datetime import UTC, date, datetime, time
+from datetime import UTC, date, datetime, time, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 from zoneinfo import ZoneInfo
@@ -146,7 +146,7 @@ def compute(settings: Settings, spec: ModelSpec, planned: FeaturePlan) -> dict[s
     if not planned.ticks:
         return written
     pull(settings, settings.features(spec.name))
-    created = datetime.now(UTC)
+    created = _created(settings.features(spec.name))
     connection = ibis.duckdb.from_connection(in_memory.connect(settings.home))
     connection.raw_sql("SET preserve_insertion_order = false")
     files = locals_of(settings, planned.uris)
@@ -163,7 +163,7 @@ def compute(settings: Settings, spec: ModelSpec, planned: FeaturePlan) -> dict[s
         ) as computed:
             for view, expression in views.items():
                 # The name sorts by time of writing and is never used twice.
-                name = f"{created:%Y%m%dT%H%M%S%f}-{uuid.uuid4().hex[:8]}.parquet"
+                name = f"{created:{WRITTEN}}-{uuid.uuid4().hex[:8]}.parquet"
                 folder = settings.features(spec.name) / view
                 sql = computed(view, expression)
                 keys = spec.entities[view]
@@ -223,6 +223,17 @@ def shares(
 AT_ONCE = 8_000_000  # rows times ticks; some 100 bytes each
 ONCE = 24_000_000  # rows, where each is held once; they are sorted in slices
 TICKS = {"tick": "timestamp('UTC', 6)"}
+WRITTEN = "%Y%m%dT%H%M%S%f"  # how a file's name says when it was written, UTC
+
+
+def _created(folder: Path) -> datetime:
+    """Return the moment that new rows of a model's tables were made at: now, and later than all that are there.
+
+    Of a tick's values the newest count: those of a clock that ran ahead would outlive each correction made since.
+    """
+    newest = max((file.name.partition("-")[0] for file in folder.glob("*/[0-9]*T[0-9]*-*.parquet")), default="")
+    before = [datetime.strptime(newest, WRITTEN).replace(tzinfo=UTC) + timedelta(microseconds=1)] if newest else []
+    return max([datetime.now(UTC), *before])
 
 
 def _copy_statement(sql: str, keys: Sequence[str], created: datetime, earlier: list[Path], target: Path) -> str:

@@ -152,6 +152,22 @@ def test_what_was_corrected_away_does_not_live_on(home: Settings, tmp_path: Path
     assert newest == [(8, None), (9, 12.0)]
 
 
+def test_a_correction_outranks_what_was_made_under_a_clock_that_ran_ahead(
+    home: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tick = NEW_YORK_MIDNIGHT + timedelta(days=1)
+    for minutes, ahead in ((10.0, timedelta(days=900)), (12.0, timedelta(0)), (14.0, timedelta(0))):
+        clock = type(
+            "Clock", (datetime,), {"now": classmethod(lambda _, zone, ahead=ahead: datetime.now(zone) + ahead)}
+        )
+        monkeypatch.setattr(feature_tables, "datetime", clock)
+        path = rows_file(tmp_path / f"{minutes}.parquet", [(tick - 2 * HOUR, tick - HOUR, 8, minutes)])
+        planned = feature_tables.FeaturePlan(ticks=(tick,), uris=(str(path),), new=(1,), moment=NOW)
+        feature_tables.compute(home, spec, planned)
+    found = sorted(values(home, "route"), key=lambda row: row[3])
+    assert [row[2] for row in found] == [10.0, 12.0, 14.0]
+
+
 def test_ticks_are_computed_in_shares_whose_rows_fit_into_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(feature_tables, "AT_ONCE", 1000)
     ticks = [NEW_YORK_MIDNIGHT + timedelta(days=number) for number in range(6)]
