@@ -138,7 +138,8 @@ class Triggers(Frozen):
     drift_features: int = Field(default=1, ge=1, description="how many features must have drifted")
     drift_columns: tuple[str, ...] = Field(
         default=(),
-        description="features, prediction and label that may ask for a retraining; empty for all. Name those that "
+        description="features, prediction (of classes: their probabilities) and label that may ask for a retraining; empty "
+        "for all. Name those that "
         "stay put by themselves: an average over the past wanders with every day that it takes in",
     )
     missing_rise: float = Field(

@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from flows.spec import Frozen, Triggers
+from flows.steps.answered import PREDICTION, PROBABILITIES, probabilities_of
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -32,10 +33,11 @@ class ColumnReference(Frozen):
     A number has ``edges`` (bin i holds edges[i-1] <= x < edges[i], the outer bins what lies beyond the training set), a
     string ``categories`` (their bins, then one for all others). ``shares`` are those bins' shares of all rows, and last
     the share of missing values. ``noise`` is the distance that a single training day usually has from the others.
-    ``rows`` is how many there were, if they were not those of the reference.
+    Of answers, ``rows`` is how many there were, and ``of`` the class whose probability is meant.
     """
 
     name: str
+    of: str | None = None
     rows: int | None = None
     edges: tuple[float, ...] = ()
     categories: tuple[str, ...] | None = None
@@ -81,26 +83,34 @@ def reference(table: pa.Table, columns: Sequence[str]) -> Reference:
     return Reference(rows=table.num_rows, start=times["min"], end=times["max"], columns=found)
 
 
-def held_out(judged: pa.Table, trained: pa.Table, name: str) -> ColumnReference:
+def held_out(judged: pa.Table, trained: pa.Table) -> tuple[ColumnReference, ...]:
     """Return how a model's answers were distributed on rows that it was not fitted on, with the noise of those it was.
 
+    Of classes that is the probability of each, of two that of the second: where one is rare, the answer is always the other.
     Answers to rows that were fitted are nearer to their labels than any later ones: compared with them, an overfitted
     model would have drifted from its first day on. The rows that judge may be a few odd days themselves: of n days that
     vary by themselves, the squared distance from what is usual is an n-th of a single day's, which is added.
     """
-    judged, trained = _thinned(judged, [name]), _thinned(trained, [name])
-    found = _distribution(name, judged[name], None)
-    bins, width = _bins(found, trained[name])
-    noise = _noise(bins, np.bincount(bins, minlength=width), _days(trained))
-    days = _days(judged)
-    noise *= np.sqrt(1.0 + 1.0 / len(np.unique(days))) if days is not None else 1.0
-    return found.model_copy(update={"noise": noise, "rows": judged.num_rows})
+    columns = [name for name in (PREDICTION, PROBABILITIES) if name in judged.column_names]
+    judged, trained = _thinned(judged, columns), _thinned(trained, columns)
+    judged_days, trained_days = _days(judged), _days(trained)
+    more = 1.0 if judged_days is None else float(np.sqrt(1.0 + 1.0 / len(np.unique(judged_days))))
+    fitted = _answers(trained)
+    found = []
+    for of, values in list(_answers(judged).items())[:CATEGORIES]:
+        column = _distribution(PREDICTION, values, None)
+        bins, width = _bins(column, fitted[of])
+        noise = more * _noise(bins, np.bincount(bins, minlength=width), trained_days)
+        found.append(column.model_copy(update={"of": of, "noise": noise, "rows": judged.num_rows}))
+    return tuple(found)
 
 
 def compare(
     reference: Reference, table: pa.Table, triggers: Triggers | None = None, labelled: pa.Table | None = None
 ) -> list[FeatureDrift]:
     """Return the drift of each column that both sides have: the watched ones first, the farthest moved first.
+
+    Of the classes' probabilities the one that moved farthest stands for all.
 
     The distance is Jensen and Shannon's on the binned shares (Lin, IEEE Trans. Inf. Theory 37, 1991; the root of the
     divergence in bits). The limit is the larger of ``triggers.drift_effect``, the effect that matters, and noise plus
@@ -109,12 +119,16 @@ def compare(
     Rows should span whole days. ``labelled`` holds the rows whose label is known, if that is not yet so for all.
     """
     triggers = triggers or Triggers()
-    known = [
-        (column, rows[column.name])
-        for column in reference.columns
-        if (rows := labelled if column.name == LABEL and labelled is not None else table).num_rows
-        and column.name in rows.column_names
-    ]
+    answers = _answers(table) if any(column.of is not None for column in reference.columns) else {}
+    known = []
+    for column in reference.columns:
+        rows = labelled if column.name == LABEL and labelled is not None else table
+        if column.of is not None:
+            values = answers.get(column.of)
+        else:
+            values = rows[column.name] if column.name in rows.column_names else None
+        if values is not None and rows.num_rows:
+            known.append((column, values))
     if not known or not reference.rows:
         return []
     widest = max(len(column.shares) for column, _ in known)
@@ -132,13 +146,16 @@ def compare(
     limits = np.maximum(triggers.drift_effect, np.array([column.noise for column, _ in known]) + chance)
     drifts = [
         FeatureDrift(
-            feature=column.name, distance=float(distances[i]), limit=float(limits[i]),
+            feature=_shown(column), distance=float(distances[i]), limit=float(limits[i]),
             missing=float(now[i, len(column.shares) - 1]), missing_reference=column.shares[-1], samples=int(samples[i]),
             watched=watched[i], drifted=bool(watched[i] and distances[i] > limits[i]),
         )
         for i, (column, _) in enumerate(known)
     ]  # fmt: skip
-    return sorted(drifts, key=lambda drift: (not drift.watched, drift.limit - drift.distance, drift.feature))
+    drifts.sort(key=lambda drift: (not drift.watched, drift.limit - drift.distance, drift.feature))
+    classes = {_shown(column) for column, _ in known if column.of is not None}
+    farthest = next((drift.feature for drift in drifts if drift.feature in classes), None)  # it speaks for all classes
+    return [drift for drift in drifts if drift.feature not in classes or drift.feature == farthest]
 
 
 def sampling_distance(bins: Any, rows: Any, reference_rows: Any, columns: int) -> Any:
@@ -175,6 +192,19 @@ def _thinned(table: pa.Table, columns: Sequence[str]) -> pa.Table:
     return table.select([*columns, *timed]).take(
         pa.array(np.arange(0, table.num_rows, -(-table.num_rows // MOST_ROWS)))
     )
+
+
+def _shown(column: ColumnReference) -> str:
+    return column.name if column.of is None else f"probability of {column.of}"
+
+
+def _answers(rows: pa.Table) -> dict[str | None, pa.ChunkedArray]:
+    """Return the probability of each class, the likeliest first, and of two that of the second; else answers under None."""
+    if PROBABILITIES not in rows.column_names:
+        return {None: rows[PREDICTION]}
+    names, shares = probabilities_of(rows)
+    likely = [1] if len(names) == 2 else np.argsort(-shares.mean(axis=0), kind="stable")
+    return {names[place]: pa.chunked_array([shares[:, place]]) for place in likely}
 
 
 def _distribution(name: str, values: pa.ChunkedArray, days: Bins | None) -> ColumnReference:

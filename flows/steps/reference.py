@@ -11,7 +11,7 @@ from flows.errors import ContractError
 from flows.ledger import Promotion
 from flows.spec import Frozen, ModelSpec
 from flows.steps import drift, performance, storage
-from flows.steps.answered import PREDICTION, with_answers
+from flows.steps.answered import with_answers
 from flows.steps.files import write_text
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ def build(spec: ModelSpec, data: TrainingSet, estimator: Any, train: Predicted, 
     trained, judged = (with_answers(part.rows, part.scores, classes) for part in (train, judge))
     known = drift.reference(trained, [*data.features, drift.LABEL])
     *features, label = known.columns
-    columns = (*features, drift.held_out(judged, trained, PREDICTION), label)
+    columns = (*features, *drift.held_out(judged, trained), label)
     known = known.model_copy(update={"columns": columns})
     return Reference(drift=known, expected=performance.expect(spec, judged))
 

@@ -15,7 +15,7 @@ from sklearn.ensemble import HistGradientBoostingRegressor, RandomForestClassifi
 from flows.models.taxi.spec import spec as taxi
 from flows.spec import Metric, Triggers
 from flows.steps import drift, reference
-from flows.steps.answered import PREDICTION, with_answers
+from flows.steps.answered import PREDICTION, PROBABILITIES, with_answers
 from flows.steps.evaluation import Predicted
 
 START = datetime(2024, 1, 1, tzinfo=UTC)
@@ -72,4 +72,39 @@ def test_a_model_that_knows_its_training_rows_too_well_has_not_drifted_from_its_
 
     calm = [drifted(rows(range(day, day + 5), day, classes)) for day in range(30, 80, 5)]
     assert not any(calm), calm
-    assert {"x0", PREDICTION} <= drifted(rows(range(30, 35), 2, classes, shift=3.0))
+    moved = "probability of low" if classes else PREDICTION
+    assert {"x0", moved} <= drifted(rows(range(30, 35), 2, classes, shift=3.0))
+
+
+def test_the_probability_of_a_rare_class_is_watched_though_the_answer_is_always_the_other() -> None:
+    def said(days: int, rate: float, seed: int) -> pa.Table:
+        rng = np.random.default_rng(seed)
+        rare = rng.beta(2, 2 / rate, days * 200)
+        table = rows(range(days), seed, classes=True, per_day=200)
+        return with_answers(table, np.column_stack([1 - rare, rare]), ["no", "yes"])
+
+    known = drift.Reference(
+        rows=2000, start=START, end=START, columns=drift.held_out(said(5, 0.01, 1), said(10, 0.01, 2))
+    )
+    calm, moved = (drift.compare(known, said(2, rate, 3)) for rate in (0.01, 0.03))
+    assert [(one.feature, one.drifted, one.missing) for one in calm] == [("probability of yes", False, 0.0)]
+    assert [one.drifted for one in moved] == [True]
+    assert drift.compare(known, said(2, 0.03, 3), Triggers(drift_columns=(PREDICTION,)))[0].drifted
+    unlogged = pa.nulls(400, pa.map_(pa.string(), pa.float64()))
+    assert (
+        drift.compare(known, said(2, 0.01, 3).drop_columns([PROBABILITIES]).append_column(PROBABILITIES, unlogged))
+        == []
+    )
+
+
+def test_of_many_classes_the_probability_that_moved_farthest_speaks_for_all() -> None:
+    def said(days: int, weights: list[float], seed: int) -> pa.Table:
+        table = rows(range(days), seed, classes=True, per_day=200)
+        return with_answers(table, np.random.default_rng(seed).dirichlet(weights, days * 200), ["a", "b", "c"])
+
+    known = drift.held_out(said(5, [5, 4, 3], 1), said(10, [5, 4, 3], 2))
+    assert [column.of for column in known] == ["a", "b", "c"]
+    reference = drift.Reference(rows=2000, start=START, end=START, columns=known)
+    (calm,) = drift.compare(reference, said(2, [5, 4, 3], 3))
+    (moved,) = drift.compare(reference, said(2, [5, 4, 9], 3))
+    assert (calm.drifted, moved.drifted, moved.feature) == (False, True, "probability of c")
