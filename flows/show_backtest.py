@@ -14,9 +14,12 @@ def show_backtest(found: dict[str, Any]) -> None:
 
     findings = Findings.model_validate({name: value for name, value in found.items() if name != "files"})
     title = f"{findings.model}: {findings.periods[0]} to {findings.periods[-1]} by {findings.every}"
-    drawn = table(page.COLUMNS, page.rows(findings), title=title)
-    for column in drawn.columns[1:]:
-        column.justify = "right"
+    rows = page.rows(findings)
+    drawn = table(page.COLUMNS, rows, title=title)
+    for name, column, values in zip(page.COLUMNS, drawn.columns, zip(*rows, strict=True), strict=True):
+        # As narrow as its words allow: in 80 columns the two policies of retrainopt would be cut to one name.
+        column.width = max(map(len, [*name.split(), *map(str, values)]))
+        column.justify = "left" if column is drawn.columns[0] else "right"
     console.print(drawn)
     for text in page.conclusions(findings):
         line(text, GOOD)

@@ -10,8 +10,10 @@ from training_parts import copy_home, featurized, opened
 
 from flows import database, ledger
 from flows.errors import ContractError, RefusedError, UsageError
+from flows.show_backtest import show_backtest
 from flows.steps import past, registry
 from flows.steps.backtest.findings import POLICIES, parse_policies
+from flows.terminal import console
 
 
 @pytest.fixture
@@ -22,7 +24,7 @@ def days_home(tmp_path, tmp_path_factory, simulated_days, prefect_api):
         yield home
 
 
-def test_a_replay_that_broke_off_goes_on_and_trains_each_window_once(days_home, tmp_path):
+def test_a_replay_that_broke_off_goes_on_and_trains_each_window_once(days_home, tmp_path, monkeypatch):
     from flows.backtest import backtest
 
     wanted = {"start": date(2024, 1, 6), "every": "day", "cost_train": 500.0, "html": tmp_path / "page.html"}
@@ -51,6 +53,12 @@ def test_a_replay_that_broke_off_goes_on_and_trains_each_window_once(days_home, 
     assert page.count("data:image/png;base64,") == 3
     assert not [part for part in ("http://", "https://", "<script") if part in page]
     assert all(policy in page for policy in POLICIES)
+    monkeypatch.setattr(console, "width", 80)
+    with console.capture() as printed:
+        show_backtest(found)
+    lines = printed.get().splitlines()
+    assert {line.split()[0] for line in lines if line} >= set(POLICIES)
+    assert "trainings" in printed.get()
     stored = json.loads(Path(found["files"]["json"]).read_text())
     assert stored["outcomes"] == json.loads(json.dumps(found["outcomes"]))
     run = registry.open_client(days_home).get_run(found["files"]["mlflow_run"])
