@@ -67,6 +67,8 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[object]], title: str |
     drawn = Table(
         *columns, title=title, title_justify="left", title_style="bold", header_style="bold", box=None, pad_edge=False
     )
+    for column in drawn.columns:
+        column.overflow = "fold"  # a name that is cut short may be another's
     for row in rows:
         drawn.add_row(*(Text("-" if cell is None else str(cell), style=MARKS.get(str(cell), "")) for cell in row))
     return drawn
