@@ -30,10 +30,12 @@ class Expected(Frozen):
     Errors differ between short and long trips, Sundays and Mondays; a few judging days have their own mix of them. The
     loss to expect of other days is the mean over their mix (post-stratification: Holt and Smith, J. R. Statist. Soc. A
     142, 1979). Numbers have the bins' inner ``edges``, as have classes that are judged by their probabilities: of the
-    highest one. Classes that hit or miss have ``categories``, after which a last bin is for others.
+    highest one. Classes that hit or miss have ``categories``, after which a last bin is for others. ``interval`` is that
+    of ``error``, None where it is not known.
     """
 
     error: float
+    interval: tuple[float, float] | None = None
     rows: int
     edges: tuple[float, ...] = ()
     categories: tuple[str, ...] | None = None
@@ -114,7 +116,13 @@ def expect(spec: ModelSpec, rows: pa.Table) -> Expected:
     counts = np.bincount(bins, minlength=width)
     sums = np.bincount(bins, weights=losses, minlength=width)
     means = np.where(counts > 0, sums / np.maximum(counts, 1), whole.losses[0])
-    return whole.model_copy(update={"edges": edges, "categories": categories, "losses": tuple(means.tolist())})
+    interval = _interval(spec, spec.metric, losses, microseconds(rows) // HOUR)
+    return whole.model_copy(
+        update={
+            "edges": edges, "categories": categories, "losses": tuple(means.tolist()),
+            "interval": interval if np.isfinite(interval).all() else None,
+        }
+    )  # fmt: skip
 
 
 def plain(error: float, metric: Metric, rows: int = 0) -> Expected:
@@ -126,7 +134,8 @@ def assess(spec: ModelSpec, joined: pa.Table, expected: Expected) -> Performance
     """Return the error of one version's joined predictions beside the one to expect, by day and by slice.
 
     Degraded means: the whole interval of their ratio lies above ``spec.triggers.performance_ratio``, on at least
-    ``min_labels`` rows. A prediction that is not a number has an infinite loss and degrades.
+    ``min_labels`` rows. What the test promised is as sure as its own rows are many. A prediction that is not a number
+    has an infinite loss and degrades.
     """
     rows, metric = labelled(joined), monitored(spec, expected)
     counts = {str(entry["values"]): entry["counts"] for entry in pc.value_counts(joined[STATE]).to_pylist()}
@@ -142,7 +151,8 @@ def assess(spec: ModelSpec, joined: pa.Table, expected: Expected) -> Performance
         )  # fmt: skip
 
     whole = part("all", np.ones(len(losses), dtype=bool))
-    low, high = _ratio_interval(spec, metric, losses, due, hours)
+    ratio = metrics.ratio(whole.error, whole.expected)
+    low, high = _of_two_samples(ratio, _ratio_interval(spec, metric, losses, due, hours), expected)
     times = pc.min_max(joined["event_timestamp"]).as_py()
     enough = len(losses) >= spec.triggers.min_labels
     return Performance(
@@ -150,7 +160,7 @@ def assess(spec: ModelSpec, joined: pa.Table, expected: Expected) -> Performance
         last_event=times["max"], predictions=joined.num_rows, labelled=len(losses), waiting=counts.get("waiting", 0),
         outside=counts.get("outside", 0), error=whole.error,
         interval=(whole.low, whole.high), reference_error=expected.error, expected=whole.expected,
-        ratio=metrics.ratio(whole.error, whole.expected), ratio_interval=(low, high),
+        ratio=ratio, ratio_interval=(low, high),
         days=tuple(part(f"{day:%Y-%m-%d}", chosen) for day, chosen in _by_day(spec, rows)),
         slices=tuple(part(name, chosen) for name, chosen in _by_slice(spec, rows)),
         degraded=bool(enough and low > spec.triggers.performance_ratio),
@@ -193,6 +203,20 @@ def _ratio_interval(
     # Between two infinite ratios, of hours where no error at all was expected, numpy finds no number.
     low, high = np.nan_to_num([low, high], nan=np.inf, posinf=np.inf)
     return float(low), float(high)
+
+
+def _of_two_samples(ratio: float, interval: tuple[float, float], expected: Expected) -> tuple[float, float]:
+    """Return the interval of a ratio whose denominator is measured as well, from the one that takes it for exact.
+
+    Logarithms of independent figures: the distances to the limits add as squares (Zou and Donner, Statistics in Medicine
+    27, 2008).
+    """
+    ends = (ratio, *interval, expected.error, *(expected.interval or ()))
+    if expected.interval is None or not all(0.0 < end < np.inf for end in ends):
+        return interval
+    middle, low, high = np.log([ratio, *interval])
+    down, up = np.abs(np.log(expected.interval) - np.log(expected.error))
+    return float(np.exp(middle - np.hypot(middle - low, up))), float(np.exp(middle + np.hypot(high - middle, down)))
 
 
 def _ranked(spec: ModelSpec, rows: pa.Table) -> Floats:

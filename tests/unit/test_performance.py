@@ -234,6 +234,28 @@ def test_an_error_grown_past_the_ratio_degrades(expected, factor, degraded):
     assert found.ratio_interval[0] < found.ratio < found.ratio_interval[1]
 
 
+def test_a_lucky_test_on_few_rows_promises_little():
+    def answered(rows, days, seed, worse=0.0):
+        rng = np.random.default_rng(seed)
+        score = rng.normal(-4.0, 1.3, rows)
+        said, true = (1 / (1 + np.exp(-one)) for one in (score, score + worse))
+        times = [START + timedelta(days=days * number / rows) for number in range(rows)]
+        truth = np.where(rng.random(rows) < true, "yes", "no")
+        table = pa.table({"event_timestamp": pa.array(times, pa.timestamp("us", "UTC")), "label": truth})
+        known = table.append_column(labels.STATE, pa.array(["labelled"] * rows))
+        return with_answers(known, np.column_stack([1 - said, said]), ["no", "yes"])
+
+    alarms, alarms_if_exact, seen = 0, 0, 0
+    for champion in range(30):
+        promised = performance.expect(RARE, answered(1000, 2, champion))
+        later = answered(3500, 7, 100 + champion)
+        alarms += performance.assess(RARE, later, promised).degraded
+        alarms_if_exact += performance.assess(RARE, later, promised.model_copy(update={"interval": None})).degraded
+        seen += performance.assess(RARE, answered(3500, 7, 200 + champion, worse=1.5), promised).degraded
+    assert alarms <= 1 < 3 <= alarms_if_exact, (alarms, alarms_if_exact)
+    assert seen == 30
+
+
 def test_too_few_labels_do_not_degrade(expected):
     assert not judged(rows=99, factor=3.0, expected=expected).degraded
     assert judged(rows=100, factor=3.0, expected=expected).degraded
