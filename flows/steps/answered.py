@@ -37,7 +37,8 @@ def probabilities_of(rows: pa.Table) -> tuple[list[str], Floats]:
     logged = rows[PROBABILITIES].cast(_ENTRIES).combine_chunks()
     entries = pc.list_flatten(logged)
     keys, values = pc.struct_field(entries, "key"), pc.struct_field(entries, "value")
-    names = pc.unique(keys).sort() if len(keys) else pa.array([""])
+    # Of no answers at all there is one class that reads as a number too, as classes may be, and that no label is of.
+    names = pc.unique(keys).sort() if len(keys) else pa.array(["nan"])
     shares = np.zeros((rows.num_rows, len(names)))
     shares[logged.is_null().to_numpy(zero_copy_only=False)] = np.nan
     place = pc.index_in(keys, value_set=names).to_numpy()

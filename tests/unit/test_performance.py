@@ -144,6 +144,25 @@ def test_answers_of_several_versions_and_without_probabilities():
     assert performance.losses_of(RARE, RARE.metric, log.slice(0, 0)).tolist() == []
 
 
+@pytest.mark.parametrize("label", ["yes", 1, 1.0, True])
+def test_classes_of_which_no_label_is_known_yet_have_no_error(label):
+    log = with_answers(predictions(("a", 1, 0.0, 1)).drop_columns(["prediction"]), np.array([[0.25, 0.75]]), (0, 1))
+    joined = log.append_column("label", pa.nulls(1, pa.scalar(label).type)).append_column(
+        labels.STATE, pa.array(["waiting"])
+    )
+    for expected in (performance.plain(0.2, RARE.metric), performance.expect(RARE, rare(0.03))):
+        found = performance.assess(RARE, joined, expected)
+        assert (found.predictions, found.labelled, found.waiting, found.degraded) == (1, 0, 1, False)
+        assert np.isnan(found.error)
+
+
+@pytest.mark.parametrize("label", ["a", 1, 1.0, True])
+def test_answers_without_probabilities_have_an_infinite_loss_whatever_classes_are(label):
+    rows = pa.table({"label": [label], "prediction": ["1"]})
+    rows = rows.append_column("probabilities", pa.nulls(1, pa.map_(pa.string(), pa.float64())))
+    assert performance.losses_of(RARE, RARE.metric, rows).tolist() == [np.inf]
+
+
 def rare(share, rows=4000, seed=0, told=0.03):
     """Return labelled answers of a class as rare as ``share`` says, which is told by chances of 0.01 and ``told`` on average."""
     rng = np.random.default_rng(seed)
