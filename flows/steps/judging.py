@@ -6,7 +6,7 @@ import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from datetime import datetime, timedelta
+from datetime import datetime
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -16,10 +16,9 @@ from sqlalchemy.engine import Engine
 from flows import ledger
 from flows.errors import BrokenCheckError, UnavailableError
 from flows.ledger import Partition
-from flows.secret import shown
 from flows.settings import Settings
 from flows.spec import Frozen, ModelSpec
-from flows.steps import docs, judged_rows, storage
+from flows.steps import docs, judged_rows, revisions, storage
 from flows.steps.contract import schema_problems, with_examples
 from flows.steps.event_rows import EVENTS, LABEL_TIME, ROW, added_sql, compiled, create_events, delete_events
 from flows.steps.landing import Landed
@@ -34,7 +33,6 @@ if TYPE_CHECKING:
 
     from flows.steps.gx_duckdb import TableJudge
 
-LEFT_OUT = 0.1  # share of a partition's time, and of its rows, which a revision may leave out without a word
 MIN_PEERS = 3  # so many periods of one batch tell what is usual, where nothing was accepted before
 
 
@@ -179,43 +177,6 @@ def judge(bench: Bench, partition: Partition) -> Decision:
     return _judge_rows(bench, partition, file)
 
 
-def _covers(before: Partition, first: datetime, last: datetime) -> tuple[Check, ...]:
-    """Check that a revision tells of some of the time of the one that it would replace: else it is a further part."""
-    assert before.first_event
-    assert before.last_event
-    if first <= before.last_event and last >= before.first_event:
-        return ()
-    observed = (
-        f"{_span(first, last)} alone, and revision {before.revision} holds {_span(before.first_event, before.last_event)}: "
-        "a file replaces its whole period; bring all of it in one file, or land by shorter periods"
-    )
-    return _failed("a revision tells of what it replaces", [observed])
-
-
-def _left_out(before: Partition, first: datetime, last: datetime, rows: int) -> tuple[str, ...]:
-    """Return a note if a revision tells of much less than the one that it replaces: it may be a part of the period.
-
-    ``rows`` are those that came, as ``before.rows`` are.
-    """
-    assert before.first_event
-    assert before.last_event
-    out = max(first - before.first_event, timedelta(0)) + max(before.last_event - last, timedelta(0))
-    if out > LEFT_OUT * (before.last_event - before.first_event):
-        less, whole = _span(first, last), _span(before.first_event, before.last_event)
-    elif rows < (1 - LEFT_OUT) * before.rows:  # some shops, or some machines, of the whole time
-        less, whole = f"{rows:,} rows", f"{before.rows:,} rows"
-    else:
-        return ()
-    return (
-        f"it tells of {less} alone and replaces revision {before.revision} of {whole} whole; if it is a part, take that "
-        f"one back: `evergreen ingest {shown(before.source)} --again`",
-    )
-
-
-def _span(low: datetime, high: datetime) -> str:
-    return f"{low:%Y-%m-%d %H:%M} to {high:%Y-%m-%d %H:%M} UTC"
-
-
 def _failed(rule: str, problems: Sequence[str]) -> tuple[Check, ...]:
     return tuple(Check(source="contract", rule=rule, observed=problem, verdict="failed") for problem in problems)
 
@@ -244,17 +205,19 @@ def _judge_rows(bench: Bench, partition: Partition, file: str) -> Decision:
     left, first, last = connection.execute(
         f"SELECT count(*), min({added['event_timestamp']}), max({added['event_timestamp']}) FROM {EVENTS}"
     ).fetchone() or (0, None, None)
+    statistics = describe_rows(connection, _profiled(spec), spec.label.name)
     unfit = () if left or judgement.reasons else _failed("a row is left", ["no row is left"])
     before = bench.in_force.get(partition.key) if period and left and not judgement.reasons else None
     notes: tuple[str, ...] = ()
     if before and before.id != partition.id and before.first_event and before.last_event:
-        unfit += _covers(before, first, last)
-        notes = _left_out(before, first, last, rows)
+        unfit += _failed("a revision tells of what it replaces", revisions.uncovered(before, first, last))
+        notes = revisions.taken_back(bench.engine, partition, before)
+        notes = notes or revisions.left_out(before, first, last, rows, statistics)
     reasons = judgement.reasons or tuple(check.observed for check in unfit)
     common: dict[str, Any] = {
         "checks": judgement.checks + unfit,
         "results": judgement.results,
-        "statistics": describe_rows(connection, _profiled(spec), spec.label.name),
+        "statistics": statistics,
         "sample": judged_rows.sample(connection, spec),
         "rejected_uri": judged_rows.write_rejected(connection, spec, bench.settings, partition),
     }

@@ -319,6 +319,38 @@ def test_a_correction_is_taken_back_when_it_is_asked_for(here, tmp_path):
     assert second.status == "accepted"
 
 
+def test_rows_that_come_back_say_what_they_take_the_place_of(here, tmp_path):
+    one, two = clean_day(), clean_day(DAY + timedelta(days=1))
+    both = write(pd.concat([one, two]), tmp_path / "both.parquet")
+    first = here.ingest(both)
+    here.ingest(write(one.assign(trip_distance=one.trip_distance + 0.1), tmp_path / "corrected.parquet"))
+    here.ingest(write(two[: len(two) // 2], tmp_path / "half.parquet"))
+    back = here.ingest(both, again=True)  # for the half day, and the correction of the other goes with it
+    assert [p.revision for p in back] == [3, 3]
+    for partition, source in zip(back, ("corrected", "half"), strict=True):
+        assert partition.reasons == [
+            "the rows of revision 1 once more, in place of revision 2; if that one is to stay, take it back: "
+            f"`evergreen ingest {tmp_path / source}.parquet --again`"
+        ]
+    assert all(p.reasons == [] for p in first)
+
+
+def test_a_revision_of_fewer_labels_says_so(here, tmp_path):
+    newer = clean_day()
+    older, few = newer.copy(), newer.copy()
+    few.loc[few.index % 20 == 1, "lpep_dropoff_datetime"] = pd.NaT
+    older.loc[older.index % 3 == 1, "lpep_dropoff_datetime"] = pd.NaT
+    here.ingest(write(newer, tmp_path / "newer.parquet"), MINE)
+    (most,) = here.ingest(write(few, tmp_path / "few.parquet"), MINE)
+    (some,) = here.ingest(write(older, tmp_path / "older.parquet"), MINE)
+    assert (most.status, most.reasons, some.status) == ("accepted", [], "accepted")
+    labels = [f"{frame.lpep_dropoff_datetime.notna().sum():,} labels" for frame in (older, few)]
+    assert some.reasons == [
+        f"it tells of {labels[0]} alone and replaces revision 2 of {labels[1]} whole; if it is older, take that one back: "
+        f"`evergreen ingest {tmp_path / 'few.parquet'} --again`"
+    ]
+
+
 def test_a_further_part_of_a_period_does_not_take_the_place_of_the_first(here, tmp_path):
     day = clean_day().sort_values("lpep_pickup_datetime")
     half = len(day) // 2
