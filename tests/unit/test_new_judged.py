@@ -94,6 +94,36 @@ def test_a_past_holds_until_the_next_file_came(tmp_path, every, days, length):
     )
 
 
+@pytest.mark.parametrize(
+    ("delay", "length", "told"),
+    [
+        (DAY, timedelta(days=38), "a file holds a month: a request may see a past that is 31 days older than"),
+        (60 * DAY, timedelta(days=98), "a file holds a month and waits 60 days for its labels: a request may see a past that "
+         "is 91 days older than"),
+    ],
+)  # fmt: skip
+def test_a_past_holds_until_the_next_file_has_its_labels(tmp_path, delay, length, told):
+    times = np.repeat(pd.date_range("2022-01-31", periods=36, freq="ME"), 40)
+    frame = pd.DataFrame({"t": times, "x": rng.normal(size=len(times)), "y": rng.normal(size=len(times))})
+    found = chosen(tmp_path, frame, delay=delay)
+    assert (found.draft.partition_by, found.draft.valid_for) == ("month", length)
+    assert next(note for note in found.notes if note.startswith("a file")).startswith(told)
+
+
+def test_files_of_one_tick_wait_for_labels_alone(tmp_path):
+    times = pd.date_range("2024-01-01", periods=60 * 24, freq="h")
+    frame = pd.DataFrame({"t": times, "x": rng.normal(size=len(times)), "y": rng.normal(size=len(times))})
+    for day, rows in frame.groupby(frame.t.dt.date):
+        rows.to_csv(tmp_path / f"{day}.csv", index=False)
+    late, usual = (chosen_of(tmp_path, tmp_path, delay=days * DAY) for days in (14, 1))
+    assert [(one.draft.partition_by, one.draft.tick) for one in (late, usual)] == [("day", DAY), ("day", DAY)]
+    assert (late.draft.valid_for, usual.draft.valid_for) == (timedelta(days=21), timedelta(days=7))
+    assert [note for note in late.notes if note.startswith("a file")] == [
+        "a file waits 14 days for its labels: a request may see a past that is 14 days older than that of a training row"
+    ]
+    assert not [note for note in usual.notes if note.startswith("a file")]
+
+
 def test_times_of_which_some_name_their_zone_are_refused(tmp_path):
     times = [f"{time:%Y-%m-%d %H:%M:%S}Z" for time in pd.date_range("2024-01-01", periods=300, freq="h")]
     frame = pd.DataFrame({"t": times, "x": rng.normal(size=300), "y": rng.normal(size=300)})

@@ -122,6 +122,11 @@ class Draft(Frozen):
         return period if period > self.tick else timedelta(0)
 
     @property
+    def without_labels(self) -> timedelta:
+        """How long a file may wait for its labels: one without any is no partition, and no tick follows it."""
+        return self.delay if self.delay > 2 * self.tick else timedelta(0)
+
+    @property
     def valid_for(self) -> timedelta:
-        """How long a past holds: seven ticks, and as long as no file comes."""
-        return 7 * self.tick + self.between_files
+        """How long a past holds: seven ticks, and as long as no file comes, or none that has labels."""
+        return 7 * self.tick + self.between_files + self.without_labels

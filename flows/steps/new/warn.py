@@ -40,10 +40,15 @@ def collect(
         notes.append(f"the times name their zone; hours, days and months are those of {draft.zone}{other}")
     if not told_delay:
         notes.append(f"a label is taken to be known {span_text(draft.delay)} after its row; say otherwise with --delay")
-    if draft.between_files:
+    if older := draft.between_files + draft.without_labels:
+        reasons = (
+            (draft.between_files, f"holds a {draft.partition_by}"),
+            (draft.without_labels, f"waits {span_text(draft.without_labels)} for its labels"),
+        )
+        why = " and ".join(text for length, text in reasons if length)
+        mend = "; land smaller files for a fresher one" if draft.between_files else ""
         notes.append(
-            f"a file holds a {draft.partition_by}: a request may see a past that is {span_text(draft.between_files)} older than "
-            "that of a training row; land smaller files for a fresher one"
+            f"a file {why}: a request may see a past that is {span_text(older)} older than that of a training row{mend}"
         )
     if draft.numbered:
         notes.append("the order of the rows is their time: the file may only grow at its end")
