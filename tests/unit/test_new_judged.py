@@ -124,6 +124,28 @@ def test_files_of_one_tick_wait_for_labels_alone(tmp_path):
     assert not [note for note in usual.notes if note.startswith("a file")]
 
 
+@pytest.mark.parametrize(
+    ("every", "count", "each", "days", "least"),
+    [("YS", 38, 50, 20271, 462), ("W", 1040, 1, 10910, 256), ("D", 3650, 1, 1095, 273), ("h", 400, 1, 25, 80)],
+)
+def test_a_draft_trains_on_the_table_that_it_was_made_of(tmp_path, every, count, each, days, least):
+    times = np.repeat(pd.date_range("1985-01-01", periods=count, freq=every), each)
+    frame = pd.DataFrame({"t": times, "x": rng.normal(size=len(times)), "y": rng.normal(size=len(times))})
+    draft = chosen(tmp_path, frame).draft
+    assert (draft.window // DAY, draft.min_train_rows) == (days, least)
+    split = times.max() - draft.judge
+    assert ((times > split - draft.window) & (times <= split)).sum() > 2 * draft.min_train_rows
+
+
+@pytest.mark.parametrize(("every", "told"), [("ME", True), ("YS", True), ("W", False), ("D", False)])
+def test_a_past_that_rows_far_apart_do_not_have_is_told(tmp_path, every, told):
+    times = np.repeat(pd.date_range("1990-01-01", periods=36, freq=every), 20)
+    frame = pd.DataFrame({"t": times, "x": rng.normal(size=len(times)), "y": rng.normal(size=len(times))})
+    found = [text for text in chosen(tmp_path, frame).warnings if "their past is unknown" in text]
+    assert len(found) == told
+    assert all(" have no row in the 28 days before them" in text for text in found)
+
+
 def test_times_of_which_some_name_their_zone_are_refused(tmp_path):
     times = [f"{time:%Y-%m-%d %H:%M:%S}Z" for time in pd.date_range("2024-01-01", periods=300, freq="h")]
     frame = pd.DataFrame({"t": times, "x": rng.normal(size=300), "y": rng.normal(size=300)})

@@ -68,8 +68,7 @@ def choose(
         column for column in looked.columns if column.name in {label.name, *moments.columns, *(g.raw for g in given)}
     ]
     span = moments.last - moments.first
-    train_rows = looked.rows - moments.judge_rows
-    days = timedelta(days=1)
+    window, train_rows = judged.window_of(connection, moments)
     delay = wanted.delay or moments.tick
     lead = _lead(delay, moments.tick)
     draft = Draft(
@@ -90,18 +89,16 @@ def choose(
         calendar=_calendar(moments, span), key=key, views=views,
         slices=judged.slices(connection, looked, given, moments, slice_rows), slice_min_rows=slice_rows,
         tick=moments.tick, short=lead + 7 * moments.tick, long=lead + 28 * moments.tick,
-        window=max(round(1.5 * span / days) * days, 2 * days) if span < 365 * days else 1095 * days,
-        judge=moments.judge, min_train_rows=max(20, min(1000, train_rows // 4)),
+        window=window, judge=moments.judge, min_train_rows=max(20, min(1000, train_rows // 4)),
         min_labels=max(20, min(500, moments.judge_rows // 2)), partition_by=moments.partition_by,
         min_rows=max(1, moments.partition_rows // timing.STANDING), params=_params(train_rows, task),
     )  # fmt: skip
-    late = judged.check_delay(moments, delay)
+    hurts = [judged.check_delay(moments, delay), judged.check_past(connection, moments, delay, draft.long)]
     _check_features(draft)
     notes, warnings = warn.collect(
         connection, looked, moments, label, task, rest, left, leaks, draft, bool(wanted.delay), sorted_by
     )
-    if late:
-        warnings = (*warnings, late)
+    warnings += tuple(text for text in hurts if text)
     if repeats:
         warnings = (*warnings, f"{repeats:,} rows have the {', '.join(key)} of a row before them and will be rejected")
     return Chosen(draft=draft, notes=notes, warnings=warnings)

@@ -19,6 +19,10 @@ SLICED = 12  # values of a column that the error is reported by
 SLICE_ROWS = 100  # at least, of a slice that is judged by itself
 FEW = 30  # rows of a class below which verdicts on it are by chance
 OF_RAREST = 20  # rows of the rarest class that a slice should hold
+DAY = timedelta(days=1)
+YEARS = 3 * 365 * DAY  # of a long table that train: the newest ones, if they hold enough
+ENOUGH = 1000  # rows from which older ones are left out
+SPARSE = 0.5  # share of rows without a past from which it is no feature
 
 
 def lengthen(connection: DuckDBPyConnection, moments: Moments, label: Column, task: Task) -> Moments:
@@ -28,6 +32,39 @@ def lengthen(connection: DuckDBPyConnection, moments: Moments, label: Column, ta
         return moments
     rows = judged_rows(connection, moments.last, longer)
     return moments.model_copy(update={"judge": longer, "judge_rows": rows})
+
+
+def window_of(connection: DuckDBPyConnection, moments: Moments) -> tuple[timedelta, int]:
+    """Return how far back a training reaches, with room to grow, and how many rows train of this table.
+
+    Of many years the newest ones train. Where rows are so rare that those are too few, all of them do.
+    """
+    span, split = moments.last - moments.first, moments.last - moments.judge
+    whole = max(round(1.5 * span / DAY) * DAY, 2 * DAY)
+    for length in (YEARS if span >= 365 * DAY else whole, max(whole, YEARS)):
+        query = f"SELECT count(*) FROM {TIMED} WHERE moment > $since AND moment <= $split"
+        (rows,) = connection.execute(query, {"since": split - length, "split": split}).fetchone() or (0,)
+        if rows >= ENOUGH or length >= span:
+            break
+    return length, int(rows)
+
+
+def check_past(connection: DuckDBPyConnection, moments: Moments, delay: timedelta, window: timedelta) -> str | None:
+    """Return a warning if rows are so far apart that a past of this length knows of none before most of them."""
+    rows, known = connection.execute(
+        f"""
+        WITH times AS (SELECT moment, count(*) AS n FROM {TIMED} GROUP BY moment)
+        SELECT sum(a.n), sum(a.n) FILTER (b.moment >= a.moment - $window)
+        FROM times a ASOF LEFT JOIN times b ON a.moment - $delay >= b.moment WHERE a.moment >= $since
+        """,
+        {"window": window, "delay": max(delay, moments.tick), "since": moments.first + max(delay, moments.tick)},
+    ).fetchone() or (0, 0)
+    if not rows or (known or 0) >= (1 - SPARSE) * rows:
+        return None
+    return (
+        f"{1 - (known or 0) / rows:.0%} of the rows have no row in the {span_text(window)} before them: their past is unknown; "
+        "lengthen SHORT, LONG and NEWEST in features.py, VALID_FOR in definitions.py and history in spec.py"
+    )
 
 
 def check_delay(moments: Moments, delay: timedelta) -> str | None:
