@@ -146,6 +146,16 @@ def test_a_past_that_rows_far_apart_do_not_have_is_told(tmp_path, every, told):
     assert all(" have no row in the 28 days before them" in text for text in found)
 
 
+def test_fields_that_are_called_otherwise_in_the_table_are_told(tmp_path):
+    times = pd.date_range("2024-01-01", periods=300, freq="h")
+    frame = pd.DataFrame({"t": times, "x": rng.normal(size=300), "y": rng.normal(size=300)})
+    assert not any("files to score" in note for note in chosen(tmp_path, frame).notes)
+    frame = frame.assign(t=times.strftime("%Y-%m-%dT%H:%M:%SZ"), länge=rng.normal(size=300), ok=rng.random(300) < 0.5)
+    assert (
+        "requests and files to score say time for t, lange for länge, ok_flag for ok" in chosen(tmp_path, frame).notes
+    )
+
+
 def test_times_of_which_some_name_their_zone_are_refused(tmp_path):
     times = [f"{time:%Y-%m-%d %H:%M:%S}Z" for time in pd.date_range("2024-01-01", periods=300, freq="h")]
     frame = pd.DataFrame({"t": times, "x": rng.normal(size=300), "y": rng.normal(size=300)})

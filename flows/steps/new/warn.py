@@ -31,6 +31,10 @@ def collect(
         f"task {task}, metric {draft.metric}; the newest {span_text(moments.judge)} judge ({moments.judge_rows} rows)",
     ]
     notes.append(f"the key is {', '.join(draft.key)}: it names one row, and on it a prediction meets its label")
+    if renamed := _renamed(draft):
+        notes.append(
+            f"requests and files to score say {', '.join(f'{name} for {raw}' for name, raw in renamed.items())}"
+        )
     notes += [
         f"{name} has zeros before its digits and is read as numbers; if they are codes, bring it as text in a parquet file"
         for name in looked.padded
@@ -61,6 +65,16 @@ def collect(
     warnings += _order(connection, looked, moments, label, draft.zone)
     warnings += [text for column in rest if (text := _unseen(connection, column, moments))]
     return tuple(notes), tuple(warnings)
+
+
+def _renamed(draft: Draft) -> dict[str, str]:
+    """Return the fields of a request that are called otherwise than in the table, with what they are called there."""
+    time = (
+        {}
+        if draft.numbered or draft.event_time in draft.time_columns
+        else {draft.event_time: " and ".join(draft.time_columns)}
+    )
+    return time | {one.name: one.raw for one in draft.given if one.name != one.raw}
 
 
 def _key(connection: DuckDBPyConnection, looked: Looked, left: list[Left], draft: Draft) -> list[str]:
