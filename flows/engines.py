@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import math
 import time
 from typing import Any
 
@@ -28,7 +30,8 @@ def make_engine(url: str, patience: float = PATIENCE_SECONDS) -> Engine:
     """
     if url.startswith("postgresql"):
         return _postgres(url, patience)
-    engine = sa.create_engine(url, connect_args={"timeout": 30} if url.startswith("sqlite") else {})
+    waits = {"timeout": 30} if url.startswith("sqlite") else {}
+    engine = sa.create_engine(url, connect_args=waits, json_serializer=_json)
     if engine.dialect.name == "sqlite":
 
         @sa.event.listens_for(engine, "connect")
@@ -49,7 +52,9 @@ def make_engine(url: str, patience: float = PATIENCE_SECONDS) -> Engine:
 
 def _postgres(url: str, patience: float) -> Engine:
     address = sa.make_url(url).set(drivername="postgresql+psycopg")
-    engine = sa.create_engine(address, connect_args=POSTGRES, pool_pre_ping=True, pool_recycle=1800)
+    engine = sa.create_engine(
+        address, connect_args=POSTGRES, pool_pre_ping=True, pool_recycle=1800, json_serializer=_json
+    )
 
     @sa.event.listens_for(engine, "do_connect")
     def _connect(dialect: sa.Dialect, _: Any, arguments: list[Any], options: dict[str, Any]) -> Any:
@@ -65,3 +70,17 @@ def _postgres(url: str, patience: float) -> Engine:
                 time.sleep(PAUSE_SECONDS)
 
     return engine
+
+
+def _json(value: Any) -> str:
+    """Return a value as JSON, with null for floats that it does not know: Postgres takes no other, and refuses the row."""
+    return json.dumps(finite(value), allow_nan=False)
+
+
+def finite(value: Any) -> Any:
+    """Return a value with None for floats that JSON does not know."""
+    if isinstance(value, dict):
+        return {key: finite(entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite(entry) for entry in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
+from flows.engines import finite
 from flows.spec import Frozen, ModelSpec
 from flows.steps import pages
 from flows.steps.decision import Decision, Facts
@@ -110,8 +111,8 @@ def summary(findings: Findings, page: str) -> dict[str, Any]:
         "reasons": list(outcome.reasons),
         "held": list(outcome.held),
         "data_problems": list(outcome.notes),
-        "performance": _finite(found.model_dump(mode="json", exclude={"days", "slices"})) if found else None,
-        "drift": [_finite(one.model_dump(mode="json")) for one in findings.facts.drift if one.watched],
+        "performance": finite(found.model_dump(mode="json", exclude={"days", "slices"})) if found else None,
+        "drift": [finite(one.model_dump(mode="json")) for one in findings.facts.drift if one.watched],
         "drifted": [one.feature for one in findings.facts.drift if one.drifted],
         "missing": {one.feature: one.missing for one in findings.facts.drift if one.missing},
         "stale_views": findings.stale_views,
@@ -132,15 +133,6 @@ def _skew_lines(found: Skew) -> list[str]:
     ]
     rest = len(found.skewed) - SHOWN_DIFFERENCES
     return [*lines, f"| and {rest} more | in the report | | |"] if rest > 0 else lines
-
-
-def _finite(value: Any) -> Any:
-    """Return a value with None for floats that JSON does not know."""
-    if isinstance(value, dict):
-        return {key: _finite(entry) for key, entry in value.items()}
-    if isinstance(value, list):
-        return [_finite(entry) for entry in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _draw_days(spec: ModelSpec, found: Performance) -> Any:

@@ -152,3 +152,11 @@ def test_whoever_has_no_patience_is_told_at_once_of_a_ledger_that_is_away(tmp_pa
     with pytest.raises(UnavailableError):
         database.connect(Settings(home=tmp_path, ledger_url="postgresql+psycopg://e@127.0.0.1:1/e"), patience=0)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_run_whose_figures_are_no_numbers_is_recorded(host):
+    engine = database.connect(host)
+    ledger.start_run(engine, run_id="r", model="taxi", flow="train", reason="", executor="me")
+    ledger.end_run(engine, "r", "completed", {"error": float("inf"), "more": [float("nan"), {"x": 1.5}]})
+    (run,) = ledger.last_runs(engine, "taxi")
+    assert (run.state, run.summary) == ("completed", {"error": None, "more": [None, {"x": 1.5}]})
