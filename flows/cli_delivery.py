@@ -103,7 +103,7 @@ def plan(
     found, pairs = feature_plan.changes(settings, spec), feature_plan.repeated(spec)
     if settings.ledger_exists:
         found += feature_plan.recomputed(
-            spec, ledger.last_completed(database.connect(settings), spec.name, "featurize")
+            spec, ledger.since_completed(database.connect(settings), spec.name, "featurize")
         )
     report([one.model_dump() for one in found], as_json, show_changes)
     if pairs:

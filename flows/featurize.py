@@ -41,7 +41,7 @@ def featurize(model: str = "taxi", again: bool = False) -> dict[str, Any]:
             online_file.remove_damaged(home)
         definitions = apply_definitions(home, spec)
         accepted = ledger.list_partitions(engine, model, "accepted")
-        changed = feature_plan.recomputed(spec, ledger.last_completed(engine, model, "featurize"))
+        changed = feature_plan.recomputed(spec, ledger.since_completed(engine, model, "featurize"))
         if changed:
             get_run_logger().warning("; ".join(f"{one.what}: {one.detail}" for one in changed))
         if changed or (again and feature_tables.remove_damaged(home, spec)):
@@ -49,8 +49,12 @@ def featurize(model: str = "taxi", again: bool = False) -> dict[str, Any]:
         replaced = ledger.list_partitions(engine, model, "replaced")
         planned = feature_tables.plan(spec, accepted, replaced=replaced)
         code = code_hash(["flows.steps.feature_tables", spec.feature_tables.partition(":")[0]])
-        key = stages.key_of(planned.ticks, planned.new, [(one.id, one.digest) for one in accepted], definitions, code)
+        noted = {"expressions": feature_plan.digests(spec)}
+        data = [(one.id, one.digest) for one in accepted]
+        key = stages.key_of(planned.ticks, planned.new, data, definitions, code, noted)
         run.work = stages.open_work(home, f"{model}-features", key)
+        ledger.note_run(engine, run.id, noted)  # before a value is written: this run may break off
+        run.summary = noted
         rows = compute(home, spec, planned)
         if planned.ticks:
             materialize(home, spec, planned.ticks[0], planned.ticks[-1])
@@ -60,7 +64,7 @@ def featurize(model: str = "taxi", again: bool = False) -> dict[str, Any]:
             write_again(home, spec, *whole)
         run.work.remove()
         run.summary = {
-            "partitions": len(planned.new), "ticks": len(planned.ticks), "rows": rows, "definitions": definitions,
-            "expressions": feature_plan.digests(spec),
+            **noted, "partitions": len(planned.new), "ticks": len(planned.ticks), "rows": rows,
+            "definitions": definitions,
         }  # fmt: skip
     return run.summary

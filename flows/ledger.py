@@ -281,6 +281,12 @@ def end_run(engine: Engine, run_id: str, state: State, summary: dict[str, Any]) 
         )
 
 
+def note_run(engine: Engine, run_id: str, summary: dict[str, Any]) -> None:
+    """Record what a run that is under way has to tell already; it stands where the run is killed."""
+    with write(engine) as connection:
+        connection.execute(runs.update().where(runs.c.id == run_id).values(summary=summary))
+
+
 def open_runs(engine: Engine, model: str) -> list[Run]:
     """Return the runs of a model that have begun and not ended, as far as they could say so, oldest first."""
     query = sa.select(runs).where(runs.c.model == model, runs.c.state == "running").order_by(runs.c.started_at)
@@ -295,6 +301,15 @@ def last_completed(engine: Engine, model: str, flow: str) -> Run | None:
     with engine.connect() as connection:
         found = connection.execute(query).mappings().first()
     return Run.model_validate(dict(found)) if found else None
+
+
+def since_completed(engine: Engine, model: str, flow: str) -> list[Run]:
+    """Return the runs of a model's flow from the newest one on that came to its end, newest first."""
+    last = last_completed(engine, model, flow)
+    wanted = [runs.c.model == model, runs.c.flow == flow, *([runs.c.started_at >= last.started_at] if last else [])]
+    with engine.connect() as connection:
+        rows = connection.execute(sa.select(runs).where(*wanted).order_by(runs.c.started_at.desc())).mappings()
+        return [Run.model_validate(dict(row)) for row in rows]
 
 
 def last_runs(engine: Engine, model: str, limit: int | None = 10, flow: str | None = None) -> list[Run]:

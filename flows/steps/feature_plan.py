@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Literal
 
 from flows.ledger import Run
@@ -76,18 +77,18 @@ def compare(old: Shape, new: Shape) -> list[Change]:
     return sorted(found, key=lambda one: (one.kind != "remove", one.what))
 
 
-def recomputed(spec: ModelSpec, before: Run | None) -> list[Change]:
-    """Return the views whose expressions are new, or others, since a featurization; none if it does not say.
+def recomputed(spec: ModelSpec, before: Sequence[Run]) -> list[Change]:
+    """Return the views whose expressions are new, or others, since the featurizations ``before``, of which the newest
+    comes first; none if none of them says.
 
-    All ticks are computed for them: of those that were featurized before, a new view would have no value.
+    All ticks are computed for them: of those that were featurized before, a new view would have no value. One that broke
+    off counts like one that came to its end: it may have written values.
     """
-    known: dict[str, str] | None = before.summary.get("expressions") if before else None
-    if known is None:
-        return []
+    known = [one.summary["expressions"] for one in before if "expressions" in one.summary]
     found: list[Change] = []
-    for view, digest in digests(spec).items():
-        kind: Literal["add", "change"] = "change" if view in known else "add"
-        if known.get(view) != digest:
+    for view, digest in digests(spec).items() if known else ():
+        kind: Literal["add", "change"] = "change" if view in known[-1] else "add"
+        if any(one.get(view) != digest for one in known):
             why = "others than before" if kind == "change" else "new"
             detail = f"{why}; all ticks are computed anew"
             found.append(Change(kind=kind, what=f"expressions of view {view}", detail=detail, destructive=False))

@@ -320,10 +320,35 @@ def test_an_expression_that_was_changed_is_computed_anew_for_all_ticks(copy, bus
     monkeypatch.setitem(
         TABLES, "pickup_zone", lambda rows, ticks: known(rows.mutate(minutes=rows.minutes * 2.0), ticks)
     )
-    (change,) = feature_plan.recomputed(spec, ledger.last_completed(database.connect(copy), "taxi", "featurize"))
+    (change,) = feature_plan.recomputed(spec, ledger.since_completed(database.connect(copy), "taxi", "featurize"))
     assert change.what == "expressions of view pickup_zone"
     assert featurize()["ticks"] >= 7
     after = stored(read(copy, asked))
     assert after["pickup_minutes_mean_28d"] == pytest.approx(2.0 * before["pickup_minutes_mean_28d"])
     assert after["dropoff_minutes_mean_28d"] == pytest.approx(before["dropoff_minutes_mean_28d"])
+    assert featurize()["ticks"] == 0
+
+
+def test_a_change_of_an_expression_that_broke_off_and_was_taken_back_leaves_no_value(copy, busy, monkeypatch):
+    from flows.featurize import featurize
+    from flows.models.taxi.features import TABLES
+
+    asked = request(busy, NEWEST)
+    before = stored(read(copy, asked))
+    assert featurize()["ticks"] == 0
+    known = TABLES["pickup_zone"]
+    with monkeypatch.context() as changed:
+        changed.setitem(
+            TABLES, "pickup_zone", lambda rows, ticks: known(rows.mutate(minutes=rows.minutes * 2.0), ticks)
+        )
+        changed.setattr(feature_store, "_told_of_redis", lambda _: (_ for _ in ()).throw(RefusedError("away")))
+        with pytest.raises(RefusedError, match="away"):
+            featurize()
+    assert featurize()["ticks"] >= 7
+    assert stored(read(copy, asked)) == pytest.approx(before)
+    rows = pa.table(
+        {**{name: [value] for name, value in asked.items()}, "event_timestamp": [NEWEST.replace(tzinfo=ZONE)]}
+    )
+    offline = feature_store.historical(feature_store.open_store(copy), spec, rows)
+    assert offline["pickup_minutes_mean_28d"][0].as_py() == pytest.approx(before["pickup_minutes_mean_28d"])
     assert featurize()["ticks"] == 0

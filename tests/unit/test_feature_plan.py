@@ -59,9 +59,9 @@ def test_a_feature_that_repeats_another_under_another_name_is_seen(monkeypatch):
 def test_all_ticks_are_computed_for_a_view_that_is_new_or_another():
     now = digests(spec)
 
-    def found(expressions):
-        summary = {} if expressions is None else {"expressions": expressions}
-        return [(one.kind, one.what) for one in recomputed(spec, SimpleNamespace(summary=summary))]
+    def found(*expressions):
+        runs = [SimpleNamespace(summary={} if one is None else {"expressions": one}) for one in expressions]
+        return [(one.kind, one.what) for one in recomputed(spec, runs)]
 
     assert found(now) == []
     assert found(now | {"gone": "a"}) == []
@@ -70,4 +70,6 @@ def test_all_ticks_are_computed_for_a_view_that_is_new_or_another():
         ("add", "expressions of view route")
     ]
     assert found(None) == []  # of a featurization from before they were noted
-    assert recomputed(spec, None) == []
+    assert found() == []
+    # Of one that broke off before this one, and may have written values.
+    assert found(None, now | {"route": "another"}, now) == [("change", "expressions of view route")]
