@@ -14,7 +14,7 @@ from flows.settings import Settings
 from flows.spec import ModelSpec
 from flows.steps.feature_store import OnlineRows, open_store, read_online
 from flows.steps.online_plan import OnlinePlan, fetch_plan, plan_path, read_plan, write_plan
-from flows.steps.online_read import OnlineReader
+from flows.steps.online_read import ComputedError, OnlineReader
 from flows.steps.trusted import one_line
 
 if TYPE_CHECKING:
@@ -62,6 +62,8 @@ class OnlineFeatures:
         """Return the features of some rows; raises UnavailableError if the store cannot be read."""
         try:
             return self._current()(names, rows)
+        except ComputedError:  # of this request: what was read for others is kept
+            raise
         except EvergreenError as error:
             self._forget()
             raise UnavailableError(str(error)) from error

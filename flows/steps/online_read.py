@@ -6,12 +6,18 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 from zoneinfo import ZoneInfo
 
+from flows.errors import UnavailableError
 from flows.spec import ModelSpec
 from flows.steps.feature_store import OnlineRows
 from flows.steps.online_last import LastValues
 from flows.steps.online_plan import OnlinePlan, StoredView, function_of, request_value
 from flows.steps.online_redis import RedisValues
 from flows.steps.online_sqlite import SqliteValues
+from flows.steps.trusted import one_line
+
+
+class ComputedError(UnavailableError):
+    """A view that is computed from the request failed on it; the store has answered, and holds what it held."""
 
 
 class OnlineReader:
@@ -28,7 +34,10 @@ class OnlineReader:
         self._functions = [(view, function_of(view)) for view in plan.computed]
 
     def __call__(self, names: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> OnlineRows:
-        """Return the named features of some rows as ``read_online`` does; raises what a store raises that never answered."""
+        """Return the named features of some rows as ``read_online`` does.
+
+        Raises what a store raises that never answered, and ComputedError.
+        """
         columns: dict[str, list[Any]] = {}
         unknown: list[list[str]] = [[] for _ in rows]
         if not rows:
@@ -46,7 +55,13 @@ class OnlineReader:
             for field in view.fields:
                 columns[field] = [values.get(field) for values in valid]
         for computed, function in self._functions:
-            made = function({name: [request_value(row[name]) for row in rows] for name in computed.inputs})
+            try:
+                made = function({name: [request_value(row[name]) for row in rows] for name in computed.inputs})
+            except Exception as error:  # the researcher's code may raise anything
+                failed = f"{computed.function} failed ({type(error).__name__}: {one_line(error)})"
+                raise ComputedError(
+                    f"{failed}; correct the request, or the function and run `evergreen featurize`"
+                ) from error
             for field in computed.fields:
                 columns[field] = made[field]
         return OnlineRows({name: columns[name] for name in names if name in columns}, unknown)

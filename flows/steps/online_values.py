@@ -9,11 +9,15 @@ from typing import Any
 from flows.steps.online_plan import NO_KEY, StoredView
 
 STRING, INT64 = 2, 4  # of Feast's ValueType
+NOBODY = b"nobody"  # no key of Feast's is written so
 Stored = tuple[int, dict[str, Any]]  # time in microseconds since 1970, values by field
 
 
 def key_writer(view: StoredView) -> Callable[[Mapping[str, Any]], bytes]:
-    """Return what serializes a row's join keys for a view, as Feast does: names first, then values."""
+    """Return what serializes a row's join keys for a view, as Feast does: names first, then values.
+
+    Of a row that lacks one it is ``NOBODY``: offline no value is joined to it either.
+    """
     head = struct.pack("<I", len(view.keys)) + b"".join(
         struct.pack("<II", STRING, len(name.encode())) + name.encode() for name, _ in view.keys
     )
@@ -21,6 +25,11 @@ def key_writer(view: StoredView) -> Callable[[Mapping[str, Any]], bytes]:
     if names == [NO_KEY]:
         whole = head + struct.pack("<II", STRING, 0)
         return lambda _: whole
+    write = _writer(view, head, names)
+    return lambda row: NOBODY if None in [row[name] for name in names] else write(row)
+
+
+def _writer(view: StoredView, head: bytes, names: list[str]) -> Callable[[Mapping[str, Any]], bytes]:
     if all(kind == "int" for _, kind in view.keys):
         layout = struct.Struct("<" + "IIq" * len(names))
         if len(names) == 1:
