@@ -18,11 +18,15 @@ from flows.steps.registry import Version
 
 
 def choose(settings: Settings, spec: ModelSpec, engine: Engine, wanted: int | None) -> Version:
-    """Return the wanted version, or the newest that was never promoted; raises RefusedError if there is none."""
+    """Return the wanted version, or the newest that was never promoted and nobody has refused.
+
+    Raises RefusedError if there is none.
+    """
     if wanted is not None:
         return registry.get_version(settings, spec.name, wanted)
     promoted = {promotion.version for promotion in ledger.list_promotions(engine, spec.name)}
-    newer = [one for one in registry.versions(settings, spec.name) if one.version > max(promoted, default=0)]
+    last = max(promoted, default=0)
+    newer = [one for one in registry.versions(settings, spec.name) if one.version > last and not one.refused]
     if not newer:
         raise RefusedError(
             f"{spec.name}: no challenger waits for promotion; train one, or name a version: `evergreen versions` lists them"

@@ -7,10 +7,12 @@ from typing import Any
 import pytest
 
 from flows import database, ledger
-from flows.errors import ConflictError
+from flows.errors import ConflictError, RefusedError
 from flows.ledger import Promotion
+from flows.models.taxi.spec import spec
 from flows.settings import Settings
-from flows.steps.promotion import rollback_target
+from flows.steps import registry
+from flows.steps.promotion import choose, rollback_target
 
 
 def add(engine: Any, expected: Promotion | None, version: int, kind: str = "promote") -> Promotion:
@@ -57,3 +59,24 @@ def test_a_promotion_against_a_state_that_has_passed_is_refused_and_changes_noth
         add(engine, None, 3)
     history = ledger.list_promotions(engine, "taxi")
     assert [(row.sequence, row.version, row.previous_version) for row in history] == [(2, 2, 1), (1, 1, None)]
+
+
+def test_a_version_that_a_person_has_refused_is_promoted_by_its_number_alone(
+    home: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def version(number: int, refused: str = "") -> registry.Version:
+        return registry.Version(
+            model="taxi", version=number, run_id=f"run{number}", folder="/nowhere", digest="0" * 64, refused=refused,
+            fingerprint="", reason="", created_at=database.now(),
+        )  # fmt: skip
+
+    engine = database.connect(home)
+    write(engine, [("promote", 1)])
+    known = {3: version(3, "Ada: worse on the airport"), 2: version(2), 1: version(1)}
+    monkeypatch.setattr(registry, "versions", lambda *_: list(known.values()))
+    monkeypatch.setattr(registry, "get_version", lambda _, __, number: known[number])
+    assert choose(home, spec, engine, None).version == 2
+    assert choose(home, spec, engine, 3).version == 3
+    known[2] = version(2, "Ada: too slow")
+    with pytest.raises(RefusedError, match="no challenger waits"):
+        choose(home, spec, engine, None)
