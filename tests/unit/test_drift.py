@@ -180,6 +180,19 @@ def test_integers_and_booleans_are_numbers():
         assert found.distance == pytest.approx(0, abs=1e-9)
 
 
+def test_flags_that_the_log_tells_as_text_are_those_of_the_training_set():
+    known = drift.reference(pa.table({"prediction": pa.array([True, False, True] * 100)}), ["prediction"])
+    logged = pa.table({"prediction": pa.array(["true", "false", "true", "false"] * 100 + [None])})
+    found = only(drift.compare(known, logged, TRIGGERS))
+    assert found.distance == pytest.approx(
+        only(
+            drift.compare(known, pa.table({"prediction": [True, False, True, False] * 100 + [None]}), TRIGGERS)
+        ).distance
+    )
+    nothing = pa.table({"prediction": pa.array([None, None], pa.string())})
+    assert only(drift.compare(known, nothing, TRIGGERS)).missing == 1.0
+
+
 def test_sampling_covers_what_chance_does_to_two_samples_of_one_distribution():
     rng = np.random.default_rng(0)
     shares = np.full(12, 1 / 12)
