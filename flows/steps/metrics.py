@@ -101,12 +101,13 @@ def slices(values: pd.Series, least: int) -> list[tuple[str, NDArray[np.bool_]]]
     import pandas as pd
 
     if pd.api.types.is_numeric_dtype(values) and values.nunique() > SLICE_VALUES:
-        quarters = pd.qcut(values, 4, duplicates="drop")
-        parts = [(str(one), quarters == one) for one in quarters.cat.categories]
-    else:
-        known = sorted(values.dropna().unique())
-        parts = [(f"{one:.15g}" if isinstance(one, float) else str(one), values == one) for one in known]
-    return [(name, chosen.to_numpy()) for name, chosen in parts if chosen.sum() >= least]
+        ends = values[np.isfinite(values)].agg(["min", "max"])
+        values = pd.qcut(values.clip(*ends), 4, duplicates="drop")  # between infinities there are no quarters
+    # Whole numbers are compared: texts, each value with all rows, would take minutes where there are thousands.
+    codes, known = pd.factorize(values, sort=True)
+    rows = np.bincount(codes[codes >= 0], minlength=len(known))
+    names = (f"{one:.15g}" if isinstance(one, float) else str(one) for one in known)
+    return [(name, codes == code) for code, name in enumerate(names) if rows[code] >= least]
 
 
 def further_metrics(

@@ -128,3 +128,25 @@ def test_features_without_a_value_are_named():
     )  # fmt: skip
     losses = Losses(ours=np.ones(4), baseline=np.ones(4))
     assert measure(taxi, None, train, judged, losses).empty == ("a", "c")
+
+
+def test_infinite_numbers_belong_to_the_outer_quarters():
+    numbers = pd.Series([math.nan, -math.inf, *map(float, range(100)), math.inf, math.inf])
+    found = metrics.slices(numbers, 10)
+    assert len(found) == 4
+    assert sum(chosen.sum() for _, chosen in found) == len(numbers) - 1
+    assert (found[0][1][1], found[3][1][-2:].tolist()) == (True, [True, True])
+
+
+def test_many_texts_are_not_each_compared_with_all_rows():
+    class Text(str):
+        compared = 0
+        __hash__ = str.__hash__
+
+        def __eq__(self, other):
+            Text.compared += 1
+            return str.__eq__(self, other)
+
+    names = [Text(number % 200) for number in range(2000)]
+    assert len(metrics.slices(pd.Series(names, dtype=object), 10)) == 200
+    assert Text.compared < 10 * len(names)
