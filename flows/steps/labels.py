@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -21,15 +22,23 @@ if TYPE_CHECKING:
 
 # Of a request field of the same name the join would have two.
 STATE = "evergreen_state"  # of a prediction: labelled, waiting (no label yet), outside (the model does not answer for its label)
+TIMES = ("version", "at", "event_timestamp")
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 HOUR = 3_600_000_000  # microseconds
 DAY = 24 * HOUR
 
 
 def read_newest(settings: Settings, spec: ModelSpec, version: int, since: datetime | None, days: int) -> pa.Table:
-    """Read a version's logged predictions for the newest ``days`` of events, of those at ``since`` or later."""
+    """Read a version's logged predictions for the newest ``days`` of events, of those at ``since`` or later.
+
+    Which days these are is found by the times alone: a version that has served for months has answered far more.
+    """
     timed = any(field.name == spec.source.event_time for field in spec.request)
-    rows = read_predictions(settings, spec, start=since if timed else None, by="event_timestamp" if timed else "at")
-    return newest(rows, version, days)
+    read = partial(read_predictions, settings, spec, by="event_timestamp" if timed else "at", version=version)
+    times = newest(read(start=since if timed else None, only=TIMES), version, days)
+    span = pc.min_max(times["event_timestamp"]).as_py()
+    first, last = (span["min"], span["max"]) if times.num_rows else (EPOCH, EPOCH)
+    return dated(read(start=first, end=last + timedelta(microseconds=1)))
 
 
 def newest(predictions: pa.Table, version: int, days: int) -> pa.Table:
@@ -40,11 +49,9 @@ def newest(predictions: pa.Table, version: int, days: int) -> pa.Table:
     lie more than a day after all others (above the 99.9 % quantile). A request without an event time is as old as its
     answer.
     """
-    rows = predictions.filter(pc.equal(predictions["version"], version))
+    rows = dated(predictions.filter(pc.equal(predictions["version"], version)))
     if not rows.num_rows:
         return rows
-    place = rows.schema.get_field_index("event_timestamp")
-    rows = rows.set_column(place, "event_timestamp", pc.coalesce(rows["event_timestamp"], rows["at"]))
     times = microseconds(rows)
     ahead = times - microseconds(rows, "at")
     usual = max(float(np.quantile(ahead, 0.9, method="inverted_cdf")), 0.0)
@@ -52,6 +59,12 @@ def newest(predictions: pa.Table, version: int, days: int) -> pa.Table:
     bulk = np.quantile(plausible, 0.999, method="inverted_cdf")
     end = plausible[plausible <= bulk + DAY].max()
     return rows.filter(pa.array((times > end - days * DAY) & (times <= end)))
+
+
+def dated(rows: pa.Table) -> pa.Table:
+    """Return predictions with an event time each: one without it is as old as its answer."""
+    place = rows.schema.get_field_index("event_timestamp")
+    return rows.set_column(place, "event_timestamp", pc.coalesce(rows["event_timestamp"], rows["at"]))
 
 
 def whole_days(rows: pa.Table, most: int) -> pa.Table:

@@ -192,14 +192,16 @@ def read_predictions(
     by: Literal["at", "event_timestamp"] = "at",
     role: Role | None = "served",
     request_id: str | None = None,
+    version: int | None = None,
+    only: Sequence[str] = (),
 ) -> pa.Table:
     """Return the logged answers of [start, end), by when they were given or by their event time, in order of ``at``.
 
     They are those that were served, a canary's among them, or those of a shadow (None: both, told apart by a column
-    ``role``), of one request alone if it is named; read from open journals and parquet alike. By event time, those that
-    have none (their features came with the request) are left out. Columns: ``COLUMNS``, each request field, each feature
-    of any version (NULL where a version had none). Raises ContractError if a feature
-    bears the name of another column.
+    ``role``), of one request or version alone if it is named; read from open journals and parquet alike. By event time,
+    those that have none (their features came with the request) are left out. Columns: ``COLUMNS``, each request field, each
+    feature of any version (NULL where a version had none); or ``only`` some of ``COLUMNS``, in no order. Raises
+    ContractError if a feature bears the name of another column.
     """
     import duckdb
 
@@ -207,7 +209,7 @@ def read_predictions(
     while True:
         try:
             with connect() as connection:
-                return _read(connection, settings, spec, start, end, by, role, request_id)
+                return _read(connection, settings, spec, start, end, by, role, request_id, version, only)
         except duckdb.IOException:  # a journal was folded between being listed and being read: list again
             attempts -= 1
             if not attempts:
@@ -223,6 +225,8 @@ def _read(
     by: str,
     role: Role | None,
     request_id: str | None,
+    version: int | None,
+    only: Sequence[str],
 ) -> pa.Table:
     found = files(settings, spec.name, start, end) if by == "at" else files(settings, spec.name)
     source = journal_relation(connection, spec, found.journals)
@@ -243,13 +247,17 @@ def _read(
         *(f"{identifier(REQUEST + name)} AS {identifier(name)}" for name in fields),
         *(f"{identifier(FEATURE + name)} AS {identifier(name)}" for name in features),
     ]
+    selected, order = ", ".join(picked), 'ORDER BY "at", request_id, "row"'
+    if only:
+        selected, order = identifiers(only), ""
     when = identifier(by)
     return connection.execute(
         f"""
-        SELECT {", ".join(picked)}{"" if role else f", coalesce({ROLE}, 'served') AS {ROLE}"} FROM ({source})
+        SELECT {selected}{"" if role else f", coalesce({ROLE}, 'served') AS {ROLE}"} FROM ({source})
         WHERE (coalesce({ROLE}, 'served') = $role OR $role IS NULL) AND (request_id = $request_id OR $request_id IS NULL)
+          AND (version = $version OR $version IS NULL)
           AND {when} IS NOT NULL AND ({when} >= $start OR $start IS NULL) AND ({when} < $end OR $end IS NULL)
-        ORDER BY "at", request_id, "row"
+        {order}
         """,
-        {**values, "start": start, "end": end, "role": role, "request_id": request_id},
+        {**values, "start": start, "end": end, "role": role, "request_id": request_id, "version": version},
     ).to_arrow_table()

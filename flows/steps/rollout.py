@@ -211,13 +211,9 @@ def unpaired_interval(
 
 def _labelled(spec: ModelSpec, rows: pa.Table, accepted_uris: Sequence[str]) -> pa.Table:
     """Return the rows whose label is known, each request's row once; one without an event time is as old as its answer."""
-    import pyarrow.compute as pc
+    from flows.steps.labels import dated, join_labels, labelled
 
-    from flows.steps.labels import join_labels, labelled
-
-    place = rows.schema.get_field_index("event_timestamp")
-    timed = rows.set_column(place, "event_timestamp", pc.coalesce(rows["event_timestamp"], rows["at"]))
-    return labelled(join_labels(spec, timed, accepted_uris))
+    return labelled(join_labels(spec, dated(rows), accepted_uris))
 
 
 def _paired(mine: pa.Table, champion: pa.Table) -> tuple[pa.Table, pa.Table]:

@@ -17,7 +17,7 @@ from serving_parts import home
 from flows.errors import ContractError, UnavailableError
 from flows.models.taxi.spec import spec
 from flows.spec import RequestField
-from flows.steps import prediction_log
+from flows.steps import labels, prediction_log
 from flows.steps.prediction_hours import fold, foldable
 from flows.steps.prediction_log import Answer, PredictionLog, read_predictions
 
@@ -281,7 +281,7 @@ from collections import Counter
 from datetime import UTC, datetime, timedelta
 from flows.models.taxi.spec import spec
 from flows.settings import Settings
-from flows.steps import prediction_log
+from flows.steps import labels, prediction_log
 from flows.steps.prediction_hours import fold, foldable
 from flows.steps.prediction_log import Answer, PredictionLog
 log = PredictionLog(Settings(home={str(settings.home)!r}), spec)
@@ -328,3 +328,31 @@ def test_rows_that_brought_their_features_have_no_event_time_and_are_not_found_b
     assert (first["request_id"], first["event_timestamp"], first["PULocationID"]) == ("r1", None, None)
     assert second["event_timestamp"] is not None
     assert read_predictions(settings, spec, by="event_timestamp")["request_id"].to_pylist() == ["r2"]
+
+
+@pytest.mark.parametrize("timed", [True, False])
+def test_of_a_version_that_has_served_for_long_only_the_newest_days_are_read(settings, log, timed, monkeypatch):
+    asked = [field for field in spec.request if timed or field.name != spec.source.event_time]
+    model = spec.model_copy(update={"request": tuple(asked)})
+    for day in range(40):
+        moment = datetime(2022, 1, 1, 12) + timedelta(days=day)
+        row = {name: value for name, value in ROW.items() if name != spec.source.event_time}
+        given = row | {spec.source.event_time: moment} if timed else row
+        for version in (1, 2):
+            log.append(f"r{day}", moment.replace(tzinfo=UTC) + timedelta(days=40), version, [given], [answer(hour=8.5)])
+    since = datetime(2022, 1, 11, tzinfo=UTC)
+    all_of_them = read_predictions(settings, model, start=since, by="event_timestamp" if timed else "at")
+    whole: list[int] = []
+
+    def reading(*arguments, **keywords):
+        found = read_predictions(*arguments, **keywords)
+        if not keywords.get("only"):
+            whole.append(found.num_rows)
+        return found
+
+    monkeypatch.setattr(labels, "read_predictions", reading)
+    found = labels.read_newest(settings, model, 1, since, 7)
+    assert found == labels.newest(all_of_them, 1, 7)
+    assert (found.num_rows, whole) == (7, [7])
+    assert found["hour"].to_pylist() == [8.5] * 7
+    assert labels.read_newest(settings, model, 3, since, 7).num_rows == 0
