@@ -9,7 +9,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -63,7 +63,7 @@ def files(settings: Settings, model: str, start: datetime | None = None, end: da
     last = f"{end.astimezone(UTC) - timedelta(microseconds=1):{HOUR}}" if end else "9999"
     folder = settings.predictions(model)
     pull(settings, folder / "hours", lambda name: first <= name[:13] <= last)
-    journals = {path.stem: str(path) for path in sorted(journal_folder(settings, model).glob("*.jsonl"))}
+    journals = {path.stem: str(path) for path in sorted(_journals(settings, model))}
     parquet = {path.stem: str(path) for path in sorted(folder.glob("hours/*/*/*.parquet"))}
     return Files(
         journals=[path for name, path in journals.items() if first <= name[:13] <= last and name not in parquet],
@@ -73,7 +73,7 @@ def files(settings: Settings, model: str, start: datetime | None = None, end: da
 
 def foldable(settings: Settings, model: str) -> bool:
     """Say whether there is a journal that nobody writes any more."""
-    for path in journal_folder(settings, model).glob("*.jsonl"):
+    for path in _journals(settings, model):
         handle = _hold(path)
         if handle >= 0:
             os.close(handle)
@@ -88,7 +88,7 @@ def fold(settings: Settings, spec: ModelSpec) -> int:
     call goes on.
     """
     done = 0
-    for path in sorted(journal_folder(settings, spec.name).glob("*.jsonl")):
+    for path in sorted(_journals(settings, spec.name)):
         handle = _hold(path)
         if handle < 0:
             continue
@@ -133,6 +133,11 @@ def journal_relation(connection: duckdb.DuckDBPyConnection, spec: ModelSpec, pat
         empty = ", ".join(f"NULL::{kind} AS {identifier(name)}" for name, kind in columns.items())
         rows = f"(SELECT {empty} LIMIT 0)"
     return f"SELECT {', '.join(picked)} FROM {rows} WHERE request_id IS NOT NULL"
+
+
+def _journals(settings: Settings, model: str) -> Iterator[Path]:
+    """Return the journals; one that is hidden has no lock yet."""
+    return journal_folder(settings, model).glob("[!.]*.jsonl")
 
 
 def _hold(path: Path) -> int:

@@ -179,9 +179,15 @@ class PredictionLog:
         hidden = self._folder / f".{name}"
         self._file = os.open(hidden, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         self._hour, self._opened = hour, time.time()
-        # Locked before it can be found: whoever folds journals sees that somebody writes this one.
-        fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        hidden.rename(self._folder / name)
+        try:
+            # Locked before it can be found: whoever folds journals sees that somebody writes this one.
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            hidden.rename(self._folder / name)
+        except OSError:  # what is written into one without lock or name would be lost
+            os.close(self._file)
+            self._file = -1
+            hidden.unlink(missing_ok=True)
+            raise
 
 
 def read_predictions(

@@ -356,3 +356,26 @@ def test_of_a_version_that_has_served_for_long_only_the_newest_days_are_read(set
     assert (found.num_rows, whole) == (7, [7])
     assert found["hour"].to_pylist() == [8.5] * 7
     assert labels.read_newest(settings, model, 3, since, 7).num_rows == 0
+
+
+@pytest.mark.parametrize("step", ["flock", "rename"])
+def test_a_journal_that_could_not_be_opened_whole_is_not_written_to(settings, log, step, monkeypatch):
+    def refuse(*_):
+        raise BlockingIOError("another one looks whether somebody writes it")
+
+    with monkeypatch.context() as once:
+        once.setattr(*((prediction_log.fcntl, step) if step == "flock" else (Path, step)), refuse)
+        with pytest.raises(UnavailableError):
+            log.append("r1", AT, 1, [ROW], [answer()])
+    for number in (2, 3):
+        log.append(f"r{number}", AT, 1, [ROW], [answer()])
+        assert fold(settings, spec) == 0  # it is written still
+    assert read_predictions(settings, spec)["request_id"].to_pylist() == ["r2", "r3"]
+
+
+def test_a_journal_that_is_about_to_be_locked_is_left_alone(settings, log):
+    hidden = settings.predictions("taxi") / "journal" / ".2022-01-26T12.1-now.0.jsonl"
+    hidden.parent.mkdir(parents=True)
+    hidden.touch()
+    assert (foldable(settings, spec.name), fold(settings, spec)) == (False, 0)
+    assert hidden.exists()
