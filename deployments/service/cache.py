@@ -65,11 +65,18 @@ class BundleCache:
 
     def last(self) -> tuple[Promotion, Bundle] | None:
         """Return the promotion that was served last and its bundle, from the copies alone; None if that cannot be."""
+        promotion = self._remembered()
         try:
-            promotion = Promotion.model_validate_json((self._folder / LAST).read_bytes())
-            return (promotion, self._open(promotion)) if DIGEST.fullmatch(promotion.digest) else None
+            return (promotion, self._open(promotion)) if promotion else None
         except (OSError, ValueError, EvergreenError):
             return None
+
+    def _remembered(self) -> Promotion | None:
+        try:
+            promotion = Promotion.model_validate_json((self._folder / LAST).read_bytes())
+        except (OSError, ValueError):
+            return None
+        return promotion if DIGEST.fullmatch(promotion.digest) else None
 
     def _open(self, promotion: Promotion) -> Bundle:
         """Open a copy: the first time with all checks of the estimator, later by its compiled form if it has one.
@@ -106,8 +113,10 @@ class BundleCache:
             shutil.rmtree(temporary, ignore_errors=True)
 
     def _prune(self, newest: Path) -> None:
-        """Keep the newest copies only."""
+        """Keep the newest copies, and the one that is served, however many were on trial beside it since."""
         os.utime(newest)
-        copies = [path for path in self._folder.iterdir() if DIGEST.fullmatch(path.name)]
+        served = self._remembered()
+        others = (path for path in self._folder.iterdir() if DIGEST.fullmatch(path.name))
+        copies = [path for path in others if served is None or path.name != served.digest]
         for path in sorted(copies, key=lambda path: path.stat().st_mtime, reverse=True)[KEPT:]:
             shutil.rmtree(path, ignore_errors=True)

@@ -12,7 +12,7 @@ import pytest
 import sqlalchemy as sa
 from serving_parts import ROW, eventually, home, make_bundle, promote, serving, version_of
 
-from deployments.service import follower
+from deployments.service import cache, follower
 from flows import database, ledger
 
 NOBODY = "http://127.0.0.1:9"  # the discard port, on which nobody listens
@@ -51,6 +51,22 @@ def test_the_last_good_model_is_served_from_the_cache_when_ledger_and_bundles_ar
         assert (state["ready"], state["following"], state["ledger_answers"]) == (True, False, False)
         assert "the ledger does not answer" in state["error"]
         assert client.post("/predict", json=ROW).json()["predictions"] == before
+
+
+def test_the_champions_copy_outlives_all_that_were_on_trial_beside_it(settings, origin, monkeypatch):
+    from sklearn.ensemble import HistGradientBoostingRegressor
+
+    monkeypatch.setattr(cache, "KEPT", 2)
+    copies = cache.BundleCache(settings, "taxi")
+    served = promote(database.connect(settings), *origin, 1)
+    copies.fetch(served)
+    copies.remember(served)
+    for number in range(3):
+        folder = settings.home / f"trial-{number}"
+        digest = make_bundle(folder, HistGradientBoostingRegressor(max_iter=2 + number, random_state=0))
+        copies.fetch(served.model_copy(update={"model_uri": str(folder), "digest": digest}))
+    assert copies.last()[0] == served
+    assert len([path for path in (settings.cache / "taxi").iterdir() if path.is_dir()]) == 3
 
 
 def test_a_ledger_that_hangs_is_told_like_one_that_is_away(settings, origin, monkeypatch):
