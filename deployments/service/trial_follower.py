@@ -17,7 +17,7 @@ from deployments.service.cache import BundleCache
 from deployments.service.follower import check_fit
 from deployments.service.predictor import Predictor, Rows, Snapshot
 from deployments.service.trial import Canary, Shadow
-from flows import trials
+from flows import database, trials
 from flows.errors import EvergreenError, UnavailableError
 from flows.steps.prediction_log import PredictionLog
 from flows.steps.trusted import one_line
@@ -50,7 +50,7 @@ class TrialFollower:
         self._log = predictions
         self._seconds = seconds
         self._engine: Engine | None = None
-        self._process = f"{platform.node()} {os.getpid()}"
+        self._process = ""  # the name under which the ledger keeps what is counted here
         self._reported: Any = None
         self._next_report = 0.0
         self._stop = threading.Event()
@@ -139,6 +139,8 @@ class TrialFollower:
             trials.end(engine, trial.id, "failed", f"it cannot be served: {told}", {"tallies": trial.tallies})
             return
         on_trial = Canary(trial, challenger) if trial.kind == "canary" else Shadow(trial, challenger, self._log)
+        # A container that is started again has the name and the number that it had: its new counts stand beside the old.
+        self._process = f"{platform.node()} {os.getpid()} since {database.now():%Y-%m-%d %H:%M:%S.%f}"
         self._put(on_trial)
         log.info("version %d is on trial as %s", trial.version, trial.kind, extra={"version": trial.version})
 

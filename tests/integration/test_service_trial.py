@@ -9,6 +9,7 @@ from flows import database, ledger, trials
 from flows.models.taxi.spec import spec
 from flows.spec import Rollout
 from flows.steps.prediction_log import read_predictions
+from flows.steps.rollout import together
 
 READY = {"hour": 8.5, "distance_miles": 2.4, "pickup_minutes_mean_28d": 9.0}
 
@@ -109,3 +110,19 @@ def test_a_shadow_answers_a_copy_of_everything_for_nobody(place, bundles):
     assert set(shadow["version"].to_pylist()) == {2}
     assert {*shadow["request_id"].to_pylist()} < {*served["request_id"].to_pylist()}
     assert {*shadow["prediction"].to_pylist()}.isdisjoint(served["prediction"].to_pylist())
+
+
+def test_what_was_counted_before_a_restart_counts_on(place, bundles):
+    """A container that is started again has the host name and the process id that it had: as here, within one process."""
+    settings, engine = place
+    trial = begin(engine, bundles[2], "shadow")
+
+    def counts(requests):
+        return lambda: together(trials.get(engine, trial.id).tallies).requests == requests
+
+    for times in (1, 2):
+        with serving(settings) as client:
+            eventually(lambda: client.get("/readyz").status_code == 200)
+            eventually(lambda: on_trial(client))
+            predicted(client, times)
+            eventually(counts(4 * times))
