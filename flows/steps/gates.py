@@ -117,6 +117,10 @@ def _not_worse_than_champion(spec: ModelSpec, evaluation: Evaluation) -> Verdict
     """Refuse if the whole interval of the difference lies above what is tolerated: worse beyond chance."""
     if evaluation.against_champion is None or evaluation.champion_error is None:
         return judge("champion", 0.0, 0.0, "no champion yet")
+    if math.isinf(evaluation.champion_error) and math.isfinite(evaluation.error):
+        # Between the two there is no interval: a champion that broke could never be replaced.
+        text = f"version {evaluation.champion_version} answers with what is no number, this one does not"
+        return judge("champion", 0.0, 0.0, text)
     low, high = evaluation.against_champion
     difference = evaluation.error - evaluation.champion_error
     text = (

@@ -150,3 +150,11 @@ def test_many_texts_are_not_each_compared_with_all_rows():
     names = [Text(number % 200) for number in range(2000)]
     assert len(metrics.slices(pd.Series(names, dtype=object), 10)) == 200
     assert Text.compared < 10 * len(names)
+
+
+@pytest.mark.parametrize(("ours", "passed"), [(0.1, True), (math.inf, False), (math.nan, False)])
+def test_a_champion_that_answers_with_no_number_can_be_replaced_by_one_that_does(ours, passed):
+    nothing = (math.nan, math.nan)
+    found = evaluation(error=ours).model_copy(update={"champion_error": math.inf, "against_champion": nothing})
+    (champion,) = [one for one in gates.judge_all(SPEC, found, OPENED, None) if one.gate == "champion"]
+    assert champion.passed is passed
