@@ -24,7 +24,7 @@ log = logging.getLogger("evergreen.service")
 
 
 class Housekeeping:
-    """A thread of its own. ``tell`` is called each second."""
+    """A thread of its own, and one more for as long as journals are folded. ``tell`` is called each second."""
 
     def __init__(
         self, settings: Settings, spec: ModelSpec, predictions: PredictionLog, tell: Callable[[], None]
@@ -36,6 +36,7 @@ class Housekeeping:
         self._stop = threading.Event()
         self._next_fold = time.monotonic() + BEAT_SECONDS
         self._thread: threading.Thread | None = None
+        self._folding: threading.Thread | None = None
 
     def start(self) -> None:
         """Begin."""
@@ -45,19 +46,29 @@ class Housekeeping:
     def stop(self) -> None:
         """End; what is being folded is left to its process."""
         self._stop.set()
-        if self._thread:
-            self._thread.join(timeout=0.5)
+        for thread in (self._thread, self._folding):
+            if thread:
+                thread.join(timeout=0.5)
 
     def _run(self) -> None:
         while not self._stop.wait(BEAT_SECONDS):
             try:
                 self._tell()
                 self._predictions.roll(datetime.now(UTC))
-                if time.monotonic() >= self._next_fold:
+                folds = self._folding is not None and self._folding.is_alive()
+                if time.monotonic() >= self._next_fold and not folds:
                     self._next_fold = time.monotonic() + FOLD_SECONDS
-                    self.fold()
+                    # At the lowest priority it may take minutes, in which the others are to hear of this worker.
+                    self._folding = threading.Thread(target=self._try_to_fold, name="folding", daemon=True)
+                    self._folding.start()
             except Exception:
                 log.exception("housekeeping failed; it goes on")
+
+    def _try_to_fold(self) -> None:
+        try:
+            self.fold()
+        except Exception:
+            log.exception("the prediction log was not folded; it is tried again")
 
     def fold(self, patience: float = FOLD_PATIENCE) -> None:
         """Fold in a process of its own, at the lowest priority: it needs memory and time that are the requests'.
