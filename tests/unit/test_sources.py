@@ -1,6 +1,7 @@
 """Sources: what can be named, what is refused with a word on how to mend it, and that no name does harm."""
 
 import functools
+import gzip
 import http.server
 import os
 import threading
@@ -96,6 +97,13 @@ class Server(http.server.SimpleHTTPRequestHandler):
             self.send_header("Content-Length", "1000")
             self.end_headers()
             self.wfile.write(b"a,b\n1,2\n")
+        elif self.path.startswith("/packed.csv.gz"):
+            content = gzip.compress(b"a,b\n1,2\n")
+            self.send_response(200)
+            self.send_header("Content-Encoding", "gzip")  # as servers are set up that know .gz for an encoding
+            self.send_header("Content-Length", str(len(content)))
+            self.end_headers()
+            self.wfile.write(content)
         elif self.path.startswith("/broken.csv"):
             self.send_error(503)
         else:
@@ -120,6 +128,11 @@ def test_a_url_is_downloaded_and_its_secrets_are_not_shown(url, plain):
         assert file.name == "b.csv"
         assert "secret" not in file.origin
     assert list((plain.home / "tmp").iterdir()) == []
+
+
+def test_a_packed_file_stays_packed_whatever_the_server_calls_it(url, plain):
+    with opened(f"{url}/packed.csv.gz", plain) as (file,):
+        assert gzip.decompress(file.path.read_bytes()) == b"a,b\n1,2\n"
 
 
 def test_a_url_that_is_not_there_is_a_wrong_call(url, plain):
