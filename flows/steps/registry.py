@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 EVIDENCE, LINEAGE, CARD = "evidence.json", "lineage.json", "card.html"
 DIGEST, FINGERPRINT, REASON = "evergreen.digest", "evergreen.fingerprint", "evergreen.reason"
 EVIDENCE_DIGEST, WORK, REFUSED = "evergreen.evidence_sha256", "evergreen.work", "evergreen.refused"
-FAILED = "evergreen.failed_gates"
+FAILED, LINEAGE_DIGEST = "evergreen.failed_gates", "evergreen.lineage_sha256"
 ORIGIN = "evergreen.copied_from"  # of a version that came from another place
 CHAMPION, CHALLENGER = "champion", "challenger"
 
@@ -39,6 +39,7 @@ class Version(Frozen):
     folder: str
     digest: str
     evidence_digest: str = ""
+    lineage_digest: str = ""  # none of a version from before it was registered
     refused: str = ""
     fingerprint: str
     reason: str
@@ -103,6 +104,7 @@ def register(
             tags={
                 DIGEST: digest, FINGERPRINT: lineage.fingerprint, REASON: lineage.reason,
                 EVIDENCE_DIGEST: run.data.tags.get(EVIDENCE_DIGEST, ""),
+                LINEAGE_DIGEST: run.data.tags.get(LINEAGE_DIGEST, ""),
             },
         )  # fmt: skip
         made = make()
@@ -232,7 +234,8 @@ def _version(found: Any) -> Version:
     return Version(
         model=found.name, version=int(found.version), run_id=found.run_id or "",
         folder=path_of(found.source), digest=found.tags[DIGEST],
-        evidence_digest=found.tags.get(EVIDENCE_DIGEST, ""), refused=found.tags.get(REFUSED, ""),
+        evidence_digest=found.tags.get(EVIDENCE_DIGEST, ""), lineage_digest=found.tags.get(LINEAGE_DIGEST, ""),
+        refused=found.tags.get(REFUSED, ""),
         fingerprint=found.tags.get(FINGERPRINT, ""), reason=found.tags.get(REASON, ""),
         created_at=datetime.fromtimestamp(found.creation_timestamp / 1000, UTC),
     )  # fmt: skip

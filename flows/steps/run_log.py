@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from datetime import UTC, datetime
+from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +20,7 @@ from flows.steps.registry import (
     FAILED,
     FINGERPRINT,
     LINEAGE,
+    LINEAGE_DIGEST,
     REASON,
     WORK,
     open_client,
@@ -54,6 +56,7 @@ def log_run(
     from mlflow.entities import Dataset, DatasetInput, Metric, Param, RunTag
 
     evidence_file = write_text(bundle / EVIDENCE, json.dumps(evidence, indent=1) + "\n")
+    record = json.dumps(lineage.model_dump(mode="json"), indent=1) + "\n"
     write_mlmodel(bundle)
     client = open_client(settings)
     experiment = experiment_of(client, settings, spec.name)
@@ -69,7 +72,7 @@ def log_run(
             "mlflow.user": lineage.executor, "mlflow.source.git.commit": lineage.code.commit or "",
             "evergreen.gates": verdict, REASON: lineage.reason, FINGERPRINT: lineage.fingerprint,
             "evergreen.prefect_run": lineage.run_id, DIGEST: digest, WORK: work_key,
-            EVIDENCE_DIGEST: sha256_of(evidence_file),
+            EVIDENCE_DIGEST: sha256_of(evidence_file), LINEAGE_DIGEST: sha256(record.encode()).hexdigest(),
         },
     )  # fmt: skip
     run_id, now = run.info.run_id, _milliseconds(datetime.now(UTC))
@@ -84,7 +87,7 @@ def log_run(
     source = json.dumps({"partitions": [f"{p.key} r{p.revision}" for p in lineage.partitions]})
     dataset = Dataset(f"{spec.name} training set", lineage.training_set_sha256[:36], "evergreen", source[:60000])
     client.log_inputs(run_id, datasets=[DatasetInput(dataset)])
-    client.log_dict(run_id, lineage.model_dump(mode="json"), LINEAGE)
+    client.log_text(run_id, record, LINEAGE)
     client.log_dict(run_id, dict(evidence), EVIDENCE)
     client.log_artifacts(run_id, str(pictures), "pictures")
     if card:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from hashlib import sha256
 from typing import Any
 
 from pydantic import ValidationError
@@ -38,13 +39,22 @@ def read(settings: Settings, model: str, number: int) -> VersionRecord:
 
 
 def read_lineage(settings: Settings, version: Version) -> Lineage:
-    """Return the lineage that was logged with a version; raises RefusedError if it is gone or cannot be read."""
+    """Return the lineage that was logged with a version.
+
+    Raises RefusedError if it is gone, cannot be read, or is not what was registered: a reproduction does what it says.
+    """
     import mlflow
     from mlflow.exceptions import MlflowException
 
     try:
         uri = artifact(settings, version.run_id, registry.LINEAGE)
-        return Lineage.model_validate(mlflow.artifacts.load_dict(uri or registry.LINEAGE))
+        text = mlflow.artifacts.load_text(uri or registry.LINEAGE)
+        if version.lineage_digest and sha256(text.encode()).hexdigest() != version.lineage_digest:
+            raise RefusedError(
+                f"{version.model} version {version.version}: its lineage is not what was registered (its sha256 differs); "
+                "restore the artifacts of its run, or take another version"
+            )
+        return Lineage.model_validate_json(text)
     except (OSError, ValueError, ValidationError, MlflowException) as error:
         raise RefusedError(
             f"{version.model} version {version.version}: its lineage cannot be read ({type(error).__name__}); "

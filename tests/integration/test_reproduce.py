@@ -15,6 +15,7 @@ from training_parts import copy_home, opened, state, trained
 from typer.testing import CliRunner
 
 from flows import database, ledger
+from flows.errors import RefusedError
 from flows.lookup import load_model
 from flows.models.taxi.simulator import simulate_day
 from flows.steps import lineage_facts, lineage_graph, reproduction, version_record
@@ -157,6 +158,21 @@ def test_another_library_and_what_cannot_be_made_are_named_without_training(home
     _, found = made_again(home, 1, estimator="team.nowhere:build")
     assert (found.made, found.same, found.checks) == (False, False, ())
     assert any(cause.fatal and "team.nowhere" in cause.what for cause in found.causes)
+
+
+def test_a_record_that_was_altered_is_refused_and_nothing_that_it_names_runs(home, tmp_path):
+    record = version_record.read(home, "taxi", 1)
+    file = Path(version_record.artifact(home, record.version.run_id, "lineage.json"))
+    kept, ran = file.read_text(), tmp_path / "ran"
+    command = {"estimator": "subprocess:Popen", "params": {"touch": 0, str(ran): 0}}
+    file.write_text(json.dumps(json.loads(kept) | command))
+    try:
+        with pytest.raises(RefusedError, match="its lineage is not what was registered"):
+            made_again(home, 1)
+        assert not ran.exists()
+    finally:
+        file.write_text(kept)
+    assert version_record.read(home, "taxi", 1) == record
 
 
 def test_the_chain_of_each_version_is_whole_and_names_the_revision_that_it_used(home):
