@@ -8,7 +8,6 @@ import os
 import platform
 from collections.abc import Iterable, Sequence
 from datetime import datetime, timedelta
-from functools import cache
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -262,7 +261,6 @@ def _machine() -> Machine:
     return Machine(system=platform.system(), processor=platform.machine(), cores=cores, instructions=tuple(found))
 
 
-@cache
 def _untracked(files: Iterable[Path]) -> str | None:
     """Return which of some files a checkout of the commit would lack."""
     ours = [str(file) for file in files if file.is_relative_to(ROOT)]
