@@ -10,15 +10,16 @@ import shlex
 import subprocess
 import sys
 import uuid
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock
+from filelock import FileLock, Timeout
 from sqlalchemy.engine import Engine
 
 from flows import database, ledger
-from flows.errors import EvergreenError, RefusedError, UsageError
+from flows.errors import ConflictError, EvergreenError, RefusedError, UsageError
 from flows.ledger import Run
 from flows.settings import Settings
 from flows.spec import ModelSpec
@@ -28,6 +29,7 @@ FLOW = "deliver"
 STEP_SECONDS = 1800.0
 PASSED_ON = ("EVERGREEN_", "PREFECT_", "MLFLOW_", "AWS_")  # what of the environment a version in an image is told
 APPLY = (["featurize"], ["deploy"])  # going back does this alone: it may take away what was added
+PUT_BACK, CHAMPION = "takes_back", "new_champion"  # in a run's summary: it took one back; what its trial has promoted
 
 
 def live(engine: Engine, model: str) -> Run | None:
@@ -60,57 +62,93 @@ def deliver(
             raise RefusedError(f"version {version} is not what passed in {place} ({found} is); deliver it there first")
     plan = ["plan", *(["--allow-destructive"] if allow_destructive else [])]
     trials = (["train", "--reason", f"trial of {version}"], ["smoke", *smoke]) if trial else ()
-    return _change(settings, spec, source, version, why, (plan, *APPLY, *trials))
+    with _alone(settings):
+        return _change(settings, spec, source, version, why, (plan, *APPLY, *trials))
+
+
+def standing(engine: Engine, model: str) -> list[Run]:
+    """Return the deliveries that stand, oldest first: of each version one, and none that was put back."""
+    found: list[Run] = []
+    for run in reversed(ledger.last_runs(engine, model, None, FLOW)):
+        if run.state != "completed":
+            continue
+        if run.summary.get(PUT_BACK):
+            del found[-1:]
+        elif not found or _named(found[-1]) != _named(run):
+            found.append(run)
+    return found
 
 
 def back(settings: Settings, spec: ModelSpec, why: str) -> dict[str, Any]:
-    """Put back the version that was in force before the one that is; raises RefusedError if there was none."""
+    """Put back the version that was in force before the one that is, and the champion that its trial has replaced.
+
+    Two of them go back two versions. Raises RefusedError if there was none before.
+    """
     engine = database.connect(settings)
-    now = live(engine, spec.name)
-    before = next(
-        (
-            run
-            for run in ledger.last_runs(engine, spec.name, None, FLOW)
-            if run.state == "completed" and now and run.summary["version"] != now.summary["version"]
-        ),
-        None,
-    )
-    if now is None or before is None:
-        raise RefusedError(
-            f"{settings.home}: no pipeline version was in force before this one; deliver one by its name"
-        )
-    return _change(settings, spec, before.summary["source"], before.summary["version"], why, APPLY)
+    with _alone(settings):
+        *_, before, now = [None, None, *standing(engine, spec.name)]
+        if now is None or before is None:
+            raise RefusedError(
+                f"{settings.home}: no pipeline version was in force before this one; deliver one by its name"
+            )
+        champion, steps = ledger.champion(engine, spec.name), APPLY
+        if champion is not None and champion.version == now.summary.get(CHAMPION):
+            told = f"made by the trial of {now.summary['version']}, which was put back: {why}"
+            steps = (*steps, ["rollback", "--why", told])
+        version, source = _named(before)
+        return _change(settings, spec, source, version, why, steps, put_back=True)
+
+
+def _named(run: Run) -> tuple[str, str]:
+    return run.summary["version"], run.summary["source"]
+
+
+@contextmanager
+def _alone(settings: Settings) -> Iterator[None]:
+    """Keep other deliveries from a home's place, after those that are under way; raises ConflictError if one takes too long."""
+    try:
+        with FileLock(settings.home / "delivery.lock", timeout=STEP_SECONDS):
+            yield
+    except Timeout as error:
+        raise ConflictError(
+            f"{settings.home}: another delivery has been under way for {STEP_SECONDS / 60:.0f} minutes; wait for its end"
+        ) from error
 
 
 def _change(
-    settings: Settings, spec: ModelSpec, source: str, version: str, why: str, steps: Sequence[Sequence[str]]
-) -> dict[str, Any]:
+    settings: Settings, spec: ModelSpec, source: str, version: str, why: str, steps: Sequence[Sequence[str]], *,
+    put_back: bool = False,
+) -> dict[str, Any]:  # fmt: skip
     engine = database.connect(settings)
-    with FileLock(settings.home / "delivery.lock", timeout=STEP_SECONDS):
-        before, champion = live(engine, spec.name), ledger.champion(engine, spec.name)
-        run = uuid.uuid4().hex
-        from flows.runs import executor
+    before, champion = live(engine, spec.name), ledger.champion(engine, spec.name)
+    run = uuid.uuid4().hex
+    from flows.runs import executor
 
-        ledger.start_run(engine, run_id=run, model=spec.name, flow=FLOW, reason=why, executor=executor())
-        summary: dict[str, Any] = {
-            "version": version, "source": source, "previous": before.summary["version"] if before else None, "steps": [],
-        }  # fmt: skip
-        try:
-            for step in steps:
-                _step(settings, spec, source, step)
-                summary["steps"].append(step[0])
-        except BaseException as error:
-            summary["error"] = str(error) or type(error).__name__
-            summary["put_back"] = (
-                "nothing was changed"
-                if step[0] == "plan"
-                else _put_back(settings, spec, engine, before, champion.version if champion else None, version)
-            )
-            ledger.end_run(engine, run, "failed", summary)
-            if isinstance(error, EvergreenError):
-                raise RefusedError(f"{version} was not delivered: {error}; {summary['put_back']}") from error
-            raise
-        ledger.end_run(engine, run, "completed", summary)
+    ledger.start_run(engine, run_id=run, model=spec.name, flow=FLOW, reason=why, executor=executor())
+    summary: dict[str, Any] = {
+        "version": version, "source": source, "previous": before.summary["version"] if before else None, "steps": [],
+    }  # fmt: skip
+    if put_back:
+        summary[PUT_BACK] = True
+    try:
+        for step in steps:
+            _step(settings, spec, source, step)
+            summary["steps"].append(step[0])
+    except BaseException as error:
+        summary["error"] = str(error) or type(error).__name__
+        summary["put_back"] = (
+            "nothing was changed"
+            if step[0] == "plan"
+            else _put_back(settings, spec, engine, before, champion.version if champion else None, version)
+        )
+        ledger.end_run(engine, run, "failed", summary)
+        if isinstance(error, EvergreenError):
+            raise RefusedError(f"{version} was not delivered: {error}; {summary['put_back']}") from error
+        raise
+    made = ledger.champion(engine, spec.name)
+    if not put_back and made is not None and (champion is None or made.version != champion.version):
+        summary[CHAMPION] = made.version
+    ledger.end_run(engine, run, "completed", summary)
     return {"model": spec.name, "home": str(settings.home), **summary}
 
 

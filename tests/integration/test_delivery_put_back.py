@@ -1,0 +1,100 @@
+"""What a delivery leaves behind: two that are put back go back two versions.
+
+The versions are trees whose command line writes down what it was told; the ledger and the command are the real ones.
+"""
+
+from types import SimpleNamespace
+
+import pytest
+
+from deployments import delivery
+from flows import database
+from flows.errors import ConflictError, RefusedError
+from flows.models.taxi.spec import spec
+
+CLI = """
+import os, pathlib, sys
+name = pathlib.Path(__file__).parents[1].name
+
+def main():
+    words = sys.argv[1:]
+    with open(os.environ["SAID"], "a") as file:
+        file.write(f"{name} {' '.join(words)}\\n")
+"""
+
+
+@pytest.fixture
+def said(tmp_path, monkeypatch):
+    """Return what was said to the versions, a line each."""
+    file = tmp_path / "said"
+    monkeypatch.setenv("SAID", str(file))
+    return lambda: file.read_text().splitlines() if file.exists() else []
+
+
+@pytest.fixture
+def tree(tmp_path):
+    """Return a maker of source trees by name."""
+
+    def make(name: str) -> str:
+        (tmp_path / name / "flows").mkdir(parents=True, exist_ok=True)
+        (tmp_path / name / "flows" / "__init__.py").touch()
+        (tmp_path / name / "flows" / "cli.py").write_text(CLI)
+        return str(tmp_path / name)
+
+    return make
+
+
+@pytest.fixture
+def champions(monkeypatch):
+    """Let each call of a list say which version is the champion."""
+    versions: list[int] = []
+
+    def champion(*_):
+        return SimpleNamespace(version=versions.pop(0) if len(versions) > 1 else versions[0])
+
+    monkeypatch.setattr(delivery.ledger, "champion", champion)
+    return versions
+
+
+def in_force(home):
+    return delivery.live(database.connect(home), "taxi").summary["version"]
+
+
+def test_two_that_are_put_back_go_back_two_versions_and_never_to_one_that_failed(home, said, tree):
+    for name in ("one", "two", "three"):
+        delivery.deliver(home, spec, tree(name), name, "delivered", trial=False)
+    assert delivery.back(home, spec, "three failed")["version"] == "two"
+    assert delivery.back(home, spec, "two is bad as well")["version"] == "one"
+    assert in_force(home) == "one"
+    with pytest.raises(RefusedError, match="no pipeline version was in force before"):
+        delivery.back(home, spec, "once more")
+    assert said()[-2:] == ["one featurize --model taxi", "one deploy"]
+
+
+def test_the_same_version_twice_is_taken_back_at_once(home, said, tree):
+    for name in ("one", "two", "two"):
+        delivery.deliver(home, spec, tree(name), name, "delivered", trial=False)
+    assert delivery.back(home, spec, "two failed")["version"] == "one"
+
+
+def test_the_champion_that_a_trial_made_goes_back_with_its_version(home, said, tree, champions):
+    champions[:] = [1, 1, 1, 2]  # asked before and after each: the trial of the second promotes
+    for name in ("one", "two"):
+        delivery.deliver(home, spec, tree(name), name, "delivered")
+    delivery.back(home, spec, "smoke failed")
+    assert said()[-1] == "one rollback --why made by the trial of two, which was put back: smoke failed --model taxi"
+
+
+def test_a_champion_of_later_stays(home, said, tree, champions):
+    champions[:] = [1, 1, 1, 2, 3]
+    for name in ("one", "two"):
+        delivery.deliver(home, spec, tree(name), name, "delivered")
+    delivery.back(home, spec, "too slow")
+    assert not [line for line in said() if "rollback" in line]
+
+
+def test_a_delivery_beside_another_waits_and_says_so_in_the_end(home, said, tree, monkeypatch):
+    monkeypatch.setattr(delivery, "STEP_SECONDS", 0.1)
+    with delivery.FileLock(home.home / "delivery.lock"), pytest.raises(ConflictError, match="another delivery"):
+        delivery.deliver(home, spec, tree("one"), "one", "delivered", trial=False)
+    assert not said()
