@@ -23,6 +23,7 @@ from flows.errors import ConflictError, EvergreenError, RefusedError, UsageError
 from flows.ledger import Run
 from flows.settings import Settings
 from flows.spec import ModelSpec
+from flows.steps import processes
 
 ROOT = Path(__file__).resolve().parents[1]
 FLOW = "deliver"
@@ -180,21 +181,30 @@ def _step(settings: Settings, spec: ModelSpec, source: str, words: Sequence[str]
     """Run one command of a version on a home; raises RefusedError with its last words if it fails."""
     if words[0] != "deploy":
         words = [*words, "--model", spec.name]
-    command, environment = _runner(settings, source)
+    container = f"evergreen-{uuid.uuid4().hex[:12]}"
+    command, environment = _runner(settings, source, container)
     try:
-        done = subprocess.run(
-            [*command, *words], env=environment, cwd=settings.home, capture_output=True, text=True,
-            stdin=subprocess.DEVNULL, timeout=STEP_SECONDS, check=False,
+        process = subprocess.Popen(
+            [*command, *words], env=environment, cwd=settings.home, text=True,
+            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
         )  # fmt: skip
+        try:
+            out, wrong = process.communicate(timeout=STEP_SECONDS)
+        except BaseException:  # what went on would promote what is not delivered
+            processes.end(process.pid)
+            process.wait()
+            if command[0] != sys.executable:  # a container outlives its client
+                subprocess.run([command[0], "rm", "--force", container], capture_output=True, timeout=60, check=False)
+            raise
     except (OSError, subprocess.TimeoutExpired) as error:
         raise RefusedError(f"`evergreen {shlex.join(words)}` did not end ({type(error).__name__})") from error
-    if done.returncode:
-        said = (done.stderr.strip() or done.stdout.strip() or f"exit status {done.returncode}").splitlines()[-1]
+    if process.returncode:
+        said = (wrong.strip() or out.strip() or f"exit status {process.returncode}").splitlines()[-1]
         raise RefusedError(f"`evergreen {shlex.join(words)}` failed: {said.removeprefix('evergreen: ')}")
 
 
-def _runner(settings: Settings, source: str) -> tuple[list[str], dict[str, str]]:
-    """Return what runs the command line of a version, and in which environment.
+def _runner(settings: Settings, source: str, container: str) -> tuple[list[str], dict[str, str]]:
+    """Return what runs the command line of a version, in a container of that name if it is an image, and its environment.
 
     Raises UsageError for a folder that is no source tree.
     """
@@ -210,7 +220,8 @@ def _runner(settings: Settings, source: str) -> tuple[list[str], dict[str, str]]
     # Its files are to belong to whoever delivers, as those of a source tree do.
     options += ["--user", f"{os.getuid()}:{os.getgid()}", "--env", "LOGNAME=evergreen"]
     return [
-        os.environ.get("EVERGREEN_DOCKER", "docker"), "run", "--rm", "--read-only", "--tmpfs", "/tmp", "--cap-drop", "ALL",  # noqa: S108
+        os.environ.get("EVERGREEN_DOCKER", "docker"), "run", "--rm", "--name", container,
+        "--read-only", "--tmpfs", "/tmp", "--cap-drop", "ALL",  # noqa: S108
         "--security-opt", "no-new-privileges", "--network", "host", "--volume", f"{settings.home}:{settings.home}",
         *options, "--env", f"EVERGREEN_HOME={settings.home}", source, "evergreen",
     ], environment  # fmt: skip

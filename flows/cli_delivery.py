@@ -195,9 +195,10 @@ def deliver(
     from flows import database
     from flows.lookup import load_model
     from flows.show import show_lines
-    from flows.terminal import quiet_libraries
+    from flows.terminal import end_on_signals, quiet_libraries
 
     quiet_libraries()
+    end_on_signals()  # what it has begun is put back then as well
     passed = None
     if after is not None:
         theirs = places.settings_of(after)

@@ -1,25 +1,37 @@
-"""What a delivery leaves behind: two that are put back go back two versions.
+"""What a delivery leaves behind: two that are put back go back two versions, and one that is ended ends what it began.
 
 The versions are trees whose command line writes down what it was told; the ledger and the command are the real ones.
 """
 
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from serving_parts import eventually
 
 from deployments import delivery
-from flows import database
+from flows import database, ledger
 from flows.errors import ConflictError, RefusedError
 from flows.models.taxi.spec import spec
 
 CLI = """
-import os, pathlib, sys
+import os, pathlib, subprocess, sys, time
 name = pathlib.Path(__file__).parents[1].name
 
 def main():
     words = sys.argv[1:]
     with open(os.environ["SAID"], "a") as file:
         file.write(f"{name} {' '.join(words)}\\n")
+    if words[0] == "train" and name == "slow":
+        # What a command starts and does not end itself: a server, the training's probe.
+        code = f"import time; time.sleep(4); open({os.environ['SAID']!r}, 'a').write('promoted')"
+        subprocess.Popen([sys.executable, "-c", code])
+        time.sleep(60)
 """
 
 
@@ -91,6 +103,24 @@ def test_a_champion_of_later_stays(home, said, tree, champions):
         delivery.deliver(home, spec, tree(name), name, "delivered")
     delivery.back(home, spec, "too slow")
     assert not [line for line in said() if "rollback" in line]
+
+
+def test_a_delivery_that_is_ended_ends_its_training_and_puts_back(home, said, tree):
+    delivery.deliver(home, spec, tree("one"), "one", "delivered", trial=False)
+    process = subprocess.Popen(
+        [Path(sys.executable).parent / "evergreen", "deliver", tree("slow"), "--to", str(home.home)],
+        env=os.environ | {"EVERGREEN_HOME": str(home.home)}, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+    )  # fmt: skip
+    eventually(lambda: any(line.startswith("slow train") for line in said()), 60)
+    time.sleep(0.5)
+    process.send_signal(signal.SIGTERM)
+    out, _ = process.communicate(timeout=60)
+    assert process.returncode == 130, out
+    time.sleep(4)
+    assert said()[-2:] == ["one featurize --model taxi", "one deploy"]
+    newest = ledger.last_runs(database.connect(home), "taxi", 1)[0]
+    assert newest.state == "failed"
+    assert newest.summary["put_back"] == "version one is in force again"
 
 
 def test_a_delivery_beside_another_waits_and_says_so_in_the_end(home, said, tree, monkeypatch):
