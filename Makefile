@@ -44,11 +44,15 @@ push: ## both images; prints kind=digest
 	  digest=$$($(DOCKER) image inspect --format '{{index .RepoDigests 0}}' $(REPOSITORY)/$$kind:$(TAG)); \
 	  echo "$$kind=$${digest#*@}"; done
 
-up: ## the installation of compose.yaml with these images; remembered, so that `make back` finds those before
-	if [ -f .images ]; then cp .images .images.before; fi
-	printf 'EVERGREEN_IMAGE_TRAIN=%s\nEVERGREEN_IMAGE_SERVICE=%s\n' "$(TRAIN)" "$(SERVICE)" > .images
+up: ## the installation of compose.yaml with these images; those before are remembered, newest last, for `make back`
+	printf 'EVERGREEN_IMAGE_TRAIN=%s\nEVERGREEN_IMAGE_SERVICE=%s\n' "$(TRAIN)" "$(SERVICE)" > .images.wanted
+	if [ -f .images ] && ! cmp -s .images .images.wanted; then cat .images >> .images.before; fi
+	mv .images.wanted .images
 	$(COMPOSE) --env-file .images up --detach --wait
 
 back: ## the pipeline version before, its deployments and its images
 	uv run evergreen deliver - --to "$(PLACE)" --why "$$WHY"
-	if [ -f .images.before ]; then mv .images.before .images && $(COMPOSE) --env-file .images up --detach --wait; fi
+	if [ -s .images.before ]; then \
+	  tail -n 2 .images.before > .images; head -n -2 .images.before > .images.left; mv .images.left .images.before; \
+	  $(COMPOSE) --env-file .images up --detach --wait; \
+	elif [ -f .images ]; then echo "no images were up before these (.images): name some, make up TRAIN=... SERVICE=..." >&2; exit 1; fi

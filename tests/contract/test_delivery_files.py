@@ -61,6 +61,38 @@ def test_what_push_prints_is_what_a_workflow_reads():
     assert [line.partition("=")[0] for line in done.stdout.splitlines()] == ["train", "service"]
 
 
+def place(folder: Path, *words: str) -> list[str]:
+    """Run a target of the Makefile in a place's folder, its other programs stood in for, and return the images that are up."""
+    (folder / "uv").write_text("#!/bin/sh\n")
+    (folder / "uv").chmod(0o755)
+    subprocess.run(
+        ["make", "--silent", "-f", ROOT / "Makefile", *words, "COMPOSE=true"], cwd=folder, capture_output=True,
+        env={"PATH": f"{folder}:/usr/bin:/bin"}, timeout=60, check=True,
+    )  # fmt: skip
+    return re.findall(r"=(.+)", (folder / ".images").read_text())
+
+
+def test_images_go_back_one_by_one_and_the_same_ones_twice_count_once(tmp_path):
+    for name in ("one", "two", "three", "three"):
+        assert place(tmp_path, "up", f"TRAIN=train@{name}", f"SERVICE=service@{name}") == [
+            f"train@{name}",
+            f"service@{name}",
+        ]
+    assert place(tmp_path, "back", "PLACE=staging", "WHY=a test") == ["train@two", "service@two"]
+    assert place(tmp_path, "back", "PLACE=staging", "WHY=a test") == ["train@one", "service@one"]
+    with pytest.raises(subprocess.CalledProcessError) as failed:
+        place(tmp_path, "back", "PLACE=staging", "WHY=a test")
+    assert b"no images were up before these" in failed.value.stderr
+
+
+def test_a_job_that_is_cancelled_or_out_of_time_is_put_back_and_a_rollback_waits_for_no_approval():
+    cd, rollback = (yaml.safe_load((WORKFLOWS[0].parent / f"{name}.yml").read_text()) for name in ("cd", "rollback"))
+    for name in ("staging", "production"):
+        (step,) = [one for one in cd["jobs"][name]["steps"] if "make back" in one.get("run", "")]
+        assert "cancelled()" in step["if"]
+    assert rollback["concurrency"]["group"] != cd["concurrency"]["group"]
+
+
 def test_security_names_each_finding_of_the_linter_that_stands():
     rows = [line for line in (ROOT / "SECURITY.md").read_text().splitlines() if line.startswith("| S")]
     for file in (one for folder in ("flows", "deployments", "feature_repo") for one in (ROOT / folder).rglob("*.py")):
