@@ -60,8 +60,9 @@ def build(
     board = Board(settings, spec.name, name)
 
     def state() -> dict[str, Any]:
-        counts = {"rows": predictor.counts["rows"], "features_up": reader.error() is None}
-        return telemetry.state() | follower.state(datetime.now(UTC)) | trials.state() | counts
+        stores = {"features_up": reader.error() is None, "log_up": prediction_log.problem is None}
+        rows = {"rows": predictor.counts["rows"]}
+        return telemetry.state() | follower.state(datetime.now(UTC)) | trials.state() | stores | rows
 
     def tell() -> None:
         if isinstance(features, OnlineFeatures):

@@ -87,6 +87,7 @@ def _families(model: str, states: Mapping[str, State]) -> Iterator[Metric]:
         "following": (GaugeMetricFamily, "1 if the ledger's champion is the one that serves"),
         "ledger_up": (GaugeMetricFamily, "1 if the ledger answered the last look"),
         "features_up": (GaugeMetricFamily, "1 if the last read of the online store succeeded"),
+        "log_up": (GaugeMetricFamily, "1 unless the newest request could not be logged, and so was not answered"),
         "feature_age_seconds": (GaugeMetricFamily, "Age of the newest feature values that were read"),
         "model_version": (GaugeMetricFamily, "Version that serves"),
         "model_since_seconds": (GaugeMetricFamily, "When it was promoted, in seconds since 1970"),

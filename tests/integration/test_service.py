@@ -301,8 +301,10 @@ def test_what_cannot_be_logged_is_not_answered(place, bundles, monkeypatch):
         assert answer.status_code == 503
         assert "No space left" in answer.json()["detail"]
         assert "No space left" in client.get("/readyz").json()["log_error"]
+        assert 'evergreen_log_up{model="taxi",worker="0"} 0.0' in client.get("/metrics").text
         assert client.post("/predict", json=ROW).status_code == 200
         assert client.get("/readyz").json()["log_error"] is None
+        assert 'evergreen_log_up{model="taxi",worker="0"} 1.0' in client.get("/metrics").text
         assert read_predictions(place.settings, spec).num_rows == 1
 
 
