@@ -6,10 +6,12 @@ import os
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from deployments import declared
+from deployments.declared import Deployment
 from flows.errors import ContractError, UnavailableError, UsageError
 from flows.settings import Settings
 
@@ -47,7 +49,8 @@ def deploy(settings: Settings, file: Path = declared.PREFECT_YAML) -> dict[str, 
     """Make the work pool if it is not there, deploy all of the file with Prefect's own command, and check what came of it.
 
     The server is the one that ``PREFECT_API_URL`` names. With them come the automations that mark killed runs as crashed.
-    Then each model is reported as watched, from which on silence counts, and the causes that wait are told again.
+    Then each model is reported as watched, from which on silence counts, and the causes that wait are told again. What
+    a person has paused stays so, deployments and triggers: Prefect's command makes them anew, and would start them.
     Raises ContractError if the file was not taken whole, UsageError for a work pool of another type; the template of one
     that is there stays as it is, for people set its variables.
     """
@@ -70,12 +73,15 @@ def deploy(settings: Settings, file: Path = declared.PREFECT_YAML) -> dict[str, 
                     f"the work pool {declared.POOL} is one of type {there}, not {kind}: set EVERGREEN_WORK_POOL_TYPE={there}, "
                     f"or `prefect work-pool delete {declared.POOL}` and deploy again"
                 ) from None
+    expected = declared.read(file)
+    off = paused(expected)
     done = subprocess.run(
         [sys.executable, "-m", "prefect", "--no-prompt", "deploy", "--all", "--prefect-file", str(file)],
         env=os.environ | settings.environment(), cwd=settings.home, capture_output=True, text=True,
         stdin=subprocess.DEVNULL, timeout=DEPLOY_SECONDS, check=False,
     )  # fmt: skip
-    expected = declared.read(file)
+    for name in off:
+        pause(name)
     flow_names, names = (sorted({one.name.split("/")[part] for one in expected}) for part in (0, 1))
     with get_client(sync_client=True) as client:
         flow_filter = FlowFilter(name=FlowFilterName(any_=flow_names))
@@ -93,7 +99,36 @@ def deploy(settings: Settings, file: Path = declared.PREFECT_YAML) -> dict[str, 
     return {
         "deployments": [one.name for one in expected], "triggers": sum(len(one.triggers) for one in expected),
         "work_pool": declared.POOL, "work_pool_made": made, "told": watch(settings, sorted({one.model for one in expected})),
+        "paused": off,
     }  # fmt: skip
+
+
+def paused(expected: list[Deployment]) -> list[str]:
+    """Return the names of those deployments, and of their triggers by events, that somebody has paused on the server."""
+    from prefect import get_client
+    from prefect.exceptions import ObjectNotFound
+
+    found = []
+    with get_client(sync_client=True) as client:
+        for deployment in expected:
+            with suppress(ObjectNotFound):
+                if client.read_deployment_by_name(deployment.name).paused:
+                    found.append(deployment.name)
+            triggers = [one.name for one in deployment.triggers if one.how != "cron"]
+            found += [one for one in triggers if not all(it.enabled for it in client.read_automations_by_name(one))]
+    return found
+
+
+def pause(name: str) -> None:
+    """Pause a deployment, or a trigger, on the server by its name."""
+    from prefect import get_client
+
+    with get_client(sync_client=True) as client:
+        triggers = client.read_automations_by_name(name)
+        for one in triggers:
+            client.pause_automation(one.id)
+        if not triggers:
+            client.pause_deployment(client.read_deployment_by_name(name).id)
 
 
 def watch(settings: Settings, models: list[str]) -> int:

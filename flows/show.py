@@ -154,6 +154,8 @@ def show_deployed(found: dict[str, Any]) -> None:
         f"{', '.join(found['deployments'])}",
         GOOD,
     )
+    if found["paused"]:
+        line(f"paused, as they were: {', '.join(found['paused'])}")
 
 
 def show_triggers(found: list[dict[str, Any]]) -> None:

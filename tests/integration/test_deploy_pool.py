@@ -1,4 +1,4 @@
-"""`evergreen deploy` on a server whose work pool is there already."""
+"""`evergreen deploy` on a server that has a work pool, or deployments, already."""
 
 import pytest
 from training_parts import opened
@@ -18,3 +18,19 @@ def test_a_work_pool_of_another_type_is_told_and_left(tmp_path, prefect_api, mon
         with pytest.raises(UsageError, match="is one of type docker, not process: set EVERGREEN_WORK_POOL_TYPE=docker"):
             deploy(settings)
         assert client.read_work_pool("of-another-type").type == "docker"
+
+
+def test_what_a_person_has_paused_stays_so(tmp_path, prefect_api):
+    from prefect import get_client
+
+    silent = "evergreen: silent runs have crashed"
+    with opened(tmp_path / "home", prefect_api) as settings, get_client(sync_client=True) as client:
+        assert deploy(settings)["paused"] == []
+        client.pause_deployment(client.read_deployment_by_name("ingest/taxi").id)
+        for name in ("taxi: staleness", silent):
+            client.pause_automation(client.read_automations_by_name(name)[0].id)
+        assert deploy(settings)["paused"] == ["ingest/taxi", "taxi: staleness"]
+        assert client.read_deployment_by_name("ingest/taxi").paused
+        for name, runs in (("taxi: staleness", False), (silent, False), ("taxi: performance", True)):
+            (found,) = client.read_automations_by_name(name)
+            assert found.enabled is runs, name
