@@ -46,7 +46,7 @@ def examine(settings: Settings, spec: ModelSpec) -> list[Finding]:
     }  # fmt: skip
     for part, look in parts.items():
         try:
-            with s3.at_a_glance():
+            with s3.at_a_glance(), registry.at_a_glance():
                 findings += look()
         except Exception as error:  # noqa: BLE001 (whatever a part does wrong is what is asked for)
             findings.append(Finding(part, "bad", f"{type(error).__name__}: {one_line(error)}", _mend(settings, part)))

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import logging
-from contextlib import nullcontext
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from datetime import UTC, datetime
 from functools import partial
 from hashlib import sha256
@@ -28,6 +30,7 @@ EVIDENCE_DIGEST, WORK, REFUSED = "evergreen.evidence_sha256", "evergreen.work", 
 FAILED, LINEAGE_DIGEST = "evergreen.failed_gates", "evergreen.lineage_sha256"
 ORIGIN = "evergreen.copied_from"  # of a version that came from another place
 CHAMPION, CHALLENGER = "champion", "challenger"
+GLANCE = {"MLFLOW_HTTP_REQUEST_TIMEOUT": "5", "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0"}
 
 
 class Version(Frozen):
@@ -44,6 +47,21 @@ class Version(Frozen):
     fingerprint: str
     reason: str
     created_at: datetime
+
+
+@contextmanager
+def at_a_glance() -> Iterator[None]:
+    """Ask MLflow once and for seconds only, for as long as the block runs: who looks whether it answers does not wait."""
+    before = {name: os.environ.get(name) for name in GLANCE}
+    os.environ.update(GLANCE)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
 
 
 def open_client(settings: Settings) -> MlflowClient:

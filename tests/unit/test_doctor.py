@@ -2,6 +2,11 @@
 
 import shutil
 import sqlite3
+import threading
+import time
+from contextlib import suppress
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from importlib.metadata import version
 from types import SimpleNamespace
 
 import pytest
@@ -69,3 +74,34 @@ def test_a_ledger_that_was_lost_is_not_taken_for_a_new_one(tmp_path):
     assert found.state == "bad"
     assert "1 files of partitions" in found.found
     assert "Restore a backup" in found.mend
+
+
+def test_an_mlflow_server_that_hangs_is_not_waited_for(tmp_path):
+    ended = threading.Event()
+
+    class Hanging(BaseHTTPRequestHandler):
+        def do_GET(self):
+            if self.path != "/version":  # which needs no database
+                ended.wait(60)
+            with suppress(OSError):  # who asked has gone
+                self.send_response(200)
+                self.end_headers()
+                self.wfile.write(version("mlflow").encode())
+
+        do_POST = do_GET  # noqa: N815
+
+        def log_message(self, *_):
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Hanging)
+    server.daemon_threads = True
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    settings = Settings(home=tmp_path, mlflow_tracking_uri=f"http://127.0.0.1:{server.server_port}")
+    begun = time.monotonic()
+    try:
+        (found,) = (one for one in examine(settings, load_model("taxi", settings)) if one.part == "MLflow")
+    finally:
+        ended.set()
+        server.shutdown()
+    assert found.state == "bad"
+    assert time.monotonic() - begun < 30
