@@ -26,6 +26,8 @@ KNOWN = {
     "`evergreen doctor` says which and how to mend it",
     "schema mismatch in glob": "a file of the home has not the columns that were written ({line}); remove it, then ingest its "
     "source again, which makes it anew",
+    r"Server error '5\d\d .*/api/": "the Prefect server failed ({line}); its log says why, its database or Redis may be "
+    "away; mend it, then run the same command again",
     "Failed to reach API": "the Prefect server of PREFECT_API_URL does not answer ({line}); start it, or unset the variable",
 }
 

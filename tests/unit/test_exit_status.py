@@ -4,6 +4,7 @@ import pytest
 from typer.testing import CliRunner
 
 from flows import cli
+from flows.cli_error import told
 from flows.errors import UsageError
 
 
@@ -32,3 +33,17 @@ def test_who_looks_at_a_home_that_is_not_there_is_told_and_makes_none(tmp_path, 
     assert isinstance(done.exception, UsageError)
     assert "misspelt is no folder" in str(done.exception)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_prefect_server_that_fails_is_told_as_what_it_is():
+    from httpx import URL, HTTPStatusError, Request, Response
+    from prefect.exceptions import PrefectHTTPStatusError
+
+    request = Request("POST", URL("http://127.0.0.1:4200/api/flow_runs/"))
+    answer = Response(500, request=request, json={"exception_message": "Internal Server Error"})
+    with pytest.raises(HTTPStatusError) as raised:
+        answer.raise_for_status()
+    line, status = told(PrefectHTTPStatusError.from_httpx_error(raised.value))
+    assert line.startswith("the Prefect server failed (Server error '500")
+    assert "run the same command again" in line
+    assert status == 1
