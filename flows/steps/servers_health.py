@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from contextlib import suppress
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from importlib import metadata
 from typing import Any
 
 from sqlalchemy.engine import Engine
+from sqlalchemy.exc import OperationalError
 
 from flows import database, ledger
 from flows.errors import EvergreenError
@@ -96,7 +98,9 @@ def online_store(settings: Settings, spec: ModelSpec, engine: Engine) -> Iterato
         return
     finally:
         client.close()
-    featurized = database.revisions(engine)[0] is not None and ledger.newest_featurized(engine, spec.name)
+    featurized = None
+    with suppress(OperationalError):  # the ledger's own look tells that it is away
+        featurized = database.revisions(engine)[0] is not None and ledger.newest_featurized(engine, spec.name)
     if not keys and featurized:
         mend = f"`evergreen featurize --again --model {spec.name}` writes it from the feature tables"
         yield Finding("online store", "bad", f"{where} holds nothing, though features were computed", mend)

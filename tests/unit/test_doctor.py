@@ -105,3 +105,16 @@ def test_an_mlflow_server_that_hangs_is_not_waited_for(tmp_path):
         server.shutdown()
     assert found.state == "bad"
     assert time.monotonic() - begun < 30
+
+
+def test_a_ledger_that_is_away_is_not_laid_to_a_redis_that_answers(tmp_path, monkeypatch):
+    answers = {"server": {"redis_version": "7"}, "memory": {"maxmemory_policy": "noeviction"}}
+    redis = SimpleNamespace(info=answers.get, dbsize=lambda: 9, close=lambda: None)
+    monkeypatch.setattr("redis.Redis.from_url", lambda *_, **__: redis)
+    settings = Settings(
+        home=tmp_path,
+        ledger_url="postgresql+psycopg://u:p@127.0.0.1:1/ledger",
+        online_store_url="redis://127.0.0.1:1/1",
+    )
+    found = {one.part: one.state for one in examine(settings, load_model("taxi", settings))}
+    assert (found["ledger"], found["online store"]) == ("bad", "good")
