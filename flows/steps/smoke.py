@@ -24,14 +24,14 @@ def smoke(url: str, spec: ModelSpec, seconds: float, p99_ms: float, key: str = "
     with httpx.Client(base_url=url, headers=headers, timeout=10.0) as client:
         try:
             ready = client.get("/readyz")
-            page = client.get("/openapi.json").json()
+            page = client.get("/openapi.json")
             answer = client.post("/predict", json={"rows": [row]})
             refusal = client.post("/predict", json={"rows": [dict.fromkeys(row)]})
         except httpx.HTTPError as error:
             raise UnavailableError(f"{url} does not answer ({type(error).__name__}); is it started?") from error
     if ready.status_code != 200:
         raise UnavailableError(f"{url} is not ready ({ready.status_code}); its log says why")
-    if "/predict" not in page.get("paths", {}):
+    if "/predict" not in (page.json().get("paths", {}) if page.status_code == 200 else {}):
         raise RefusedError(
             f"{url}/openapi.json does not publish /predict; the image is not a prediction service of ours"
         )
