@@ -61,7 +61,7 @@ def build(
 
     def state() -> dict[str, Any]:
         stores = {"features_up": reader.error() is None, "log_up": prediction_log.problem is None}
-        rows = {"rows": predictor.counts["rows"]}
+        rows = {"rows": predictor.counts["rows"], "unknown_rows": predictor.unknown_rows}
         return telemetry.state() | follower.state(datetime.now(UTC)) | trials.state() | stores | rows
 
     def tell() -> None:

@@ -67,11 +67,17 @@ class Predictor:
         """How many requests were answered, were bad, or failed, and how many rows were answered."""
         return {name: self._counts[name] for name in ("answered", "rows", "bad", "failed")}
 
-    def count(self, name: str, rows: int = 0) -> None:
-        """Count a request, and the rows that were answered."""
+    @property
+    def unknown_rows(self) -> int:
+        """How many of the rows that were answered had a key of which no features are stored."""
+        return self._counts["unknown"]
+
+    def count(self, name: str, rows: int = 0, unknown: int = 0) -> None:
+        """Count a request, the rows that were answered, and those of them with an unknown key."""
         with self._counting:
             self._counts[name] += 1
             self._counts["rows"] += rows
+            self._counts["unknown"] += unknown
 
     def swap(self, snapshot: Snapshot) -> None:
         """Put another champion in place; requests under way end with the one that they began with."""
@@ -130,7 +136,7 @@ class Predictor:
         request_id = request_id or uuid.uuid4().hex
         at, logged = datetime.now(UTC), rows if rows is not None else [None] * len(answers)
         self._log.append(request_id, at, snapshot.promotion.version, logged, answers)
-        self.count("answered", len(answers))
+        self.count("answered", len(answers), sum(bool(answer.unknown) for answer in answers))
         if trial is not None:
             trial.copy(request_id, at, logged, work)
         return snapshot, request_id, answers

@@ -82,6 +82,7 @@ def _families(model: str, states: Mapping[str, State]) -> Iterator[Metric]:
     plain: dict[str, tuple[type[Any], str]] = {
         "refused": (CounterMetricFamily, "Requests that were refused because too many were under way"),
         "rows": (CounterMetricFamily, "Rows that were answered"),
+        "unknown_rows": (CounterMetricFamily, "Of them, those with a key of which no features are stored"),
         "swaps": (CounterMetricFamily, "Champions that were put in place, the first one included"),
         "ready": (GaugeMetricFamily, "1 if a model is loaded"),
         "following": (GaugeMetricFamily, "1 if the ledger's champion is the one that serves"),

@@ -85,6 +85,7 @@ def test_answers_are_those_of_the_bundle_and_each_is_in_the_log(place, bundles):
         eventually(lambda: version_of(client) == 1)
         one = client.post("/predict", json=ROW).json()
         many = client.post("/predict", json={"rows": rows}).json()
+        assert 'evergreen_unknown_rows_total{model="taxi",worker="0"} 1.0' in client.get("/metrics").text
         logged = read_predictions(place.settings, spec).to_pylist()
     values = expected(bundles[1], rows)
     assert one["model"] == "taxi"
