@@ -19,11 +19,13 @@ from flows.secret import shown
 from flows.settings import Settings
 from flows.spec import ModelSpec
 from flows.steps import machines, prefect_server, s3, spark_tasks
+from flows.steps.feature_store import PROJECT
 from flows.steps.finding import Finding
 from flows.steps.same_code import code_of
 from flows.steps.trusted import one_line
 
 SECONDS = 5.0
+SCANNED = 1000  # keys of Redis that one question looks at
 CLOCK_SECONDS = 5.0  # that two clocks may be apart
 BUCKET_MENDS = {
     "NO_SUCH_BUCKET": "make the bucket, or name another in EVERGREEN_STORAGE_URL",
@@ -87,6 +89,8 @@ def online_store(settings: Settings, spec: ModelSpec, engine: Engine) -> Iterato
     try:
         version, policy = client.info("server")["redis_version"], client.info("memory")["maxmemory_policy"]
         keys = client.dbsize()
+        # Others may keep theirs in the same database, Prefect's server in number 0.
+        holds = next(client.scan_iter(match=f"*{PROJECT}", count=SCANNED), None) is not None
     except AuthenticationError as error:
         yield Finding(
             "online store", "bad", f"{where}: {one_line(error)}", "mend the password in EVERGREEN_ONLINE_STORE_URL"
@@ -101,9 +105,9 @@ def online_store(settings: Settings, spec: ModelSpec, engine: Engine) -> Iterato
     featurized = None
     with suppress(OperationalError):  # the ledger's own look tells that it is away
         featurized = database.revisions(engine)[0] is not None and ledger.newest_featurized(engine, spec.name)
-    if not keys and featurized:
+    if not holds and featurized:
         mend = f"`evergreen featurize --again --model {spec.name}` writes it from the feature tables"
-        yield Finding("online store", "bad", f"{where} holds nothing, though features were computed", mend)
+        yield Finding("online store", "bad", f"{where} holds no features, though they were computed", mend)
     elif policy != "noeviction":
         mend = "set maxmemory-policy to noeviction: a feature that is dropped is missing in predictions"
         yield Finding("online store", "warning", f"{where} drops keys when its memory is full ({policy})", mend)

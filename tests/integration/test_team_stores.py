@@ -10,7 +10,7 @@ from online_parts import make_online_store
 from team_parts import SECRETS, client, stores
 
 from deployments.service.features import OnlineFeatures
-from flows import database
+from flows import database, ledger
 from flows.engines import make_engine
 from flows.errors import UnavailableError, UsageError
 from flows.models.taxi.spec import spec
@@ -132,6 +132,22 @@ def test_a_redis_that_nothing_was_written_to_yet_is_no_fault_before_there_is_a_l
     engine = make_engine(f"sqlite:///{tmp_path / 'empty.db'}")
     assert [state for _, state, *_ in online_store(fresh, spec, engine)] == ["good"]
     engine.dispose()
+
+
+def test_an_emptied_redis_is_told_though_prefect_keeps_keys_of_its_own_in_it(place, monkeypatch):
+    from redis import Redis
+
+    monkeypatch.setattr(ledger, "newest_featurized", lambda *_: NOW)
+    emptied, engine = (
+        changed(place, online_store_url=place.online_store_url.removesuffix("/0") + "/6"),
+        database.connect(place),
+    )
+    with Redis.from_url(emptied.online_store_url) as client:
+        client.set("prefect:message:1", "x")
+    ((_, state, told, mend),) = online_store(emptied, spec, engine)
+    assert (state, "holds no features" in told) == ("bad", True)
+    assert "featurize --again" in mend
+    assert [one.state for one in online_store(place, spec, engine)] == ["good"]
 
 
 def test_the_doctor_says_how_to_mend_a_server_that_is_wrong(place, monkeypatch):

@@ -109,7 +109,7 @@ def test_an_mlflow_server_that_hangs_is_not_waited_for(tmp_path):
 
 def test_a_ledger_that_is_away_is_not_laid_to_a_redis_that_answers(tmp_path, monkeypatch):
     answers = {"server": {"redis_version": "7"}, "memory": {"maxmemory_policy": "noeviction"}}
-    redis = SimpleNamespace(info=answers.get, dbsize=lambda: 9, close=lambda: None)
+    redis = SimpleNamespace(info=answers.get, dbsize=lambda: 9, scan_iter=lambda **_: iter([b"1"]), close=lambda: None)
     monkeypatch.setattr("redis.Redis.from_url", lambda *_, **__: redis)
     settings = Settings(
         home=tmp_path,
