@@ -199,8 +199,11 @@ def _step(settings: Settings, spec: ModelSpec, source: str, words: Sequence[str]
     except (OSError, subprocess.TimeoutExpired) as error:
         raise RefusedError(f"`evergreen {shlex.join(words)}` did not end ({type(error).__name__})") from error
     if process.returncode:
-        said = (wrong.strip() or out.strip() or f"exit status {process.returncode}").splitlines()[-1]
-        raise RefusedError(f"`evergreen {shlex.join(words)}` failed: {said.removeprefix('evergreen: ')}")
+        said = (wrong.strip() or out.strip() or f"exit status {process.returncode}").splitlines()
+        told = [
+            line for line in said if line and "docker run --help" not in line
+        ] or said  # Docker's last word is a hint
+        raise RefusedError(f"`evergreen {shlex.join(words)}` failed: {told[-1].removeprefix('evergreen: ')}")
 
 
 def _runner(settings: Settings, source: str, container: str) -> tuple[list[str], dict[str, str]]:

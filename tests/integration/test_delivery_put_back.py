@@ -128,3 +128,13 @@ def test_a_delivery_beside_another_waits_and_says_so_in_the_end(home, said, tree
     with delivery.FileLock(home.home / "delivery.lock"), pytest.raises(ConflictError, match="another delivery"):
         delivery.deliver(home, spec, tree("one"), "one", "delivered", trial=False)
     assert not said()
+
+
+def test_an_image_that_cannot_be_pulled_is_told_with_the_reason(home, tmp_path, monkeypatch):
+    client = tmp_path / "docker"
+    lines = "docker: pull access denied for acme/train\n\nRun 'docker run --help' for more information"
+    client.write_text(f'#!/bin/sh\necho "{lines}" >&2\nexit 125\n')
+    client.chmod(0o755)
+    monkeypatch.setenv("EVERGREEN_DOCKER", str(client))
+    with pytest.raises(RefusedError, match="pull access denied for acme/train; nothing was changed"):
+        delivery.deliver(home, spec, "acme/train:1", "one", "delivered")
