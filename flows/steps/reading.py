@@ -251,7 +251,7 @@ def _header(path: Path, known: set[str]) -> tuple[str, list[str]]:
     return separator, names
 
 
-def describe(connection: DuckDBPyConnection, query: str, parameters: dict[str, str]) -> dict[str, str]:
+def describe(connection: DuckDBPyConnection, query: str, parameters: Mapping[str, object]) -> dict[str, str]:
     """Return the columns of a query, name -> DuckDB type, in order."""
     rows = connection.execute(f"DESCRIBE {query}", parameters).fetchall()
     return {str(row[0]): str(row[1]) for row in rows}

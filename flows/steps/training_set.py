@@ -18,6 +18,7 @@ from flows.steps import feature_record, feature_store
 from flows.steps.feature_tables import next_tick
 from flows.steps.files import sha256_of, write_arrow
 from flows.steps.in_memory import connect
+from flows.steps.reading import describe
 from flows.steps.sql import identifier, identifiers
 from flows.steps.storage import locals_of, pull
 
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     import pandas as pd
     from feast import FeatureStore
 
+ACCEPTED = "read_parquet($uris, union_by_name = true)"
 PART = "part"  # the column that says "train" or "judge"
 SAMPLE = "evergreen_sample"  # the column by which a budget chooses: a hash of the row's key
 
@@ -119,7 +121,8 @@ def read_rows(
     """Return the rows of [start, end) whose label the model answers for, in order of time.
 
     Where ``spec.training.max_rows`` is set each has a hash of its key, by which ``parted`` chooses. With ``split``, the
-    start of the judging part, what it will leave out is not even read.
+    start of the judging part, what it will leave out is not even read. A column that came into the contract later has no
+    values in the rows of before; raises RefusedError if no file has it.
     """
     columns = list(dict.fromkeys([*(field.name for field in spec.request), *spec.key]))
     low, high = spec.label.low, spec.label.high
@@ -132,13 +135,19 @@ def read_rows(
     values = {"uris": files, "start": start, "end": end, **bounds}
     limit, added = spec.training.max_rows, ""
     with connect() as connection:
+        held = describe(connection, f"SELECT * FROM {ACCEPTED}", {"uris": files})
+        absent = [name for name in columns if name not in held]
+        if absent:
+            raise RefusedError(
+                f"{spec.name}: no accepted row has a column {', '.join(absent)}, which the spec names; land files that have it"
+            )
         if limit is not None:
             sample = f"md5_number_lower(concat_ws(chr(31), {', '.join(f'CAST({identifier(k)} AS VARCHAR)' for k in spec.key)}))"
             added = f", {sample} AS {SAMPLE}"
             if split:
                 known = "event_timestamp < $split AND label_timestamp <= $split"
                 (highest,) = connection.execute(
-                    f"SELECT max(h) FROM (SELECT {sample} AS h FROM read_parquet($uris) WHERE {where} AND {known} "
+                    f"SELECT max(h) FROM (SELECT {sample} AS h FROM {ACCEPTED} WHERE {where} AND {known} "
                     "ORDER BY h LIMIT $limit)",
                     {**values, "split": split, "limit": limit},
                 ).fetchone() or (None,)
@@ -146,7 +155,7 @@ def read_rows(
                 values |= {"split": split, "highest": highest}
         return connection.execute(
             f"""
-            SELECT {identifiers(columns)}, event_timestamp, label_timestamp, label{added} FROM read_parquet($uris)
+            SELECT {identifiers(columns)}, event_timestamp, label_timestamp, label{added} FROM {ACCEPTED}
             WHERE {where}
             ORDER BY event_timestamp, {identifiers(columns)}, label, label_timestamp
             """,

@@ -12,9 +12,10 @@ import pyarrow.parquet as pq
 import pytest
 from pydantic import ValidationError
 
+from flows.errors import RefusedError
 from flows.models.taxi.simulator import simulate_day
 from flows.models.taxi.spec import spec as taxi
-from flows.spec import ModelSpec, Training
+from flows.spec import ModelSpec, RequestField, Training
 from flows.steps.training_set import PART, SAMPLE, Window, parted, read_rows, select_rows
 
 START = datetime(2024, 1, 1, tzinfo=UTC)
@@ -81,3 +82,18 @@ def test_a_sample_is_of_the_whole_time(files: list[str]) -> None:
 def test_a_budget_below_what_is_needed_is_refused() -> None:
     with pytest.raises(ValidationError, match="nothing could be trained"):
         Training(min_rows=1000, max_rows=999)
+
+
+@pytest.mark.parametrize("limit", [None, 300])
+def test_a_column_that_came_later_has_no_values_before(files: list[str], tmp_path: Path, limit: int | None) -> None:
+    request = (*taxi.request, RequestField(name="fuel", type="string", example="gas", description="What it burns"))
+    wanted = spec(limit).model_copy(update={"request": request})
+    with pytest.raises(RefusedError, match="no accepted row has a column fuel, which the spec names; land files that"):
+        select_rows(wanted, files, WINDOW)
+    newest = pq.read_table(files[-1])
+    later = tmp_path / "later.parquet"
+    pq.write_table(newest.append_column("fuel", pa.array(["gas"] * newest.num_rows)), later)
+    rows = select_rows(wanted, [*files[:-1], str(later)], WINDOW)
+    assert rows.drop_columns(["fuel"]).equals(select_rows(spec(limit), files, WINDOW))
+    newer = pc.greater_equal(rows["event_timestamp"], START + timedelta(days=3))
+    assert pc.all(pc.equal(pc.is_valid(rows["fuel"]), newer)).as_py()
