@@ -144,7 +144,11 @@ def versions(settings: Settings, model: str) -> list[Version]:
 
 
 def get_version(settings: Settings, model: str, version: int) -> Version:
-    """Return a version; raises RefusedError if there is none, or if it was not registered by a finished training run."""
+    """Return a version.
+
+    Raises RefusedError if there is none, or if it was not registered by a finished training run, and UnavailableError if
+    MLflow fails.
+    """
     unknown = f"{model} has no version {version}; `evergreen versions` lists them"
     if not settings.mlflow_exists:
         raise RefusedError(unknown)
@@ -154,6 +158,11 @@ def get_version(settings: Settings, model: str, version: int) -> Version:
     try:
         found = client.get_model_version(model, str(version))
     except MlflowException as error:
+        if error.error_code not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+            raise UnavailableError(
+                f"MLflow could not say whether there is a {model} version {version} ({error.error_code}); its log says why: "
+                "mend it, then run again"
+            ) from error
         raise RefusedError(unknown) from error
     if DIGEST not in found.tags or not found.run_id:
         raise RefusedError(
