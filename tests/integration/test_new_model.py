@@ -105,6 +105,7 @@ def test_what_cannot_be_is_one_line_and_nothing_is_written(package, tmp_path):
     path = tmp_path / "some.csv"
     frame = pd.DataFrame({"n": range(600), "x": np.sin(np.arange(600)), "y": np.arange(600) % 3, "z": "same"})
     frame["seconds"] = 1_700_000_000 + frame["n"] * 60
+    frame["year"] = 1985 + frame["n"] // 20
     frame["comma"] = [f"{value:.4f}".replace(".", ",") if value else "" for value in frame["x"]]
     frame["slips"] = [f"{value:.4f}" if number % 50 else "n/a" for number, value in enumerate(frame["x"])]
     frame.to_csv(path, index=False)
@@ -124,6 +125,7 @@ def test_what_cannot_be_is_one_line_and_nothing_is_written(package, tmp_path):
         (("No Name", "--label", "x", *counts), "is no name"),
         (("class", "--label", "x", *counts), "is no name"),
         (("m", "--label", "x", "--time", "seconds"), "seems to hold seconds since 1970"),
+        (("m", "--label", "x", "--time", "year", *counts[2:]), "seems to hold years (1985 to 2014)"),
         (("m", "--label", "comma", *counts), "decimal comma, write a point: 599 rows"),
         (("m", "--label", "slips", *counts), "but for 'n/a' and the like"),
         (("m", "--label", "x", "--into", "elsewhere", *counts), "no folder"),

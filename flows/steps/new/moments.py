@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 NONE = "none"
 HOURS = range(24)
+YEARS = 1800, 2200  # between which whole numbers are taken for those of years
 EPOCH_YEARS = (20, 130)  # after 1970, between which a number is a time and no count
 MISSING = 0.05  # share of rows without a time that can be done without
 DAY, HOUR = timedelta(days=1), timedelta(hours=1)
@@ -140,7 +141,12 @@ def _hour_of(connection: DuckDBPyConnection, looked: Looked, day: Column, wanted
 
 
 def _check_count(column: Column) -> None:
-    """Raise UsageError for a column that does not count the rows, but time since 1970."""
+    """Raise UsageError for a column that does not count the rows, but time since 1970, or holds years."""
+    if YEARS[0] <= int(column.low or 0) and int(column.high or 0) <= YEARS[1]:
+        raise UsageError(
+            f"{column.name} seems to hold years ({column.low} to {column.high}); write each as its first day, such as "
+            f"{column.high}-01-01, or name another column with --time"
+        )
     for unit, size in (("seconds", 1), ("milliseconds", 10**3), ("microseconds", 10**6), ("nanoseconds", 10**9)):
         low, high = (years * 31_556_952 * size for years in EPOCH_YEARS)
         if low <= int(column.low or 0) and int(column.high or 0) <= high:
