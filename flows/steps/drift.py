@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 LABEL = "label"  # a column that is watched beside the features and the prediction
 PARTS = 10  # quantile bins of a number
-FLAGS = pa.array(["true", "false"])
+FLAGS = ("true", "false")
 CATEGORIES = 20  # the most frequent ones; all others share a bin
 USUAL = 0.9  # the share of training days whose distance counts as usual, so that one odd day does not blind the monitor
 MOST_ROWS = 200_000  # of a reference: sampling error is far below what matters, and every n-th row keeps the days
@@ -253,7 +253,7 @@ def _is_text(column: pa.ChunkedArray) -> bool:
 
 
 def _numbers(column: pa.ChunkedArray) -> Floats:
-    if pa.types.is_string(column.type) and pc.all(pc.is_in(column.drop_null(), FLAGS)).as_py():  # a class in the log
+    if pa.types.is_string(column.type) and pc.all(pc.is_in(column.drop_null(), pa.array(FLAGS))).as_py():  # a class in the log
         column = column.cast(pa.bool_())
     return np.asarray(column.cast(pa.float64()).to_numpy(), dtype=np.float64)
 
