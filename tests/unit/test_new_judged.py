@@ -2,6 +2,7 @@
 
 import ast
 from datetime import timedelta
+from decimal import Decimal
 
 import ibis
 import numpy as np
@@ -212,6 +213,16 @@ def test_a_label_that_doubles_is_left_to_monitoring_and_one_in_another_unit_is_n
     low, high = chosen(tmp_path, frame.assign(y=rng.gamma(9, 0.2, size=2400))).draft.label_middle
     assert low <= 0.5
     assert 1.8 * 1.8 < high < 10 * 1.8
+
+
+def test_decimal_columns_are_numbers_like_any_other(tmp_path):
+    frame = pd.DataFrame({"when": pd.date_range("2024-01-01", periods=2400, freq="h"), "x": rng.normal(size=2400)})
+    frame["y"] = rng.gamma(9, 0.2, size=2400)
+    exact = frame.assign(**{name: [Decimal(f"{value:.2f}") for value in frame[name]] for name in "xy"})
+    exact.to_parquet(tmp_path / "exact.parquet")
+    drawn = chosen_of(tmp_path, tmp_path / "exact.parquet").draft
+    assert drawn.columns["x"] == drawn.columns["y"] == "DOUBLE"
+    assert drawn.label_middle == chosen(tmp_path, frame.round(2)).draft.label_middle
 
 
 def test_the_value_that_is_no_time_is_told_with_its_row(tmp_path):

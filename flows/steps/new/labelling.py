@@ -80,4 +80,5 @@ def middle_of(connection: DuckDBPyConnection, label: Column, moments: Moments) -
         f"GROUP BY date_trunc('{moments.partition_by}', moment) HAVING count(*) >= $least)",
         {"least": max(1, moments.partition_rows // timing.STANDING)},
     ).fetchone() or (0.0, 0.0)
-    return sorting.bounds(float(low), float(high), room=max(abs(low), abs(high)))
+    low, high = float(low), float(high)  # a decimal column has decimal medians
+    return sorting.bounds(low, high, room=max(abs(low), abs(high)))
