@@ -11,7 +11,7 @@ import tarfile
 import tempfile
 import uuid
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -50,12 +50,11 @@ def backup(settings: Settings, target: Path) -> dict[str, Any]:
                 copy = Path(folder) / Path(name).name
                 _copy_database(settings.home / name, copy)
                 hashes[name] = _add(archive, copy, name)
-        for path in _files(settings.home, target):
-            name = path.relative_to(settings.home).as_posix()
-            try:
-                hashes[name] = _add(archive, path, name)
-            except FileNotFoundError:  # gone since it was listed: replaced, or no longer needed
-                continue
+        # What took another's place meanwhile, as a folded journal's parquet does, is in a later list alone.
+        while new := [(path, name) for path, name in _files(settings.home, target) if name not in hashes]:
+            for path, name in new:
+                with suppress(FileNotFoundError):  # gone since it was listed: replaced, or no longer needed
+                    hashes[name] = _add(archive, path, name)
         made = {"home": str(settings.home), "at": datetime.now(UTC).isoformat(), "files": hashes}
         content = json.dumps(made, indent=1).encode()
         entry = tarfile.TarInfo(MANIFEST)
@@ -128,8 +127,8 @@ def _copy_database(source: Path, target: Path) -> None:
         old.backup(new)
 
 
-def _files(home: Path, target: Path) -> Iterator[Path]:
-    """Yield the files of a home that are kept, but for the databases."""
+def _files(home: Path, target: Path) -> Iterator[tuple[Path, str]]:
+    """Yield the files of a home that are kept, but for the databases, and their names in it."""
     left = {home / name for name in DATABASES} | {
         home / f"{name}-{end}" for name in DATABASES for end in ("wal", "shm")
     }
@@ -140,7 +139,7 @@ def _files(home: Path, target: Path) -> Iterator[Path]:
             path.is_file() and not path.is_symlink() and path not in left and path != target and not record
             and parts[0] not in LEFT_FOLDERS and path.suffix not in LEFT_SUFFIXES and parts != ("prefect", "server.json")
         ):  # fmt: skip
-            yield path
+            yield path, path.relative_to(home).as_posix()
 
 
 def _add(archive: tarfile.TarFile, path: Path, name: str) -> str:
