@@ -253,7 +253,9 @@ def _is_text(column: pa.ChunkedArray) -> bool:
 
 
 def _numbers(column: pa.ChunkedArray) -> Floats:
-    if pa.types.is_string(column.type) and pc.all(pc.is_in(column.drop_null(), pa.array(FLAGS))).as_py():  # a class in the log
+    if (
+        pa.types.is_string(column.type) and pc.all(pc.is_in(column.drop_null(), pa.array(FLAGS))).as_py()
+    ):  # a class in the log
         column = column.cast(pa.bool_())
     return np.asarray(column.cast(pa.float64()).to_numpy(), dtype=np.float64)
 

@@ -24,6 +24,7 @@ from flows.steps.storage import locals_of, pull
 
 if TYPE_CHECKING:
     import pandas as pd
+    from duckdb import DuckDBPyConnection
     from feast import FeatureStore
 
 ACCEPTED = "read_parquet($uris, union_by_name = true)"
@@ -122,7 +123,7 @@ def read_rows(
 
     Where ``spec.training.max_rows`` is set each has a hash of its key, by which ``parted`` chooses. With ``split``, the
     start of the judging part, what it will leave out is not even read. A column that came into the contract later has no
-    values in the rows of before; raises RefusedError if no file has it.
+    values in the rows of before; raises RefusedError if no file has it, or if it is one that the model's rows were to give.
     """
     columns = list(dict.fromkeys([*(field.name for field in spec.request), *spec.key]))
     low, high = spec.label.low, spec.label.high
@@ -135,12 +136,7 @@ def read_rows(
     values = {"uris": files, "start": start, "end": end, **bounds}
     limit, added = spec.training.max_rows, ""
     with connect() as connection:
-        held = describe(connection, f"SELECT * FROM {ACCEPTED}", {"uris": files})
-        absent = [name for name in columns if name not in held]
-        if absent:
-            raise RefusedError(
-                f"{spec.name}: no accepted row has a column {', '.join(absent)}, which the spec names; land files that have it"
-            )
+        _refuse_absent(connection, spec, files, columns)
         if limit is not None:
             sample = f"md5_number_lower(concat_ws(chr(31), {', '.join(f'CAST({identifier(k)} AS VARCHAR)' for k in spec.key)}))"
             added = f", {sample} AS {SAMPLE}"
@@ -161,6 +157,29 @@ def read_rows(
             """,
             values,
         ).to_arrow_table()
+
+
+def _refuse_absent(connection: DuckDBPyConnection, spec: ModelSpec, files: list[str], columns: list[str]) -> None:
+    """Raise RefusedError if no file has a column, or if some lack one that the model's rows were to give."""
+    held = describe(connection, f"SELECT * FROM {ACCEPTED}", {"uris": files})
+    absent = [name for name in columns if name not in held]
+    made = {*columns} - {*spec.source.columns}
+    older = {}
+    if made:
+        import pyarrow.parquet as pq
+
+        lacking = {Path(file).stem: made - {*pq.read_schema(file).names} for file in files}
+        older = {name: lost for name, lost in lacking.items() if lost}
+    if older:
+        raise RefusedError(
+            f"{spec.name}: the accepted rows of {len(older)} of {len(files)} partitions (the first {next(iter(older))}) lack "
+            f"{', '.join(sorted(set().union(*older.values())))}, which {spec.rows} did not give when they came; move these files "
+            f"out of lake/{spec.name}/accepted, ingest their source by its name, then `evergreen featurize --model {spec.name}`"
+        )
+    if absent:
+        raise RefusedError(
+            f"{spec.name}: no accepted row has a column {', '.join(absent)}, which the spec names; land files that have it"
+        )
 
 
 def parted(spec: ModelSpec, rows: pa.Table, window: Window) -> pa.Table:

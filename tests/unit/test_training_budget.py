@@ -87,7 +87,8 @@ def test_a_budget_below_what_is_needed_is_refused() -> None:
 @pytest.mark.parametrize("limit", [None, 300])
 def test_a_column_that_came_later_has_no_values_before(files: list[str], tmp_path: Path, limit: int | None) -> None:
     request = (*taxi.request, RequestField(name="fuel", type="string", example="gas", description="What it burns"))
-    wanted = spec(limit).model_copy(update={"request": request})
+    source = taxi.source.model_copy(update={"columns": {**taxi.source.columns, "fuel": "VARCHAR"}})
+    wanted = spec(limit).model_copy(update={"request": request, "source": source})
     with pytest.raises(RefusedError, match="no accepted row has a column fuel, which the spec names; land files that"):
         select_rows(wanted, files, WINDOW)
     newest = pq.read_table(files[-1])
