@@ -156,6 +156,9 @@ def decide_partition(
             else:
                 others = sa.and_(accepted, own.id != partition_id)
                 connection.execute(partitions.update().where(others).values(status="replaced"))
+        if row["accepted_sha256"] and values.get("accepted_sha256") not in (None, row["accepted_sha256"]):
+            # Lost rows were made anew, by code that has changed since: the features know the old ones.
+            values["featurized_at"] = None
         connection.execute(
             partitions.update().where(own.id == partition_id).values(status=decided, decided_at=now(), **values)
         )

@@ -418,6 +418,22 @@ def test_files_that_are_lost_are_made_anew_of_the_same_source(here, tmp_path, wh
     assert is_whole_parquet(Path(again.uri))
 
 
+def half(raw):
+    rows = trips(raw)
+    return rows.mutate(minutes=rows.minutes / 2)
+
+
+def test_rows_that_are_made_anew_and_are_others_ask_for_their_features_anew(here, tmp_path):
+    path = write(clean_day(), tmp_path / "day.parquet")
+    (first,) = here.ingest(path)
+    ledger.mark_featurized(here.engine, [first.id], datetime.now(UTC))
+    for one, known in ((spec, True), (spec.model_copy(update={"rows": f"{__name__}:half"}), False)):
+        Path(first.accepted_uri).unlink()
+        (again,) = here.ingest(path, one)
+        assert (again.id, again.status) == (first.id, "accepted")
+        assert (again.featurized_at is not None) == known
+
+
 def starts(raw):
     rows = trips(raw)
     return rows.mutate(start=rows.lpep_pickup_datetime.cast("timestamp"))
