@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 MAX_JOURNAL_BYTES = 2**26  # a journal that has grown so far is closed, to be folded before its hour is over
 LONGEST_SECONDS = 300.0
 WINDOW_BYTES = 2**18  # of a journal that are reserved and mapped at once
+SMOKE = "evergreen-smoke-"  # how the ids of requests begin that only try the service, and tell nothing of the model
 READ_ATTEMPTS = 20  # a busy machine folds several journals while one list is read
 Role = Literal["served", "shadow"]
 
@@ -204,10 +205,10 @@ def read_predictions(
     """Return the logged answers of [start, end), by when they were given or by their event time, in order of ``at``.
 
     They are those that were served, a canary's among them, or those of a shadow (None: both, told apart by a column
-    ``role``), of one request or version alone if it is named; read from open journals and parquet alike. By event time,
-    those that have none (their features came with the request) are left out. Columns: ``COLUMNS``, each request field, each
-    feature of any version (NULL where a version had none); or ``only`` some of ``COLUMNS``, in no order. Raises
-    ContractError if a feature bears the name of another column.
+    ``role``), of one request or version alone if it is named; read from open journals and parquet alike. Those of a smoke
+    test are found by their request alone. By event time, those that have none (their features came with the request) are
+    left out. Columns: ``COLUMNS``, each request field, each feature of any version (NULL where a version had none); or
+    ``only`` some of ``COLUMNS``, in no order. Raises ContractError if a feature bears the name of another column.
     """
     import duckdb
 
@@ -260,7 +261,8 @@ def _read(
     return connection.execute(
         f"""
         SELECT {selected}{"" if role else f", coalesce({ROLE}, 'served') AS {ROLE}"} FROM ({source})
-        WHERE (coalesce({ROLE}, 'served') = $role OR $role IS NULL) AND (request_id = $request_id OR $request_id IS NULL)
+        WHERE (coalesce({ROLE}, 'served') = $role OR $role IS NULL)
+          AND (request_id = $request_id OR ($request_id IS NULL AND NOT starts_with(request_id, '{SMOKE}')))
           AND (version = $version OR $version IS NULL)
           AND {when} IS NOT NULL AND ({when} >= $start OR $start IS NULL) AND ({when} < $end OR $end IS NULL)
         {order}

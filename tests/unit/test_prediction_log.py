@@ -19,7 +19,7 @@ from flows.models.taxi.spec import spec
 from flows.spec import RequestField
 from flows.steps import labels, prediction_log
 from flows.steps.prediction_hours import fold, foldable
-from flows.steps.prediction_log import Answer, PredictionLog, read_predictions
+from flows.steps.prediction_log import SMOKE, Answer, PredictionLog, read_predictions
 
 ROOT = Path(__file__).resolve().parents[2]
 AT = datetime(2022, 1, 26, 12, tzinfo=UTC)
@@ -177,7 +177,7 @@ from datetime import UTC, datetime, timedelta
 from flows.errors import UnavailableError
 from flows.models.taxi.spec import spec
 from flows.settings import Settings
-from flows.steps.prediction_log import Answer, PredictionLog, read_predictions
+from flows.steps.prediction_log import SMOKE, Answer, PredictionLog, read_predictions
 settings = Settings(home={str(tmp_path)!r})
 log = PredictionLog(settings, spec)
 resource.setrlimit(resource.RLIMIT_FSIZE, (300_000, 300_000))
@@ -379,3 +379,24 @@ def test_a_journal_that_is_about_to_be_locked_is_left_alone(settings, log):
     hidden.touch()
     assert (foldable(settings, spec.name), fold(settings, spec)) == (False, 0)
     assert hidden.exists()
+
+
+@pytest.mark.parametrize("folded", [False, True])
+def test_what_a_smoke_test_asked_is_found_by_its_id_and_never_read_as_predictions(settings, log, folded):
+    smoke = f"{SMOKE}1"
+    late = {**ROW, "lpep_pickup_datetime": datetime.fromisoformat("2022-02-20T08:30")}
+    log.append("real", AT, 1, [ROW], [answer()])
+    log.append(smoke, AT, 1, [late] * 3, [answer()] * 3)
+    log.append(smoke, AT, 2, [late], [answer()], role="shadow")
+    if folded:
+        log.close()
+        assert fold(settings, spec) == 1
+    for options in ({}, {"by": "event_timestamp"}, {"version": 1}, {"role": None}, {"only": ("at",)}):
+        assert read_predictions(settings, spec, **options).num_rows == 1, options
+    assert read_predictions(settings, spec, role="shadow").num_rows == 0
+    newest = labels.read_newest(settings, spec, 1, None, 7)
+    assert newest["request_id"].to_pylist() == ["real"]  # the days that are looked at are those of real requests
+    found = read_predictions(settings, spec, role=None, request_id=smoke)
+    assert [(one["row"], one["role"]) for one in found.to_pylist()] == [
+        (0, "served"), (0, "shadow"), (1, "served"), (2, "served"),
+    ]  # fmt: skip
