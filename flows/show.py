@@ -82,6 +82,10 @@ def show_trained(found: dict[str, Any]) -> None:
         line(f"champion, version {found['champion_version']}: {found['champion_error']:.4g} on the same rows", QUIET)
     if found.get("empty"):
         line(f"no row that trained had a value of {', '.join(found['empty'])}: see `evergreen features`", BAD)
+    if found.get("unseen"):
+        from flows.steps.metrics import unseen_text
+
+        line(f"{unseen_text(found['unseen'])}: the error, and what monitoring expects, hold what they cost", BAD)
     if found["failed"]:
         stays = "there is no champion yet" if found["champion_version"] is None else "the champion stays"
         line(f"refused by: {', '.join(found['failed'])}; {stays} (MLflow run {found['run_id']})", BAD)

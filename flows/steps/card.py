@@ -11,6 +11,7 @@ from typing import Any
 from flows.spec import ModelSpec
 from flows.steps import pages
 from flows.steps.lineage import Lineage
+from flows.steps.metrics import unseen_text
 
 WORST_SLICES = 3
 MOST_FEATURES = 20  # bars of importance
@@ -61,6 +62,9 @@ def limits(spec: ModelSpec, lineage: Lineage, evidence: dict[str, Any]) -> list[
     empty = evidence.get("empty", ())
     if empty:
         found.append(f"No row that trained had a value of {', '.join(empty)}: it learned nothing of them.")
+    unseen = evidence.get("unseen", {})
+    if unseen:
+        found.append(f"{unseen_text(unseen)}: it never says one of them, and its error holds what that costs.")
     keys = sorted({key for names in spec.entities.values() for key in names})
     if keys:
         found.append(

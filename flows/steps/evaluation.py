@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from pydantic import Field
 
 from flows.spec import Frozen, ModelSpec
 from flows.steps import metrics
@@ -39,8 +40,9 @@ class Slice(Frozen):
 class Evaluation(Frozen):
     """What is known of a challenger after judging; errors are smaller-is-better, in the unit of the metric.
 
-    ``empty`` names the features that had no value in any row that trained, ``champion_knew`` is the share of the judging
-    rows that are no newer than what the champion was fitted on.
+    ``empty`` names the features that had no value in any row that trained, ``unseen`` counts the judging rows of each class
+    that no row that trained has, ``champion_knew`` is the share of the judging rows that are no newer than what the
+    champion was fitted on.
     """
 
     error: float
@@ -57,6 +59,7 @@ class Evaluation(Frozen):
     slices: tuple[Slice, ...]
     importance: dict[str, float]
     empty: tuple[str, ...] = ()
+    unseen: dict[str, int] = Field(default_factory=dict)
     champion_knew: float = 0.0
 
 
@@ -159,6 +162,7 @@ def measure(spec: ModelSpec, classes: Any, train: Predicted, judge: Predicted, l
         slices=(),
         importance={},
         empty=tuple(train.inputs.columns[train.inputs.isna().all()]),
+        unseen=_unseen(classes, judge.labels),
     )
 
 
@@ -176,6 +180,15 @@ def beside(
             ),
         }
     return evaluation.model_copy(update=found)
+
+
+def _unseen(classes: Any, labels: Any) -> dict[str, int]:
+    if classes is None:
+        return {}
+    import pandas as pd
+
+    known = set(np.asarray(classes).tolist())
+    return {str(name): int(rows) for name, rows in pd.Series(labels).value_counts().items() if name not in known}
 
 
 def _share_until(rows: pa.Table, moment: datetime | None) -> float:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from flows.spec import Frozen, ModelSpec
 from flows.steps.compiled import TOLERANCE as COMPILED_TOLERANCE
-from flows.steps.metrics import ratio
+from flows.steps.metrics import ratio, unseen_text
 
 if TYPE_CHECKING:
     from flows.steps.evaluation import Evaluation
@@ -94,6 +94,7 @@ def brief(evaluation: Evaluation) -> dict[str, Any]:
     """Return the few figures that a person asks for first."""
     names = {
         "error", "train_error", "baseline_error", "champion_version", "champion_error", "judge_rows", "train_rows", "empty",
+        "unseen",
     }  # fmt: skip
     return evaluation.model_dump(mode="json", include=names)
 
@@ -110,6 +111,8 @@ def markdown(verdicts: list[Verdict]) -> str:
 
 def _beats_baseline(spec: ModelSpec, evaluation: Evaluation) -> Verdict:
     text = f"{spec.metric.error} {evaluation.error:.4g}, naive {evaluation.baseline_error:.4g}"
+    if evaluation.unseen:
+        text += f"; {unseen_text(evaluation.unseen)}, each as wrong as can be"
     return judge("baseline", ratio(evaluation.error, evaluation.baseline_error), spec.gates.baseline_ratio, text)
 
 

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     Floats = NDArray[np.float64]
 
 RESAMPLES = 2000
+SHOWN = 5  # classes that are named, of those that training never saw
 SLICE_VALUES = 12  # a column of numbers with more values is cut into quarters
 
 
@@ -57,6 +58,13 @@ def error(metric: Metric, losses: Floats) -> float:
     """Return the error of some rows, smaller is better: the root of the mean for rmse, else the mean."""
     mean = float(np.mean(losses)) if len(losses) else float("nan")
     return mean**0.5 if metric.name == "rmse" else mean
+
+
+def unseen_text(unseen: dict[str, int]) -> str:
+    """Return in words which classes no row that trained has, and how many judging rows are of them."""
+    most = sorted(unseen, key=lambda name: -unseen[name])
+    names = ", ".join(f"{name} {unseen[name]:,}" for name in most[:SHOWN]) + (", …" if len(most) > SHOWN else "")
+    return f"{sum(unseen.values()):,} judging rows are of classes that no row that trained has ({names})"
 
 
 def ratio(error: float, other: float) -> float:

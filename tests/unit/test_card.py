@@ -14,11 +14,13 @@ def test_the_limits_name_label_time_worst_slices_and_unknown_keys():
     made = record(1)
     more = {"column": "hour", "value": "2", "rows": 5, "error": 4.0, "baseline": 9.0, "champion": None}
     evidence = made.evidence | {"slices": [*made.evidence["slices"], more], "empty": ["route_minutes_mean_28d"]}
+    evidence["unseen"] = {"kiwi": 4}
     said = " ".join(card.limits(spec, made.lineage, evidence))
     for text in (
         "minutes from 1 min to 60 min", "from 2024-01-01 to 2024-01-02", "10 later ones", "largest on hour = 2 (4), hour = 1 (2)",
         "learned by heart", "new DOLocationID or PULocationID",
         "No row that trained had a value of route_minutes_mean_28d",
+        "4 judging rows are of classes that no row that trained has (kiwi 4): it never says one of them",
     ):  # fmt: skip
         assert text in said
 

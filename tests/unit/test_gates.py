@@ -4,12 +4,13 @@ import math
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pytest
 
 from flows.models.taxi.spec import spec as taxi
 from flows.spec import Metric
 from flows.steps import gates, metrics
-from flows.steps.evaluation import Evaluation, Losses, Slice, beside
+from flows.steps.evaluation import Evaluation, Losses, Predicted, Slice, beside, judging_losses, measure
 from flows.steps.probe import Probe
 
 SPEC = taxi.model_copy(update={"metric": Metric(name="accuracy"), "slices": ("segment",)})
@@ -61,6 +62,31 @@ def test_a_champion_that_was_fitted_on_rows_that_judge_is_told():
     (champion,) = (one for one in found if one.gate == "champion")
     assert "60% of the rows are no newer than those that version 1 was fitted on" in champion.reason
     assert "fitted on" not in verdict("champion", part(0.1, 0.1)).reason
+
+
+@pytest.mark.parametrize(
+    ("labels", "classes", "unseen"),
+    [
+        (["apple", "kiwi", "kiwi", "pear"], ["apple", "pear"], {"kiwi": 2}),
+        ([0, 1, 7], [0, 1], {"7": 1}),
+        ([True, False], [False], {"True": 1}),
+        (["apple"], ["apple", "pear"], {}),
+    ],
+)
+def test_judging_rows_of_classes_that_training_never_saw_are_counted_and_told(labels, classes, unseen):
+    def some(labels):
+        rows = pa.table({"event_timestamp": pd.date_range("2024-01-01", periods=len(labels), freq="h")})
+        scores = np.full((len(labels), len(classes)), 1 / len(classes))
+        return Predicted(rows, pd.DataFrame({"x": np.zeros(len(labels))}), np.array(labels), scores)
+
+    spec = SPEC.model_copy(update={"task": "multiclass", "metric": Metric(name="log_loss")})
+    train, judge = some(classes), some(labels)
+    found = measure(spec, np.array(classes), train, judge, judging_losses(spec, np.array(classes), train, judge))
+    assert found.unseen == unseen
+    assert gates.brief(found)["unseen"] == unseen
+    (reason,) = (one.reason for one in gates.judge_all(spec, found, OPENED, None) if one.gate == "baseline")
+    rows = sum(unseen.values())
+    assert (f"{rows} judging rows are of classes that no row that trained has" in reason) is bool(unseen)
 
 
 def test_what_is_never_wrong_without_a_model_needs_none():

@@ -33,6 +33,15 @@ def test_a_refused_training_tells_the_number_and_threshold_of_each_failed_gate(v
     assert f"refused by: baseline, latency; {words} (MLflow run r1)" in text
     assert "baseline 1.111, at most 0.9: rmse 5, naive 4.5 latency nan, at most 20: ms, median of one row" in text
     assert "loads" not in text
+    assert "judging rows" not in text
+
+
+def test_classes_that_training_never_saw_are_told():
+    found = FOUND | {"failed": ["baseline"], "refusals": [], "champion_version": None, "champion_error": None}
+    with terminal.console.capture() as captured:
+        show.show_trained(found | {"unseen": {"kiwi": 4, "grape": 8}})
+    text = " ".join(captured.get().split())
+    assert "12 judging rows are of classes that no row that trained has (grape 8, kiwi 4): the error, and what" in text
 
 
 WATCHED = {
