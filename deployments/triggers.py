@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from datetime import datetime
 from typing import Any
 
@@ -18,7 +19,10 @@ RETRAIN = "retrain"
 
 
 class Listed(Frozen):
-    """A trigger as a person asks for it. Times are aware; those of the server are None while it does not answer."""
+    """A trigger as a person asks for it.
+
+    Times are aware. Those of the server, and whether somebody has paused it there, are None while it does not answer.
+    """
 
     kind: Kind
     name: str
@@ -29,12 +33,14 @@ class Listed(Frozen):
     outcome: str | None = None
     run: str | None = None
     next: datetime | None = None
+    paused: bool | None = None
 
 
 def listing(engine: Engine, model: str, declared: list[Deployment], api_url: str | None) -> list[Listed]:
     """Return all triggers of a model: those of trainings as the ledger knows them, the others as the server does."""
     known = causes.listed(engine, model)
     found = [_on_demand(engine, model)]
+    off = _paused(api_url, [one for one in declared if one.model == model]) if api_url else None
     for deployment in declared:
         if deployment.model == model:
             server = _asked(api_url, deployment) if api_url else {}
@@ -45,6 +51,7 @@ def listing(engine: Engine, model: str, declared: list[Deployment], api_url: str
                 entry = Listed(
                     kind=trigger.kind, name=trigger.name, deployment=trigger.deployment, how=how(trigger),
                     next=server.get("next") if trigger.how == "cron" else None,
+                    paused=None if off is None else trigger.name in off,
                 )  # fmt: skip
                 if trigger.deployment.startswith(f"{RETRAIN}/"):
                     last = next((cause for cause in known if caused(trigger, cause, given)), None)
@@ -95,6 +102,33 @@ def _on_demand(engine: Engine, model: str) -> Listed:
         return entry
     update = {"last_fired": last.started_at, "why": last.reason, "outcome": last.state, "run": last.id}
     return entry.model_copy(update=update)
+
+
+def _paused(api_url: str, declared: list[Deployment]) -> set[str] | None:
+    """Ask the server which triggers somebody has paused; None if it does not answer.
+
+    Of a paused deployment that are its schedules: Prefect's automations start it all the same.
+    """
+    import httpx
+    from prefect import get_client
+    from prefect.exceptions import ObjectNotFound
+    from prefect.settings import PREFECT_API_URL, temporary_settings
+
+    off: set[str] = set()
+    try:
+        with temporary_settings({PREFECT_API_URL: api_url}), get_client(sync_client=True) as client:
+            for deployment in declared:
+                with suppress(ObjectNotFound):
+                    found = client.read_deployment_by_name(deployment.name)
+                    idle = {getattr(one.schedule, "cron", None) for one in found.schedules if not one.active}
+                    crons = [one for one in deployment.triggers if one.how == "cron"]
+                    off |= {one.name for one in crons if found.paused or one.cron in idle}
+                for one in deployment.triggers:
+                    if one.how != "cron" and not all(it.enabled for it in client.read_automations_by_name(one.name)):
+                        off.add(one.name)
+    except httpx.HTTPError:
+        return None
+    return off
 
 
 def _asked(api_url: str, deployment: Deployment) -> dict[str, Any]:

@@ -167,7 +167,8 @@ def show_triggers(found: list[dict[str, Any]]) -> None:
     rows = []
     for one in found:
         fired = one["last_fired"] and _time(one["last_fired"])
-        rows.append((one["name"], one["how"], fired, one["next"] and _time(one["next"])))
+        coming = "paused" if one["paused"] else one["next"] and _time(one["next"])
+        rows.append((one["name"], one["how"], fired, coming))
         rows += [("", f"  {text}", "", "") for text in (one["why"], one["outcome"]) if text]
     console.print(table(["trigger", "when, and why it fired last", "last fired", "next"], rows))
 

@@ -5,6 +5,8 @@ from training_parts import opened
 
 from deployments import declared
 from deployments.deploy import deploy
+from deployments.triggers import listing
+from flows import database, show, terminal
 from flows.errors import UsageError
 
 
@@ -31,6 +33,20 @@ def test_what_a_person_has_paused_stays_so(tmp_path, prefect_api):
             client.pause_automation(client.read_automations_by_name(name)[0].id)
         assert deploy(settings)["paused"] == ["ingest/taxi", "taxi: staleness"]
         assert client.read_deployment_by_name("ingest/taxi").paused
+        monitor = client.read_deployment_by_name("monitor/taxi")
+        client.update_deployment_schedule(monitor.id, monitor.schedules[0].id, active=False)
+        listed = listing(database.connect(settings), "taxi", declared.read(), prefect_api)
+        # Automations start a paused deployment all the same: the arrival of files is none of them.
+        assert {one.name for one in listed if one.paused} == {
+            "taxi: ingest hourly",
+            "taxi: monitor daily",
+            "taxi: staleness",
+        }
+        away = listing(database.connect(settings), "taxi", declared.read(), None)
+        assert {one.paused for one in away} == {None}
+        with terminal.console.capture() as captured:
+            show.show_triggers([one.model_dump(mode="json") for one in listed])
+        assert captured.get().count("paused") == 3
         for name, runs in (("taxi: staleness", False), (silent, False), ("taxi: performance", True)):
             (found,) = client.read_automations_by_name(name)
             assert found.enabled is runs, name
