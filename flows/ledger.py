@@ -16,6 +16,8 @@ from sqlalchemy.engine import Engine, RowMapping
 from flows.database import now, partitions, promotions, runs, trials, write
 from flows.errors import ConflictError
 
+LABELLED_UNTIL = "labelled_until"  # among a partition's statistics
+
 
 class Record(BaseModel):
     """A row read from the ledger."""
@@ -49,6 +51,14 @@ class Partition(Record):
     landed_at: datetime
     decided_at: datetime | None
     featurized_at: datetime | None
+
+    @property
+    def labelled_until(self) -> datetime | None:
+        """Return the time of the newest event with a label; where that was not recorded yet, of the newest event."""
+        if self.last_event is None or LABELLED_UNTIL not in self.statistics:
+            return self.last_event
+        found = self.statistics[LABELLED_UNTIL]
+        return min(datetime.fromisoformat(found), self.last_event) if found else None
 
 
 class Promotion(Record):

@@ -6,7 +6,7 @@ import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from datetime import datetime
+from datetime import UTC, datetime
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -15,7 +15,7 @@ from sqlalchemy.engine import Engine
 
 from flows import ledger
 from flows.errors import BrokenCheckError, UnavailableError
-from flows.ledger import Partition
+from flows.ledger import LABELLED_UNTIL, Partition
 from flows.settings import Settings
 from flows.spec import Frozen, ModelSpec
 from flows.steps import docs, judged_rows, revisions, storage
@@ -202,10 +202,12 @@ def _judge_rows(bench: Bench, partition: Partition, file: str) -> Decision:
     if not judgement.reasons:
         delete_events(connection, judged_rows.REFUSED, for_good=True)
     added = added_sql(connection, spec)
-    left, first, last = connection.execute(
-        f"SELECT count(*), min({added['event_timestamp']}), max({added['event_timestamp']}) FROM {EVENTS}"
-    ).fetchone() or (0, None, None)
+    time = added["event_timestamp"]
+    left, first, last, labelled = connection.execute(
+        f"SELECT count(*), min({time}), max({time}), max({time}) FILTER ({added['label']} IS NOT NULL) FROM {EVENTS}"
+    ).fetchone() or (0, None, None, None)
     statistics = describe_rows(connection, _profiled(spec), spec.label.name)
+    statistics[LABELLED_UNTIL] = labelled and labelled.astimezone(UTC).isoformat()
     unfit = () if left or judgement.reasons else _failed("a row is left", ["no row is left"])
     before = bench.in_force.get(partition.key) if period and left and not judgement.reasons else None
     notes: tuple[str, ...] = ()

@@ -62,6 +62,7 @@ def choose_window(
 ) -> Window:
     """Return the newest window of a model's accepted partitions and its split: the newest part judges.
 
+    It ends where labels end: rows that still wait for theirs judge nothing, and days of them would be no judging part.
     ``until`` is an end to go back to, ``since`` a start in place of the one that the spec's window gives. Raises
     RefusedError if nothing was accepted, the data is not longer than the judging part, or the feature tables do not
     hold all of the window yet: its newest rows would be trained with the features of earlier days.
@@ -73,7 +74,7 @@ def choose_window(
             "in `evergreen partitions` why none was taken"
         )
     newest = timedelta(microseconds=1)
-    end = max(partition.last_event for partition in known if partition.last_event) + newest
+    end = max(one.labelled_until or one.first_event for one in known if one.first_event) + newest
     end = min(end, until or end)
     first = min(partition.first_event for partition in known if partition.first_event)
     split = next_tick(spec, end - newest) - (judge or spec.training.judge)

@@ -18,6 +18,7 @@ from flows.models.taxi.source import trips
 from flows.models.taxi.spec import spec
 from flows.steps import home_health, judging, status
 from flows.steps.files import is_whole_parquet
+from flows.steps.training_set import choose_window, select_rows
 
 ZONES = list(range(1, 266))
 SUITE: list = []  # what the function below returns, set by each test
@@ -458,6 +459,28 @@ def test_labels_of_a_time_to_come_are_refused_and_rows_that_wait_for_theirs_are_
     counted = Place(tmp_path / "counted")  # the order of its rows stands for their time
     (partition,) = counted.ingest(tmp_path / "ahead.parquet", MINE.model_copy(update={"source": source}))
     assert (partition.status, partition.rejected_rows) == ("accepted", 0)
+
+
+def test_a_training_window_ends_where_labels_end(here, tmp_path):
+    month = pd.concat([clean_day(DAY + timedelta(days=n), trips=200) for n in range(12)], ignore_index=True)
+    times = month.lpep_pickup_datetime
+    late = times >= pd.Timestamp(DAY + timedelta(days=9))
+    newest = times[~late].max().tz_localize("America/New_York").tz_convert("UTC").to_pydatetime()
+    waiting = month.assign(lpep_dropoff_datetime=month.lpep_dropoff_datetime.where(~late))
+    windows = []
+    for name, rows in (("waiting", waiting), ("known", month[~late])):
+        place = Place(tmp_path / name)
+        (partition,) = place.ingest(write(rows, tmp_path / f"{name}.parquet"), MINE, kind="month")
+        assert (partition.status, partition.labelled_until) == ("accepted", newest)
+        partition = partition.model_copy(update={"featurized_at": partition.decided_at})
+        window = choose_window(MINE, [partition], judge=timedelta(days=2))
+        parts = select_rows(MINE, [partition.accepted_uri], window)
+        windows.append((window.start, window.split, window.end, sorted(parts["part"].to_pylist())))
+    assert windows[0] == windows[1]  # nothing is split by the days whose labels are still to come
+    assert windows[0][2] == newest + timedelta(microseconds=1)
+    assert windows[0][3].count("judge") > 200
+    old = partition.model_copy(update={"statistics": {}})  # judged before it was recorded
+    assert old.labelled_until == old.last_event
 
 
 def test_an_unknown_column_is_told_also_where_the_rows_add_the_event_time(here, tmp_path):
