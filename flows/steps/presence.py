@@ -121,9 +121,10 @@ def _columns(connection: DuckDBPyConnection, spec: ModelSpec, rows: int) -> list
     counts = ", ".join(f"count({identifier(name)})" for name in spec.source.columns)
     found = connection.execute(f"SELECT {counts} FROM {EVENTS}").fetchone() or ()
     empty = [name for name, count in zip(spec.source.columns, found, strict=True) if not count]
-    checks = [
-        _hard("each column holds values", ", ".join(map(repr, empty)) + " all missing" if empty else None, "all do")
-    ]
+    problem = ", ".join(map(repr, empty)) + " all missing" if empty else None
+    if spec.label.name in empty:
+        problem = f"{problem}; if its labels are still to come, ingest the period again with them"
+    checks = [_hard("each column holds values", problem, "all do")]
     for name, kind in spec.source.columns.items():
         if kind in FLOATS:
             reason, column = f"{name} is infinite", identifier(name)

@@ -16,6 +16,7 @@ from flows.errors import BrokenCheckError, ContractError
 from flows.models.taxi.simulator import break_rows, rename_column, simulate_day
 from flows.models.taxi.source import trips
 from flows.models.taxi.spec import spec
+from flows.spec import Label
 from flows.steps import home_health, judging, status
 from flows.steps.files import is_whole_parquet
 from flows.steps.training_set import choose_window, select_rows
@@ -459,6 +460,18 @@ def test_labels_of_a_time_to_come_are_refused_and_rows_that_wait_for_theirs_are_
     counted = Place(tmp_path / "counted")  # the order of its rows stands for their time
     (partition,) = counted.ingest(tmp_path / "ahead.parquet", MINE.model_copy(update={"source": source}))
     assert (partition.status, partition.rejected_rows) == ("accepted", 0)
+
+
+def test_a_period_without_a_label_says_what_to_do_and_is_accepted_with_them(here, tmp_path):
+    late = MINE.model_copy(update={"label": Label(name="trip_distance", delay=timedelta(days=60))})
+    (partition,) = here.ingest(write(clean_day().assign(trip_distance=float("nan")), tmp_path / "early.parquet"), late)
+    assert partition.status == "quarantined"
+    assert partition.reasons == [
+        "each column holds values: 'trip_distance' all missing; if its labels are still to come, ingest the period again "
+        "with them"
+    ]
+    (partition,) = here.ingest(write(clean_day(), tmp_path / "late.parquet"), late)
+    assert (partition.status, partition.revision) == ("accepted", 2)
 
 
 def test_a_training_window_ends_where_labels_end(here, tmp_path):
