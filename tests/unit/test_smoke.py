@@ -11,6 +11,8 @@ from flows.models.taxi.spec import spec
 from flows.steps.prediction_log import SMOKE
 from flows.steps.smoke import BATCH, BATCH_BYTES, smoke
 
+SLOW = 60_000  # ms: how fast a service that is none answers is not asked
+
 
 def behind(monkeypatch, answer):
     """Have this answer what is asked over HTTP."""
@@ -38,7 +40,7 @@ def serves(asked, most=1000):
 def test_each_request_is_named_as_one_of_a_smoke_test_and_one_has_many_rows(monkeypatch):
     asked = []
     behind(monkeypatch, serves(asked))
-    assert smoke("http://service", spec, 0.1, 250)["requests"] > 0
+    assert smoke("http://service", spec, 2.0, SLOW)["requests"] > 0
     ids = [request.headers["x-request-id"] for request in asked]
     assert all(one.startswith(SMOKE) and SANE_ID.fullmatch(one.encode()) for one in ids)
     assert len(set(ids)) == len(ids)
@@ -48,14 +50,14 @@ def test_each_request_is_named_as_one_of_a_smoke_test_and_one_has_many_rows(monk
 def test_a_service_that_answers_no_request_of_many_rows_is_refused(monkeypatch):
     behind(monkeypatch, serves([], most=100))
     with pytest.raises(RefusedError, match=r"answered 500 rows with 413: too many"):
-        smoke("http://service", spec, 0.1, 250)
+        smoke("http://service", spec, 2.0, SLOW)
 
 
 def test_long_rows_are_asked_in_a_request_that_a_service_takes(monkeypatch):
     asked = []
     behind(monkeypatch, serves(asked))
     long = spec.request[0].model_copy(update={"example": "x" * 100_000})
-    smoke("http://service", spec.model_copy(update={"request": (long,)}), 0.1, 250)
+    smoke("http://service", spec.model_copy(update={"request": (long,)}), 2.0, SLOW)
     sizes = [len(request.content) for request in asked]
     assert 200_000 < max(sizes) < BATCH_BYTES
 
