@@ -104,7 +104,7 @@ def test_a_past_holds_until_the_next_file_came(tmp_path, every, days, length):
     ],
 )  # fmt: skip
 def test_a_past_holds_until_the_next_file_has_its_labels(tmp_path, delay, length, told):
-    times = np.repeat(pd.date_range("2022-01-31", periods=36, freq="ME"), 40)
+    times = np.repeat(pd.date_range("2022-01-31", periods=1080), 20)
     frame = pd.DataFrame({"t": times, "x": rng.normal(size=len(times)), "y": rng.normal(size=len(times))})
     found = chosen(tmp_path, frame, delay=delay)
     assert (found.draft.partition_by, found.draft.valid_for) == ("month", length)
@@ -127,7 +127,7 @@ def test_files_of_one_tick_wait_for_labels_alone(tmp_path):
 
 @pytest.mark.parametrize(
     ("every", "count", "each", "days", "least"),
-    [("YS", 38, 50, 20271, 462), ("W", 1040, 1, 10910, 256), ("D", 3650, 1, 1095, 273), ("h", 400, 1, 25, 80)],
+    [("YS", 38, 50, 10227, 350), ("W", 1040, 1, 10910, 256), ("D", 3650, 1, 1095, 273), ("h", 400, 1, 25, 80)],
 )
 def test_a_draft_trains_on_the_table_that_it_was_made_of(tmp_path, every, count, each, days, least):
     times = np.repeat(pd.date_range("1985-01-01", periods=count, freq=every), each)
@@ -138,10 +138,68 @@ def test_a_draft_trains_on_the_table_that_it_was_made_of(tmp_path, every, count,
     assert ((times > split - draft.window) & (times <= split)).sum() > 2 * draft.min_train_rows
 
 
-@pytest.mark.parametrize(("every", "told"), [("ME", True), ("YS", True), ("W", False), ("D", False)])
-def test_a_past_that_rows_far_apart_do_not_have_is_told(tmp_path, every, told):
-    times = np.repeat(pd.date_range("1990-01-01", periods=36, freq=every), 20)
+def panel(every, count, shops=30):
+    """Return a table with a row of each shop at each time, and the number of the time for a label."""
+    times = pd.date_range("1990-01-01", periods=count, freq=every)
+    rows = pd.DataFrame(
+        {"t": np.repeat(times, shops), "shop": np.tile([f"S{number}" for number in range(shops)], count)}
+    )
+    return rows.assign(x=rng.normal(size=len(rows)), y=np.repeat(np.arange(count) * 1.0, shops)), times
+
+
+@pytest.mark.parametrize(
+    ("every", "gap", "short", "long", "ago"),
+    [("YS", 366, 2557, 10227, "2557 days ago"), ("MS", 31, 213, 851, "213 days ago"), ("W", 7, 49, 196, "7 weeks ago"),
+     ("3D", 1, 7, 28, "a week ago"), ("D", 1, 7, 28, "a week ago")],
+)  # fmt: skip
+def test_windows_are_as_long_as_rows_of_an_entity_are_far_apart(tmp_path, every, gap, short, long, ago):
+    frame, times = panel(every, 39 if gap > 7 else 200)
+    for rows, entity in ((frame, ("shop",)), (frame.drop(columns="shop").assign(shop=0), ())):
+        found = chosen(tmp_path, rows, task="regression", entity=entity)
+        draft, files = found.draft, drafting.render(found.draft)
+        assert (draft.gap, draft.short, draft.long) == (gap * DAY, short * DAY, long * DAY)
+        assert draft.valid_for >= 7 * gap * DAY
+        assert draft.tick == DAY
+        assert f"history=timedelta(days={long})" in files["spec"]
+        assert f"last {long} days" in files["definitions"]
+        assert f"# What {ago} was" in files["features"]
+        assert not any("their past is unknown" in text for text in found.warnings)
+        told = [note for note in found.notes if "their past is that of the last" in note]
+        assert [note.partition(" lie")[0] for note in told] == [f"rows of {'one shop' if entity else 'the table'}"] * (
+            gap > 1
+        )
+        module = {"__name__": "features"}
+        exec(compile(files["features"], "features", "exec"), module)
+        known_at = rows.rename(columns={"t": "event_timestamp"}).assign(label_timestamp=rows.t + DAY)
+        # What a row of the newest time is trained with, and what the next request is answered with.
+        for tick, newest in ((times[-1], len(times) - 2), (times[-1] + DAY, len(times) - 1)):
+            ticks = pd.DataFrame({"tick": [tick]})
+            for view, past in module["TABLES"].items():
+                known = past(ibis.memtable(known_at), ibis.memtable(ticks)).to_pandas().to_dict("records")
+                prefix = view.removeprefix("some_")
+                assert len(known) == (30 if prefix == "shop" else 1)
+                if gap > 1:
+                    # Weeks are equally long; where one ends a day sooner or later, one row more is seen, or the one beside.
+                    assert abs(known[0][f"{prefix}_newest"] - newest) <= (0.5 if gap > 7 else 0)
+                    assert abs(known[0][f"{prefix}_lag_{short}d"] - (newest - 6)) <= (1 if gap > 7 else 0)
+
+
+def test_a_gap_is_that_of_an_entity_where_all_rows_together_come_daily(tmp_path):
+    number = np.arange(6000)
+    frame = pd.DataFrame(
+        {"t": pd.Timestamp("2022-01-01") + pd.to_timedelta(number // 10, unit="D"), "card": number % 200}
+    )
+    frame = frame.assign(x=rng.normal(size=6000), y=rng.normal(size=6000))
+    assert chosen(tmp_path, frame, entity=("card",)).draft.short == 140 * DAY  # each 20th day
+    assert chosen(tmp_path, frame).draft.short == 7 * DAY
+
+
+@pytest.mark.parametrize(("rare", "told"), [(400, True), (10, False)])
+def test_a_past_that_rows_far_apart_do_not_have_is_told(tmp_path, rare, told):
+    often = pd.date_range("1990-01-01", periods=60)
+    times = [*often, *np.repeat(pd.date_range("1991-01-01", periods=20, freq="YS"), rare // 20 or 1)]
     frame = pd.DataFrame({"t": times, "x": rng.normal(size=len(times)), "y": rng.normal(size=len(times))})
+    frame = pd.concat([frame] * 2, ignore_index=True).assign(x=lambda all_: rng.normal(size=len(all_)))
     found = [text for text in chosen(tmp_path, frame).warnings if "their past is unknown" in text]
     assert len(found) == told
     assert all(" have no row in the 28 days before them" in text for text in found)

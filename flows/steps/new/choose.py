@@ -68,9 +68,9 @@ def choose(
         column for column in looked.columns if column.name in {label.name, *moments.columns, *(g.raw for g in given)}
     ]
     span = moments.last - moments.first
-    window, train_rows = judged.window_of(connection, moments)
     delay = wanted.delay or moments.tick
-    lead = _lead(delay, moments.tick)
+    gap, short, long = judged.windows_of(connection, moments, delay, entities)
+    window, train_rows = judged.window_of(connection, moments, long)
     draft = Draft(
         name=wanted.name, package=package, definitions=definitions, origin=looked.origin, task=task,
         metric="rmse" if task == "regression" else "log_loss",
@@ -88,7 +88,7 @@ def choose(
         delay=delay, example_time=_example(moments), given=given,
         calendar=_calendar(moments, span), key=key, views=views,
         slices=judged.slices(connection, looked, given, moments, slice_rows), slice_min_rows=slice_rows,
-        tick=moments.tick, short=lead + 7 * moments.tick, long=lead + 28 * moments.tick,
+        tick=moments.tick, within_days=moments.within_days, gap=gap, short=short, long=long,
         window=window, judge=moments.judge, min_train_rows=max(20, min(1000, train_rows // 4)),
         min_labels=max(20, min(500, moments.judge_rows // 2)), partition_by=moments.partition_by,
         min_rows=max(1, moments.partition_rows // timing.STANDING), params=_params(train_rows, task),
@@ -147,14 +147,6 @@ def _views(model: str, entities: list[str], slot: str | None) -> tuple[View, ...
         of = "of all rows together" if not keys else f"of the rows of one {' and '.join(keys)}"
         views.append(View(name=f"{model}_{short}", prefix=short, keys=keys, of=of))
     return tuple(views)
-
-
-def _lead(delay: timedelta, tick: timedelta) -> timedelta:
-    """Return by how much further back windows reach where labels come late, or they would hold rows without labels alone.
-
-    In steps of seven ticks, so that what was a week before is of the same day of the week still.
-    """
-    return timedelta(0) if delay <= 2 * tick else -(-delay // (7 * tick)) * 7 * tick
 
 
 def _contract(column: Column) -> str:

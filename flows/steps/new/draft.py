@@ -80,6 +80,8 @@ class Draft(Frozen):
     slices: tuple[str, ...]
     slice_min_rows: int
     tick: timedelta
+    within_days: bool  # whether rows tell more than their day
+    gap: timedelta  # between two rows of an entity, where they lie further apart than a few ticks; else a tick
     short: timedelta
     long: timedelta
     window: timedelta
@@ -116,10 +118,15 @@ class Draft(Frozen):
         return f"{self.long // self.tick}{self.unit}"
 
     @property
+    def newest(self) -> timedelta:
+        """How far back the newest rows lie whose label is known: one of an entity, where it has one a gap at whole days."""
+        return self.delay + self.gap - (self.tick if self.gap > self.tick and not self.within_days else timedelta(0))
+
+    @property
     def between_files(self) -> timedelta:
-        """How long no file may come where one holds more than a tick, else nothing."""
+        """How long no file may come where one holds more than a tick, and more than one row of an entity; else nothing."""
         period = {"day": timedelta(days=1), "week": timedelta(days=7), "month": timedelta(days=31)}[self.partition_by]
-        return period if period > self.tick else timedelta(0)
+        return period if period > self.gap else timedelta(0)
 
     @property
     def without_labels(self) -> timedelta:
@@ -128,5 +135,5 @@ class Draft(Frozen):
 
     @property
     def valid_for(self) -> timedelta:
-        """How long a past holds: seven ticks, and as long as no file comes, or none that has labels."""
-        return 7 * self.tick + self.between_files + self.without_labels
+        """How long a past holds: seven ticks or gaps, and as long as no file comes, or none that has labels."""
+        return 7 * self.gap + self.between_files + self.without_labels

@@ -18,6 +18,7 @@ from flows.errors import ContractError, UnavailableError, UsageError
 from flows.spec import Frozen
 from flows.steps.new.draft import Draft, Given
 from flows.steps.new.table import plain
+from flows.steps.new.wanted import span_text
 
 LINE = 120
 OPEN = 88  # columns up to which a list stays on its line
@@ -107,7 +108,7 @@ def render(draft: Draft) -> dict[str, str]:
         "d": draft, "keys": keys, "zoned": draft.time_form == "instant" and draft.zone != "UTC",
         "team": not draft.definitions.startswith("feature_repo."),
         "types": sorted(types), "words": "days" if draft.unit == "d" else "hours",
-        "ago": "a week" if draft.short == 7 * draft.tick else f"{draft.short // draft.tick // 7} weeks",
+        "ago": _ago(draft), "gap_of": f"rows of one {draft.views[1].keys[0]}" if draft.views[1:] else "rows",
         "added": _added(draft), "time_code": _time_code(draft), "seen": [one for one in draft.given if one.seen],
         "classes": draft.all_classes, "estimator": f"HistGradientBoosting{'Regressor' if number_task else 'Classifier'}",
         "mixin": "RegressorMixin" if number_task else "ClassifierMixin",
@@ -284,6 +285,14 @@ def _time_code(draft: Draft) -> str:
     if draft.time_form == "date and hour":
         return f'{columns[0]}.cast("timestamp") + {columns[1]}.as_interval("h")'
     return f'{columns[0]}.cast("timestamp")' if draft.time_form in ("date", "instant") else ""
+
+
+def _ago(draft: Draft) -> str:
+    """Return how long ago the shorter window begins, in words, and what rows of then are good for."""
+    if draft.short % timedelta(days=7):
+        return f"{span_text(draft.short)} ago was"
+    weeks = draft.short // timedelta(days=7)
+    return f"{'a week' if weeks == 1 else f'{weeks} weeks'} ago was, for what goes by the day of the week"
 
 
 def _added(draft: Draft) -> list[tuple[str, str]]:

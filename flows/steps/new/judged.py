@@ -23,6 +23,8 @@ DAY = timedelta(days=1)
 YEARS = 3 * 365 * DAY  # of a long table that train: the newest ones, if they hold enough
 ENOUGH = 1000  # rows from which older ones are left out
 SPARSE = 0.5  # share of rows without a past from which it is no feature
+CLOSE = 3  # ticks that an entity's rows may lie apart, and windows of ticks still hold some of them
+ALIKE = 0.1  # by how much more or less than the middle one a gap may be as long: months and years are not equally long
 
 
 def lengthen(connection: DuckDBPyConnection, moments: Moments, label: Column, task: Task) -> Moments:
@@ -34,14 +36,54 @@ def lengthen(connection: DuckDBPyConnection, moments: Moments, label: Column, ta
     return moments.model_copy(update={"judge": longer, "judge_rows": rows})
 
 
-def window_of(connection: DuckDBPyConnection, moments: Moments) -> tuple[timedelta, int]:
+def windows_of(
+    connection: DuckDBPyConnection, moments: Moments, delay: timedelta, entities: list[str]
+) -> tuple[timedelta, timedelta, timedelta]:
+    """Return how far an entity's rows lie apart, and how long the shorter and the longer window of its past are.
+
+    Windows have seven and 28 ticks, or as many gaps where rows are rarer; the gaps of the whole table where there is no
+    entity. Where labels come late they reach further back, or they would hold rows without labels alone: by the shorter
+    window, so that what was a week before is of the same day of the week still.
+    """
+    tick = moments.tick
+    gaps = [_usual_gap(connection, keys) for keys in ([[name] for name in entities] or [[]])]
+    usual, gap = min([one for one in gaps if one], default=(tick, tick))
+    if usual <= CLOSE * tick:
+        usual = gap = tick
+    gap = -(-gap // tick) * tick
+    short, long = (round(number * usual / tick) * tick for number in (7, 28))
+    lead = timedelta(0) if delay <= 2 * gap else -(-delay // short) * short
+    return gap, lead + short, lead + long
+
+
+def _usual_gap(connection: DuckDBPyConnection, keys: list[str]) -> tuple[timedelta, timedelta] | None:
+    """Return the mean and the longest of the usual gaps between two moments of one key: those about as long as the middle one."""
+    names = "".join(f"{identifier(name)}, " for name in keys)
+    by = f"PARTITION BY {names[:-2]}" if keys else ""
+    middle, mean, longest = connection.execute(
+        f"""
+        WITH gaps AS (
+            SELECT epoch_us(moment) - lag(epoch_us(moment)) OVER ({by} ORDER BY moment) AS gap
+            FROM (SELECT DISTINCT {names}moment FROM {TIMED} WHERE isfinite(moment))
+        ), usual AS (SELECT median(gap) AS middle FROM gaps)
+        SELECT any_value(middle), avg(gap), max(gap) FROM gaps, usual
+        WHERE gap BETWEEN (1 - $alike) * middle AND (1 + $alike) * middle
+        """,
+        {"alike": ALIKE},
+    ).fetchone() or (None, None, None)
+    return None if middle is None else (timedelta(microseconds=mean), timedelta(microseconds=longest))
+
+
+def window_of(connection: DuckDBPyConnection, moments: Moments, long: timedelta) -> tuple[timedelta, int]:
     """Return how far back a training reaches, with room to grow, and how many rows train of this table.
 
-    Of many years the newest ones train. Where rows are so rare that those are too few, all of them do.
+    Of many years the newest ones train, as many at least as the longer window has. Where rows are so rare that those are
+    too few, all of them do.
     """
     span, split = moments.last - moments.first, moments.last - moments.judge
     whole = max(round(1.5 * span / DAY) * DAY, 2 * DAY)
-    for length in (YEARS if span >= 365 * DAY else whole, max(whole, YEARS)):
+    years = max(YEARS, long)
+    for length in (years if span >= 365 * DAY else whole, max(whole, years)):
         query = f"SELECT count(*) FROM {TIMED} WHERE moment > $since AND moment <= $split"
         (rows,) = connection.execute(query, {"since": split - length, "split": split}).fetchone() or (0,)
         if rows >= ENOUGH or length >= span:

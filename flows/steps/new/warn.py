@@ -44,6 +44,12 @@ def collect(
         notes.append(f"the times name their zone; hours, days and months are those of {draft.zone}{other}")
     if not told_delay:
         notes.append(f"a label is taken to be known {span_text(draft.delay)} after its row; say otherwise with --delay")
+    if draft.gap > draft.tick:
+        of = f"one {draft.views[1].keys[0]}" if draft.views[1:] else "the table"
+        notes.append(
+            f"rows of {of} lie about {span_text(draft.gap)} apart: their past is that of the last {span_text(draft.short)} and "
+            f"{span_text(draft.long)}"
+        )
     if older := draft.between_files + draft.without_labels:
         reasons = (
             (draft.between_files, f"holds a {draft.partition_by}"),
