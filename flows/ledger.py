@@ -17,6 +17,7 @@ from flows.database import now, partitions, promotions, runs, trials, write
 from flows.errors import ConflictError
 
 LABELLED_UNTIL = "labelled_until"  # among a partition's statistics
+ROWS = "rows"  # in its validation: the hash of what made its event rows
 
 
 class Record(BaseModel):

@@ -80,6 +80,12 @@ def show_trained(found: dict[str, Any]) -> None:
     line(f"naive {found['baseline_error']:.4g}", QUIET)
     if found["champion_error"] is not None:
         line(f"champion, version {found['champion_version']}: {found['champion_error']:.4g} on the same rows", QUIET)
+    if found.get("older_rows"):
+        line(
+            f"the rows of {len(found['older_rows'])} partitions ({found['older_rows'][0]} and on) were made by another `rows` "
+            "than the newest: ingest their sources again by name, which makes them anew",
+            BAD,
+        )
     if found.get("empty"):
         line(f"no row that trained had a value of {', '.join(found['empty'])}: see `evergreen features`", BAD)
     if found.get("unseen"):

@@ -87,6 +87,7 @@ def train(
         accepted = ledger.list_partitions(engine, model, "accepted")
         window = choose_window(spec, accepted, timedelta(days=judge_days) if judge_days else None)
         partitions = [partition for partition in accepted if partition.id in window.partition_ids]
+        older = training_set.made_otherwise(partitions)
         mark = lineage.fingerprint(spec, partitions, window, definitions, factory, tries)
         made = None if force else find_made(home, engine, spec, mark)
         if made:
@@ -123,7 +124,7 @@ def train(
             )  # fmt: skip
             run.summary = {
                 "version": None, "run_id": run_id, "failed": failed, "refusals": gates.refusals(verdicts), "reason": reason,
-                **gates.brief(found),
+                "older_rows": older, **gates.brief(found),
             }  # fmt: skip
             show(spec, verdicts, run, work.folder / "pictures", links.line(home, model, run_id))
             if not failed:

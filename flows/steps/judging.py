@@ -15,7 +15,7 @@ from sqlalchemy.engine import Engine
 
 from flows import ledger
 from flows.errors import BrokenCheckError, UnavailableError
-from flows.ledger import LABELLED_UNTIL, Partition
+from flows.ledger import LABELLED_UNTIL, ROWS, Partition
 from flows.settings import Settings
 from flows.spec import Frozen, ModelSpec
 from flows.steps import docs, judged_rows, revisions, storage
@@ -63,6 +63,7 @@ class Bench:
         self.tables = dict(landed.tables)
         self.expectations = load_suite(spec)
         self.rules = rules_digest(spec, self.expectations)
+        self.rows = sha256(compiled(spec)[0].encode()).hexdigest()  # what makes event rows of the raw ones
         accepted = ledger.list_partitions(engine, spec.name, "accepted")
         self.in_force = {partition.key: partition for partition in accepted}
         self.usual = usual_rows(accepted, landed.partitions)
@@ -106,12 +107,13 @@ def usual_rows(accepted: list[Partition], peers: list[Partition]) -> dict[str, l
 def is_open(partition: Partition, bench: Bench) -> bool:
     """Say whether a partition waits for a decision: it has none, was refused by other rules, or its rows are lost.
 
-    Accepted rows that are gone or damaged are made anew of the landed ones.
+    Accepted rows that are gone or damaged, or that another ``rows`` of the model has made, are made anew of the landed ones.
     """
+    otherwise = partition.validation.get(ROWS) != bench.rows
     if partition.status == "accepted" and partition.accepted_uri:
-        return storage.is_lost(partition.accepted_uri)
+        return otherwise or storage.is_lost(partition.accepted_uri)
     return partition.status == "landed" or (
-        partition.status == "quarantined" and partition.validation.get("rules") != bench.rules
+        partition.status == "quarantined" and (otherwise or partition.validation.get("rules") != bench.rules)
     )
 
 
@@ -153,7 +155,11 @@ def decide(bench: Bench, partition: Partition) -> Partition:
         rejected_rows=partition.rows - decision.accepted_rows,
         reasons=list(decision.reasons),
         statistics=decision.statistics,
-        validation={"rules": bench.rules, "checks": [check.model_dump() for check in decision.checks]},
+        validation={
+            "rules": bench.rules,
+            ROWS: bench.rows,
+            "checks": [check.model_dump() for check in decision.checks],
+        },
         first_event=decision.first_event,
         last_event=decision.last_event,
     )

@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 import pyarrow.feather as feather
 
 from flows.errors import RefusedError
-from flows.ledger import Partition
+from flows.ledger import ROWS, Partition
 from flows.settings import Settings
 from flows.spec import Frozen, ModelSpec
 from flows.steps import feature_record, feature_store
@@ -95,6 +95,15 @@ def choose_window(
     return Window(start=start, split=split, end=end, partition_ids=tuple(p.id for p in used))
 
 
+def made_otherwise(partitions: list[Partition]) -> list[str]:
+    """Return the keys of those partitions whose event rows another ``rows`` of the model has made than the newest ones."""
+    known = [one for one in partitions if one.decided_at and ROWS in one.validation]
+    if not known:
+        return []
+    newest = max(known, key=lambda one: one.decided_at or one.landed_at).validation[ROWS]
+    return [one.key for one in known if one.validation[ROWS] != newest]
+
+
 def build(
     settings: Settings, store: FeatureStore, spec: ModelSpec, partitions: list[Partition], window: Window, folder: Path
 ) -> TrainingSet:
@@ -174,8 +183,8 @@ def _refuse_absent(connection: DuckDBPyConnection, spec: ModelSpec, files: list[
     if older:
         raise RefusedError(
             f"{spec.name}: the accepted rows of {len(older)} of {len(files)} partitions (the first {next(iter(older))}) lack "
-            f"{', '.join(sorted(set().union(*older.values())))}, which {spec.rows} did not give when they came; move these files "
-            f"out of lake/{spec.name}/accepted, ingest their source by its name, then `evergreen featurize --model {spec.name}`"
+            f"{', '.join(sorted(set().union(*older.values())))}, which {spec.rows} did not give when they came; ingest their "
+            "sources again by name, which makes them anew"
         )
     if absent:
         raise RefusedError(

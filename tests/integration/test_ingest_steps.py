@@ -19,7 +19,7 @@ from flows.models.taxi.spec import spec
 from flows.spec import Label
 from flows.steps import home_health, judging, status
 from flows.steps.files import is_whole_parquet
-from flows.steps.training_set import choose_window, select_rows
+from flows.steps.training_set import choose_window, made_otherwise, select_rows
 
 ZONES = list(range(1, 266))
 SUITE: list = []  # what the function below returns, set by each test
@@ -434,6 +434,22 @@ def test_rows_that_are_made_anew_and_are_others_ask_for_their_features_anew(here
         (again,) = here.ingest(path, one)
         assert (again.id, again.status) == (first.id, "accepted")
         assert (again.featurized_at is not None) == known
+
+
+def test_landing_again_makes_rows_anew_that_another_function_has_made(here, tmp_path):
+    path = write(clean_day(), tmp_path / "day.parquet")
+    (first,) = here.ingest(path)
+    mean = "SELECT avg(label) FROM read_parquet($uri)"
+    (before,) = duckdb.execute(mean, {"uri": first.accepted_uri}).fetchone()
+    assert here.ingest(path)[0].decided_at == first.decided_at
+    halved = spec.model_copy(update={"rows": f"{__name__}:half"})
+    (other,) = here.ingest(write(clean_day(date(2024, 1, 11)), tmp_path / "next.parquet"), halved)
+    assert made_otherwise([first, other]) == [first.key]
+    (again,) = here.ingest(path, halved)
+    assert (again.id, again.status, again.featurized_at) == (first.id, "accepted", None)
+    assert duckdb.execute(mean, {"uri": again.accepted_uri}).fetchone() == (pytest.approx(before / 2),)
+    assert made_otherwise([again, other]) == []
+    assert here.ingest(path, halved)[0].decided_at == again.decided_at
 
 
 def starts(raw):
