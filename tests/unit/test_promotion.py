@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from flows import database, ledger
-from flows.errors import ConflictError, RefusedError, UnavailableError
+from flows.errors import ConflictError, RefusedError
 from flows.ledger import Promotion
 from flows.models.taxi.spec import spec
 from flows.settings import Settings
@@ -80,22 +80,3 @@ def test_a_version_that_a_person_has_refused_is_promoted_by_its_number_alone(
     known[2] = version(2, "Ada: too slow")
     with pytest.raises(RefusedError, match="no challenger waits"):
         choose(home, spec, engine, None)
-
-
-@pytest.mark.parametrize(
-    ("code", "told"), [("RESOURCE_DOES_NOT_EXIST", RefusedError), ("INTERNAL_ERROR", UnavailableError)]
-)
-def test_an_mlflow_that_fails_is_not_a_version_that_is_missing(
-    home: Settings, monkeypatch: pytest.MonkeyPatch, code: str, told: type[Exception]
-) -> None:
-    from mlflow.exceptions import MlflowException
-    from mlflow.protos.databricks_pb2 import ErrorCode
-
-    class Failing:
-        def get_model_version(self, *_: str) -> None:
-            raise MlflowException("no", error_code=ErrorCode.Value(code))
-
-    monkeypatch.setattr(registry, "open_client", lambda _: Failing())
-    monkeypatch.setattr(Settings, "mlflow_exists", True)
-    with pytest.raises(told, match="version 3"):
-        registry.get_version(home, "taxi", 3)
