@@ -61,7 +61,10 @@ def three_digits(value: float) -> str:
 
 
 def money(value: float) -> str:
-    """Return a cost as people write one: three digits, all before the point from a hundred on."""
+    """Return a cost as people write one: three digits, all before the point from a hundred on, millions from ten of them."""
+    for size, unit in ((1e9, "bn"), (1e6, "M")):
+        if abs(value) >= 10 * size:
+            return f"{value / size:,.1f} {unit}"
     return f"{value:,.0f}" if abs(value) >= 99.95 or not value else three_digits(value)
 
 

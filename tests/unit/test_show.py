@@ -7,9 +7,10 @@ from datetime import UTC, datetime
 
 import pytest
 
-from flows import show, terminal
+from flows import show, show_backtest, terminal
 from flows.ledger import Run
-from flows.steps import gates, status
+from flows.steps import gates, pages, status
+from flows.steps.backtest import page
 
 FOUND = {
     "version": None, "run_id": "r1", "reason": "test", "error": 5.0, "train_error": 4.0, "baseline_error": 4.5,
@@ -167,3 +168,34 @@ def test_a_promotion_without_a_reason_of_its_caller_tells_the_one_that_it_found(
         summary={"why": "passed all 8 gates"}, started_at=datetime(2026, 1, 1, tzinfo=UTC), ended_at=None,
     )  # fmt: skip
     assert status.run(run)["reason"] == told
+
+
+def test_no_amount_of_a_backtest_is_folded_in_80_columns(monkeypatch):
+    rows = [
+        (name, pages.money(cost), pages.money(cost / 7), "70.4", "365", "12", "3", "1,024", pages.money(4.2e4))
+        for name, cost in [("retrainopt-learned", 9_999_999.0), ("best in hindsight", 4_323_129_456.0)]
+    ]
+    monkeypatch.setattr(terminal.console, "width", 80)
+    with terminal.console.capture() as captured:
+        terminal.console.print(show_backtest._drawn(page.COLUMNS, rows, "taxi"))
+    *_, first, second = captured.get().splitlines()
+    for line, name, amounts in (
+        (first, "retrainopt-learned", "9,999,999 1,428,571"),
+        (second, "best in hindsight", "4,323.1 M 617.6 M"),
+    ):
+        assert line.split() == f"{name} {amounts} 70.4 365 12 3 1,024 42,000".split()
+
+
+@pytest.mark.parametrize(
+    ("amount", "written"),
+    [
+        (0, "0"),
+        (0.12345, "0.123"),
+        (99.96, "100"),
+        (9_999_999, "9,999,999"),
+        (-12_345_678, "-12.3 M"),
+        (5e10, "50.0 bn"),
+    ],
+)
+def test_amounts_are_written_as_people_write_them(amount, written):
+    assert pages.money(amount) == written
