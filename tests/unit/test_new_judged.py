@@ -51,6 +51,23 @@ def test_amounts_that_only_rise_are_told(tmp_path):
     assert any("sorted by y" in text for text in chosen(tmp_path, frame, **DAYS).warnings)
 
 
+@pytest.mark.parametrize(("rows", "days"), [(5, 80), (10, 28), (30, 21), (50, 14), (100, 7)])
+def test_as_few_weeks_judge_as_hold_rows_enough(tmp_path, rows, days):
+    assert judging(tmp_path, rows, lambda number: number * 0.5).judge == days * DAY
+
+
+@pytest.mark.parametrize(("one_in", "days"), [(10, 7), (40, 14), (90, 28), (150, 80)])
+def test_more_weeks_judge_where_a_class_is_rare(tmp_path, one_in, days):
+    assert judging(tmp_path, 100, lambda number: np.where(number % one_in, "usual", "rare")).judge == days * DAY
+
+
+def judging(tmp_path, rows, label):
+    """Return the draft for a table of 400 days with so many rows a day."""
+    number = np.arange(400 * rows)
+    times = pd.Timestamp("2024-01-01") + pd.to_timedelta(number * (86400 / rows), unit="s").round("s")
+    return chosen(tmp_path, pd.DataFrame({"t": times, "x": rng.normal(size=len(number)), "y": label(number)})).draft
+
+
 @pytest.mark.parametrize(("days", "names"), [(1, ("7d", "28d")), (7, ("14d", "35d")), (30, ("42d", "63d"))])
 @pytest.mark.parametrize("label", ["number", "class"])
 def test_windows_reach_back_to_where_labels_are_known(tmp_path, days, names, label):

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from flows.errors import UsageError
 from flows.steps.new.draft import Given
-from flows.steps.new.moments import TIMED, Moments, judged_rows, longest_judge
+from flows.steps.new.moments import TIMED, Moments, judge_lengths, judged_rows
 from flows.steps.new.table import Column, Looked
 from flows.steps.new.wanted import Task, span_text
 from flows.steps.sql import identifier
@@ -29,11 +29,13 @@ ALIKE = 0.1  # by how much more or less than the middle one a gap may be as long
 
 def lengthen(connection: DuckDBPyConnection, moments: Moments, label: Column, task: Task) -> Moments:
     """Return the moments with a longer judging part where the usual one holds too few rows of the rarest class."""
-    longer = longest_judge(moments)
-    if task == "regression" or longer <= moments.judge or min(_of_classes(connection, moments, label)) >= FEW:
-        return moments
-    rows = judged_rows(connection, moments.last, longer)
-    return moments.model_copy(update={"judge": longer, "judge_rows": rows})
+    for longer in judge_lengths(moments.first, moments.last, moments.tick):
+        if task == "regression" or min(_of_classes(connection, moments, label)) >= FEW:
+            break
+        if longer > moments.judge:
+            rows = judged_rows(connection, moments.last, longer)
+            moments = moments.model_copy(update={"judge": longer, "judge_rows": rows})
+    return moments
 
 
 def windows_of(

@@ -23,8 +23,9 @@ HOURS = range(24)
 YEARS = 1800, 2200  # between which whole numbers are taken for those of years
 EPOCH_YEARS = (20, 130)  # after 1970, between which a number is a time and no count
 MISSING = 0.05  # share of rows without a time that can be done without
-DAY, HOUR = timedelta(days=1), timedelta(hours=1)
-ENOUGH = 500  # rows that make a partition worth a judgement of its own
+WEEK, DAY, HOUR = timedelta(days=7), timedelta(days=1), timedelta(hours=1)
+ENOUGH = 500  # rows that make a partition worth a judgement of its own, and weeks enough to judge by
+FEW = 200  # rows below which as long a part as can be judges
 STANDING = 20  # what part of a usual period's rows makes one of its own
 TIMED = "timed"  # the table with the column ``moment``
 
@@ -195,9 +196,11 @@ def _measure(
         )
     # Where the order of the rows is their time, all files are one: none can be landed by itself.
     kind, rows, shared = _partitions(connection, looked.files if form != "order" else ())
-    judge = max(tick, min(28 * DAY, round(span / 10 / tick) * tick))
-    if judged_rows(connection, last, judge) < 200:
-        judge = _longest(span, tick)
+    *weeks, usual, judge = judge_lengths(first, last, tick)
+    for length in (*weeks, usual):
+        if judged_rows(connection, last, length) >= (FEW if length == usual else ENOUGH):
+            judge = length
+            break
     return Moments(
         columns=names, form=form, sql=sql, start=start, every=every, first=first, last=last, missing=missing,
         backwards=backwards, within_days=within, tick=tick, judge=judge, judge_rows=judged_rows(connection, last, judge),
@@ -205,13 +208,17 @@ def _measure(
     )  # fmt: skip
 
 
-def longest_judge(moments: Moments) -> timedelta:
-    """Return the longest part that should judge: the rest must be enough to learn from."""
-    return _longest(moments.last - moments.first, moments.tick)
+def judge_lengths(first: datetime, last: datetime, tick: timedelta) -> list[timedelta]:
+    """Return how long the newest part, which judges, may be, the shortest first: whole weeks, the usual and the longest.
 
-
-def _longest(span: timedelta, tick: timedelta) -> timedelta:
-    return max(tick, min(90 * DAY, round(span / 5 / tick) * tick))
+    The days that judge never train, so they are few where those hold rows enough, but hold each day of the week. Beside the
+    longest the rest must still be enough to learn from.
+    """
+    usual, longest = (
+        max(tick, min(most, round((last - first) / part / tick) * tick))
+        for most, part in ((28 * DAY, 10), (90 * DAY, 5))
+    )
+    return [*(weeks * WEEK for weeks in (1, 2, 3) if weeks * WEEK < usual), usual, longest]
 
 
 def judged_rows(connection: DuckDBPyConnection, last: datetime, length: timedelta) -> int:
