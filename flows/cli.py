@@ -7,13 +7,14 @@ import os
 import sys
 from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from flows.cli_backtest import add as add_backtest
 from flows.cli_bench import add as add_bench
 from flows.cli_call import Approve, AsJson, Home, Model, find_home, open_home, report, run_flow
+from flows.cli_data import add as add_data
 from flows.cli_delivery import add as add_delivery
 from flows.cli_lineage import add as add_lineage
 from flows.cli_new import add as add_new
@@ -33,6 +34,7 @@ app = typer.Typer(
 )  # fmt: skip
 
 add_stack(app)
+add_data(app)
 add_delivery(app)
 add_new(app)
 add_backtest(app)
@@ -53,42 +55,6 @@ def demo(
     from flows.demo import run_demo
 
     raise typer.Exit(run_demo(home, json_file, model, data))
-
-
-@app.command()
-def ingest(
-    source: Annotated[
-        str | None,
-        typer.Argument(help="Parquet or CSV file, folder, glob, or http(s) or s3 URL; default: the landing folder."),
-    ] = None,
-    partition_by: Annotated[str | None, typer.Option(help="day, week or month; default: what the model says.")] = None,
-    again: Annotated[
-        bool, typer.Option("--again", help="Rows that a later revision has replaced become the newest once more.")
-    ] = False,
-    model: Model = "taxi",
-    home: Home = None,
-    as_json: AsJson = False,
-) -> None:
-    """Land raw rows, judge them, accept or quarantine them; exit status 1 if none of it was accepted."""
-
-    def call() -> Any:
-        from flows.ingest import ingest as flow
-
-        return flow(source=source, model=model, partition_by=partition_by, again=again)
-
-    def check(_settings: Settings, spec: ModelSpec, _engine: Engine) -> None:
-        from flows.steps import periods, sources
-
-        periods.parse_kind(partition_by or spec.partition_by)
-        if source is not None:
-            sources.check(source)
-
-    from flows.show import show_ingested
-
-    partitions = run_flow(home, model, call, check, ("flows.ingest", "great_expectations"))
-    report(partitions, as_json, show_ingested)
-    if partitions and all(one["status"] == "quarantined" for one in partitions):
-        raise typer.Exit(1)
 
 
 @app.command()
@@ -231,25 +197,6 @@ def status(model: Model = "taxi", home: Home = None, as_json: AsJson = False) ->
 
         close_ended(engine, model, running(settings))
     report(look(settings, load_model(model, settings), engine), as_json, show_status)
-
-
-@app.command()
-def partitions(
-    state: Annotated[
-        Literal["accepted", "quarantined", "landed", "replaced"] | None, typer.Option("--status", help="Only these.")
-    ] = None,
-    model: Model = "taxi",
-    home: Home = None,
-    as_json: AsJson = False,
-) -> None:
-    """List the landed partitions and their verdicts."""
-    from flows import database, ledger
-    from flows.show import show_partitions
-    from flows.steps.status import partition
-
-    settings = find_home(home, model)
-    found = [partition(one) for one in ledger.list_partitions(database.connect(settings), model, state)]
-    report(found, as_json, show_partitions)
 
 
 @app.command()

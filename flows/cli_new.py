@@ -29,6 +29,9 @@ def new(
     time: Annotated[str | None, typer.Option(help="Column of the time; or DATE,HOUR; or one that counts.")] = None,
     label: Annotated[str | None, typer.Option(help="Column to be predicted.")] = None,
     entity: Annotated[str | None, typer.Option(help="Columns whose values each have a past, with commas.")] = None,
+    key: Annotated[
+        str, typer.Option(help="Columns that name one row, an id; default: time, entities and what it takes.")
+    ] = "",
     task: Annotated[str | None, typer.Option(help="regression, binary or multiclass.")] = None,
     drop: Annotated[str, typer.Option(help="Columns to leave out, with commas.")] = "",
     keep: Annotated[str, typer.Option(help="Columns to keep, whatever is found against them.")] = "",
@@ -66,6 +69,7 @@ def new(
     place = drafting.place_of(name, into)
     wanted = Wanted(
         name=name, data=_absolute(data), label=label, zone=parse_zone(zone), drop=parse_names(drop), keep=parse_names(keep),
+        key=parse_names(key),
         time=None if time is None else parse_names(time), entity=None if entity is None else parse_names(entity),
         task=None if task is None else parse_task(task), start=None if start is None else parse_moment(start),
         every=None if every is None else parse_span(every), delay=None if delay is None else parse_span(delay),

@@ -117,12 +117,12 @@ def take(
 
 
 def land_and_judge(
-    home: Settings, spec: ModelSpec, engine: Engine, kind: Kind, source: str, again: bool = False
+    home: Settings, spec: ModelSpec, engine: Engine, kind: Kind, source: str, again: bool = False, origin: str = ""
 ) -> tuple[list[Partition], list[EvergreenError]]:
-    """Land a source and decide on what is undecided; tell of each decision."""
+    """Land a source, which the ledger calls ``origin`` if that is given, and decide on what is undecided; tell of each."""
     broken: list[EvergreenError] = []
     with connect(home.home) as connection:
-        landed = land(source, spec, home, engine, kind, connection, again)
+        landed = land(source, spec, home, engine, kind, connection, again, origin)
         partitions = landed.partitions
         bench = judging.Bench(connection, spec, home, engine, landed)
         for number, partition in enumerate(partitions):

@@ -22,6 +22,16 @@ def show_ingested(found: list[dict[str, Any]]) -> None:
         )
 
 
+def show_labelled(found: dict[str, Any]) -> None:
+    """Show what became of labels, and of the partitions that they changed."""
+    if found["partitions"]:
+        show_ingested(found["partitions"])
+    none = found["labels"] - found["met"]
+    line(
+        f"{found['labels']:,} labels: {found['met']:,} belong to landed rows, {none:,} to none; {found['rows']:,} rows changed"
+    )
+
+
 def show_partitions(found: list[dict[str, Any]]) -> None:
     """Show landed partitions, with the page of the first that was refused."""
     if not found:

@@ -61,8 +61,11 @@ def land(
     kind: Kind,
     connection: DuckDBPyConnection,
     again: bool = False,
+    origin: str = "",
 ) -> Landed:
     """Land a source by periods of a kind: new partitions have status ``landed``, known ones are as they were.
+
+    ``origin`` is what the ledger calls it, if not what it is called by itself.
 
     Rows that a later revision has replaced stay replaced, so that sources which tell of one period in turn do not replace
     each other for ever; with ``again`` they become the newest revision.
@@ -73,6 +76,8 @@ def land(
     """
     with _told(source, spec), opened(source, settings) as files:
         batches, unreadable = read(connection, spec, files)
+        if origin:
+            batches = [batch.model_copy(update={"origin": origin}) for batch in batches]
         work = [(batch, split(connection, spec, batch, kind)) for batch in batches]
         _refuse_other_kind(engine, spec, [piece.period for _, slices in work for piece in slices])
         landed = [_land_unreadable(file, spec, settings, engine) for file in unreadable]

@@ -123,7 +123,9 @@ def _columns(connection: DuckDBPyConnection, spec: ModelSpec, rows: int) -> list
     empty = [name for name, count in zip(spec.source.columns, found, strict=True) if not count]
     problem = ", ".join(map(repr, empty)) + " all missing" if empty else None
     if spec.label.name in empty:
-        problem = f"{problem}; if its labels are still to come, ingest the period again with them"
+        problem = (
+            f"{problem}; if its labels are still to come, ingest the period again with them, or bring them by `label`"
+        )
     checks = [_hard("each column holds values", problem, "all do")]
     for name, kind in spec.source.columns.items():
         if kind in FLOATS:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from flows.errors import ContractError, UnavailableError, UsageError
-from flows.spec import Frozen, ModelSpec
+from flows.spec import Frozen, ModelSpec, Source
 from flows.steps.contract import schema_problems
 from flows.steps.event_rows import with_computed
 from flows.steps.raw_types import GUESSES, PARQUET, TEXT, first_misfits, reads_as, types_to_try, whole_again
@@ -160,6 +160,28 @@ def read_unknown(connection: DuckDBPyConnection, table: str, file: SourceFile) -
     except (duckdb.Error, ValueError, csv.Error, EOFError, OSError, zlib.error) as error:
         raise UsageError(f"{file.origin}: {_complaint(error, file)}; correct the file") from error
     return columns
+
+
+def read_some(connection: DuckDBPyConnection, table: str, source: Source, file: SourceFile) -> dict[str, str]:
+    """Load a file that holds some columns of a contract, in any order, into a table; return them, name -> DuckDB type.
+
+    Raises UsageError if it cannot be read, or holds other columns or types.
+    """
+    import duckdb
+
+    try:
+        reader, parameters, columns = _prepare(connection, source.columns, file)
+        wanted = {name: source.columns[name] for name in columns if name in source.columns}
+        some = source.model_copy(update={"columns": wanted, "layouts": ()})
+        problems = schema_problems(some, columns, first_misfits(connection, wanted, reader, parameters, columns))
+        if not problems:
+            casts = ", ".join(_cast(name, kind) for name, kind in wanted.items()) or "NULL"
+            connection.execute(f"CREATE OR REPLACE TABLE {table} AS SELECT {casts} FROM {reader}", parameters)
+    except (duckdb.Error, ValueError, csv.Error, EOFError, OSError, zlib.error) as error:
+        raise UsageError(f"{file.origin}: {_complaint(error, file)}; correct the file") from error
+    if problems:
+        raise UsageError(f"{file.origin}: {'; '.join(problems)}")
+    return wanted
 
 
 def zero_padded(connection: DuckDBPyConnection, file: SourceFile, columns: Mapping[str, str]) -> list[str]:

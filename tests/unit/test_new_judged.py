@@ -267,9 +267,7 @@ def test_the_key_is_told_and_so_are_zeros_that_were_lost(tmp_path):
     assert told.draft.example_time == "2024-10-26"
 
 
-@pytest.mark.parametrize(
-    ("column", "mend"), [("ticket", "add ticket to columns, key and request"), ("x", "add what tells them apart")]
-)
+@pytest.mark.parametrize(("column", "mend"), [("ticket", "--key ticket"), ("x", "add what tells them apart")])
 def test_a_key_of_time_alone_is_warned_of_where_rows_come_at_any_time(tmp_path, column, mend):
     times = pd.Timestamp("2024-01-01") + pd.to_timedelta(np.cumsum(rng.integers(1, 9000, 300)), unit="s")
     frame = pd.DataFrame({"when": times, "part": np.arange(300) % 2, "y": rng.normal(size=300)})
@@ -502,3 +500,45 @@ def test_a_package_that_cannot_be_imported_is_named_and_hides_no_model(tmp_path,
     assert drafting.root_to_name(folder, "own.rent") == tmp_path / "root"
     monkeypatch.syspath_prepend(str(tmp_path / "root"))
     assert drafting.root_to_name(folder, "own.rent") is None
+
+
+def payments():
+    rows = 600
+    return pd.DataFrame({
+        "ref": [f"r{number:05d}" for number in range(rows)],
+        "t": pd.date_range("2024-01-01", periods=rows // 2, freq="3h").repeat(2),
+        "amount": rng.lognormal(size=rows).round(3), "y": rng.normal(size=rows),
+    })  # fmt: skip
+
+
+def test_an_id_names_the_rows_where_it_is_told_to_and_is_no_feature(tmp_path):
+    told = chosen(tmp_path, payments())
+    assert told.draft.key == ("t", "amount")
+    assert any(
+        "amount is in the key, and is an amount: --key ref names a row by its id" in text for text in told.warnings
+    )
+
+    named = chosen(tmp_path, payments(), key=("ref",))
+    assert named.draft.key == ("ref",)
+    assert [(one.name, one.type, one.required, one.feature) for one in named.draft.given] == [
+        ("ref", "string", True, None), ("amount", "float", True, "given_amount"),
+    ]  # fmt: skip
+    assert "ref" in named.draft.columns
+    assert not any("ref" in text for text in named.warnings)
+    assert chosen(tmp_path, payments(), key=("t", "ref")).draft.key == ("t", "ref")
+
+
+@pytest.mark.parametrize(
+    ("key", "told"),
+    [
+        (("amount", "none"), "none"),
+        (("shop",), "600 of 600|share shop with another row; name more columns with --key"),
+        (("gaps",), "gaps cannot name a row"),
+        (("y",), "y cannot be an entity or key and the label"),
+    ],
+)
+def test_a_key_that_names_no_row_is_refused(tmp_path, key, told):
+    frame = payments().assign(shop=rng.choice(list("ab"), 600))
+    frame["gaps"] = pd.Series(range(600), dtype="Int64").mask(frame.index % 3 == 0)
+    with pytest.raises(UsageError, match=told):
+        chosen(tmp_path, frame, key=key)

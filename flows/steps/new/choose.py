@@ -57,11 +57,14 @@ def choose(
     odd = [name for name in wanted.entity or () if name in moments.columns and name != slot]
     if odd:
         raise UsageError(f"{', '.join(odd)} tells the time and cannot be an entity; name other columns with --entity")
-    given = _given(connection, looked, rest, named, wanted, entities, slot)
+    keys = [name for name in wanted.key if name not in moments.columns]
+    given = _given(connection, looked, rest, named, wanted, entities, keys, slot)
     event_time = named[moments.columns[0]] if moments.form == "time" else sorting.free_name("time", named)
     form = "ordinal" if moments.form == "order" else moments.form
     form = "date" if form == "time" and event_time != moments.columns[0] else form  # a copy under a plain name
-    key, repeats = find_key(connection, looked, moments, event_time, given, [named[name] for name in entities], slot)
+    key, repeats = find_key(
+        connection, looked, moments, event_time, given, [named[name] for name in entities], slot, wanted.key
+    )
     views = _views(wanted.name, [named[name] for name in entities], named[slot] if slot else None)
     numbered = sorting.free_name("row_number", named) if moments.form == "order" else None
     used = [
@@ -113,23 +116,25 @@ def _as_named(looked: Looked, wanted: Wanted) -> Wanted:
     return wanted.model_copy(
         update={
             "time": own(wanted.time), "entity": own(wanted.entity), "drop": own(wanted.drop), "keep": own(wanted.keep),
+            "key": own(wanted.key),
         }
     )  # fmt: skip
 
 
 def _given(
     connection: DuckDBPyConnection, looked: Looked, rest: list[Column], named: dict[str, str], wanted: Wanted,
-    entities: list[str], slot: str | None,
+    entities: list[str], keys: list[str], slot: str | None,
 ) -> tuple[Given, ...]:  # fmt: skip
-    """Return the fields of the request beside the time: entities, the hour that has a past of its own, features."""
+    """Return the fields of the request beside the time: keys, entities, the hour that has a past of its own, features."""
     fields = []
     for column in looked.columns:
         entity = column.name in entities or column.name == slot
-        if column not in rest and not entity:
+        if column not in rest and not entity and column.name not in keys:
             continue
         name = named[column.name]
-        # The hour is a feature of the moment already, and an entity of many values is known by its past alone.
-        feature = None if column.name == slot or (entity and column.distinct > 50) else f"given_{name}"
+        # The hour is a feature of the moment already, an id is none, and an entity of many values is known by its past alone.
+        unseen = column.name == slot or column not in rest or (entity and column.distinct > 50)
+        feature = None if unseen else f"given_{name}"
         fields.append(sorting.given_of(connection, looked, column, name, wanted, feature))
     return tuple(fields)
 

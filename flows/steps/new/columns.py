@@ -77,12 +77,12 @@ def sort_out(
     connection: DuckDBPyConnection, looked: Looked, moments: Moments, label: str, numbers: bool, wanted: Wanted
 ) -> tuple[list[Column], list[Left], list[Leak]]:
     """Return the columns that may be features, those left out with their reasons, and what gives the label away."""
-    for name in (*wanted.drop, *wanted.keep, *(wanted.entity or ())):
+    for name in (*wanted.drop, *wanted.keep, *wanted.key, *(wanted.entity or ())):
         looked.column(name)
     entities = set(wanted.entity or ())
-    clash = sorted(entities & {label, *wanted.drop})
+    clash = sorted({*entities, *wanted.key} & {label, *wanted.drop})
     if clash:
-        raise UsageError(f"{', '.join(clash)} cannot be an entity and the label or dropped; name other columns")
+        raise UsageError(f"{', '.join(clash)} cannot be an entity or key and the label or dropped; name other columns")
     left: list[Left] = []
     rest: list[Column] = []
     for column in looked.columns:
@@ -92,6 +92,8 @@ def sort_out(
         if column.name in wanted.drop:
             left.append(Left(name=column.name, why="dropped, as told", warning=False))
         elif why and (column.name not in wanted.keep or column.form in ("time", "other")):
+            if column.name in wanted.key and column.form in ("whole", "text"):
+                continue  # it names the row, and is no feature
             left.append(Left(name=column.name, why=why))
         else:
             rest.append(column)
@@ -150,7 +152,7 @@ def given_of(
         return Given(type="string", example=str(example)[:200], seen=seen, **common)
     if column.form == "flag":
         return Given(type="int", example=int(example), low=0, high=1, **common)
-    if feature is None and column.name in (wanted.entity or ()):
+    if feature is None and column.name in (*wanted.key, *(wanted.entity or ())):
         # The numbers are names: those that are new lie anywhere.
         return Given(type="int", example=int(example), **common)
     low, high = bounds(float(column.low), float(column.high)) if column.low is not None else (None, None)

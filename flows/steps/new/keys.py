@@ -18,12 +18,15 @@ REPEATED = 0.02  # share of rows that may repeat a key
 
 def find_key(
     connection: DuckDBPyConnection, looked: Looked, moments: Moments, event_time: str, given: tuple[Given, ...],
-    entities: list[str], slot: str | None,
+    entities: list[str], slot: str | None, told: tuple[str, ...] = (),
 ) -> tuple[tuple[str, ...], int]:  # fmt: skip
-    """Return the fewest fields that together name one row, and how many rows repeat another's all the same.
+    """Return the fields that together name one row, and how many rows repeat another's all the same.
 
-    Time and entities come first. A prediction meets its label on them. Raises UsageError if too many rows repeat one.
+    They are those of the columns that were ``told``, or else as few as it takes, time and entities first. A prediction
+    meets its label on them. Raises UsageError if too many rows repeat one, or a column that was told is no such field.
     """
+    if told:
+        return _as_told(connection, looked, moments, event_time, given, told)
     raw = {one.name: one.raw for one in given}
     key = [*entities]
     # The hour that a clock shows twice is no reason for a longer key.
@@ -54,3 +57,24 @@ def find_key(
             "apart with --entity, or drop the repetitions"
         )
     return (event_time, *key), repeated(key, TIMED, "moment")
+
+
+def _as_told(
+    connection: DuckDBPyConnection, looked: Looked, moments: Moments, event_time: str, given: tuple[Given, ...],
+    told: tuple[str, ...],
+) -> tuple[tuple[str, ...], int]:  # fmt: skip
+    fields = {one.raw: one.name for one in given if one.required}
+    names = tuple(dict.fromkeys(event_time if raw in moments.columns else fields.get(raw, "") for raw in told))
+    for raw in told:
+        if raw not in fields and raw not in moments.columns:
+            raise UsageError(
+                f"{raw} cannot name a row: it must be a number or a text, and no row without it; name another --key"
+            )
+    columns = ", ".join("moment" if raw in moments.columns else identifier(raw) for raw in told)
+    query = f"SELECT count(*) - count(DISTINCT ({columns})) FROM {TIMED}"
+    (repeats,) = connection.execute(query).fetchone() or (0,)
+    if repeats > REPEATED * looked.rows:
+        raise UsageError(
+            f"{repeats} of {looked.rows} rows share {', '.join(told)} with another row; name more columns with --key"
+        )
+    return names, int(repeats)

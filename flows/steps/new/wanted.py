@@ -26,6 +26,7 @@ class Wanted(Frozen):
     time: tuple[str, ...] | None = None
     label: str | None = None
     entity: tuple[str, ...] | None = None
+    key: tuple[str, ...] = ()
     task: Task | None = None
     drop: tuple[str, ...] = ()
     keep: tuple[str, ...] = ()

@@ -84,16 +84,19 @@ def _renamed(draft: Draft) -> dict[str, str]:
 
 
 def _key(connection: DuckDBPyConnection, looked: Looked, left: list[Left], draft: Draft) -> list[str]:
-    """Return a warning if rows come at any time, and their time alone tells them apart: by luck, a second one would not be."""
-    if len(draft.key) > 1 or draft.numbered:
+    """Return a warning if rows come at any time, and what tells them apart does so by luck: a second one would not be."""
+    ids = [one.name for one in left if one.why.startswith("is an id")]
+    floats = [one.name for one in draft.given if one.name in draft.key and one.type == "float"]
+    if ids and floats:
+        return [f"{floats[0]} is in the key, and is an amount: --key {ids[0]} names a row by its id"]
+    if draft.key != (draft.event_time,) or draft.numbered:
         return []
     (gaps,) = connection.execute(
         f"SELECT count(DISTINCT gap) FROM (SELECT moment - lag(moment) OVER (ORDER BY moment) AS gap FROM {TIMED})"
     ).fetchone() or (0,)
     if gaps < IRREGULAR * looked.rows:
         return []
-    ids = [one.name for one in left if one.why.startswith("is an id")]
-    mend = f"add {ids[0]} to columns, key and request" if ids else "add what tells them apart to key and request"
+    mend = f"name rows by their id, --key {ids[0]}" if ids else "add what tells them apart to key and request"
     return [f"{draft.key[0]} alone is the key: a second row of the same moment is refused; if there can be one, {mend}"]
 
 

@@ -1,0 +1,54 @@
+"""Label: labels that came in a table of their own meet the landed rows that they are of, which are judged once more."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from prefect import flow
+
+from flows import database, ledger
+from flows.featurize import featurize as update_features
+from flows.ingest import PATIENCE_SECONDS, hide_secrets, land_and_judge, raise_if_enough, told, write_index
+from flows.locks import locked
+from flows.lookup import load_model
+from flows.runs import recorded, stage
+from flows.settings import load
+from flows.steps import filling, judging
+from flows.steps.files import scratch
+from flows.steps.in_memory import connect
+
+fill = stage(filling.fill)
+
+
+@flow(name="label")
+def label(source: str, model: str = "taxi", on: list[str] | None = None, featurize: bool = False) -> dict[str, Any]:
+    """Fill the labels of a source into the landed rows, and decide on the partitions that change as on any revision.
+
+    ``on`` names the columns that tell which row is meant, the model's key if it is left out. A period that was refused
+    because it had no label yet is accepted so. Running again does nothing more. Raises UsageError as
+    ``filling.fill`` does, and BrokenCheckError if a check could not be evaluated, after all other partitions were decided.
+    """
+    home = load()
+    spec = load_model(model, home)
+    engine = database.connect(home)
+    hide_secrets(source)
+    with recorded(engine, model, "label") as run, scratch(home.home, "labels") as folder:
+        with locked(home, f"ingest-{model}", PATIENCE_SECONDS):
+            known = ledger.list_partitions(engine, model)
+            with connect(home.home) as connection:
+                found = fill(connection, spec, home, known, source, tuple(on or ()), folder)
+            partitions, broken = [], []
+            for one in found.partitions:
+                decided, errors = land_and_judge(home, spec, engine, one.kind, str(one.file), origin=found.origin)
+                partitions += decided
+                broken += errors
+            write_index(home, spec, ledger.list_partitions(engine, model))
+        rows = sum(one.rows for one in found.partitions)
+        run.summary = {"labels": found.labels, "met": found.met, "rows": rows, **judging.counts(partitions)}
+        if featurize:
+            update_features(model=model)
+        raise_if_enough(engine, spec)
+        if broken:
+            raise told(broken, partitions)
+    summaries = [judging.summary(partition) for partition in partitions]
+    return {"labels": found.labels, "met": found.met, "rows": rows, "partitions": summaries}

@@ -1,0 +1,196 @@
+"""Labels that came in a table of their own, filled into the landed rows that they are of."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from flows.errors import UnavailableError, UsageError
+from flows.ledger import Partition
+from flows.settings import Settings
+from flows.spec import Frozen, ModelSpec
+from flows.steps.event_rows import FLOATS
+from flows.steps.landing import PARQUET_OPTIONS
+from flows.steps.periods import Kind, parse_key
+from flows.steps.reading import NUMBERED, describe, read_some
+from flows.steps.sources import opened
+from flows.steps.sql import identifier, identifiers, without_nan
+from flows.steps.storage import is_lost, local
+
+if TYPE_CHECKING:
+    from duckdb import DuckDBPyConnection
+
+LABELS = "labels"  # the table of them, each once
+NUMBER = "evergreen_label"  # of a label in it
+MET = "labels_met"  # the numbers of those that belong to a landed row
+
+
+class Labels(Frozen):
+    """What a table of labels holds: ``on`` are the columns that say which rows each is of, ``filled`` the others."""
+
+    origin: str
+    on: tuple[str, ...]
+    filled: tuple[str, ...]
+
+
+class Filled(Frozen):
+    """A landed partition with labels filled in: ``file`` holds all of it, ``rows`` is how many rows have changed."""
+
+    key: str
+    kind: Kind
+    file: Path
+    rows: int
+
+
+class Found(Frozen):
+    """What became of a table of ``labels``: how many there are, how many ``met`` a row, and the partitions that changed."""
+
+    origin: str
+    labels: int
+    met: int
+    partitions: tuple[Filled, ...]
+
+
+def fill(
+    connection: DuckDBPyConnection,
+    spec: ModelSpec,
+    settings: Settings,
+    partitions: Iterable[Partition],
+    source: str,
+    on: tuple[str, ...],
+    folder: Path,
+) -> Found:
+    """Write each partition whose rows the labels of a source change, whole and with them, into a folder.
+
+    The source holds columns of the raw table: those that tell which rows are meant, ``on`` or else the model's key, and
+    those to fill in, the label or what it is made of. A value that is missing changes nothing. Raises UsageError for a
+    table that cannot be that, or of which nothing belongs to a landed row.
+    """
+    with opened(source, settings) as files:
+        parts = [read_some(connection, f"labels_{n}", spec.source, file) for n, file in enumerate(files)]
+        labels = _split(spec, files[0].origin if len(files) == 1 else source, set().union(*parts), on)
+        rows = " UNION ALL BY NAME ".join(f"SELECT * FROM labels_{n}" for n in range(len(parts)))
+        count = _keep(connection, spec, labels, rows)
+    connection.execute(f"CREATE TABLE {MET} ({NUMBER} BIGINT)")
+    found = [_fill_one(connection, spec, settings, one, labels, folder) for one in _standing(partitions)]
+    (met,) = connection.execute(f"SELECT count(DISTINCT {NUMBER}) FROM {MET}").fetchone() or (0,)
+    if not met:
+        raise UsageError(
+            f"{labels.origin}: none of its {count:,} labels belongs to a landed row by {', '.join(labels.on)}; land the rows "
+            "first, or name the columns that tell which row is meant with --on"
+        )
+    return Found(origin=labels.origin, labels=count, met=met, partitions=tuple(one for one in found if one))
+
+
+def _split(spec: ModelSpec, origin: str, columns: set[str], on: tuple[str, ...]) -> Labels:
+    """Return which columns of a table tell the row, and which are filled in."""
+    told = on or spec.key
+    missing = [name for name in told if name not in columns]
+    if missing:
+        hint = "" if on else "; name the columns that tell which row is meant with --on"
+        raise UsageError(f"{origin} has no column {', '.join(missing)}{hint}")
+    filled = [name for name in spec.source.columns if name in columns and name not in told]
+    if not filled:
+        raise UsageError(f"{origin} has {', '.join(told)} alone, and nothing to fill in")
+    if spec.source.event_time in filled:
+        raise UsageError(
+            f"{spec.source.event_time} is the time of a row, no label: leave it out, or name it in --on too"
+        )
+    return Labels(origin=origin, on=told, filled=tuple(filled))
+
+
+def _keep(connection: DuckDBPyConnection, spec: ModelSpec, labels: Labels, rows: str) -> int:
+    """Make the table of all labels that say something, and return how many; raises UsageError if two contradict."""
+    kinds = spec.source.columns
+    values = ", ".join(
+        f"{without_nan(name)} AS {identifier(name)}" if kinds[name] in FLOATS else identifier(name)
+        for name in (*labels.on, *labels.filled)
+    )
+    known = " AND ".join(f"{identifier(name)} IS NOT NULL" for name in labels.on)
+    says = ", ".join(map(identifier, labels.filled))
+    connection.execute(
+        f"CREATE TABLE {LABELS} AS SELECT row_number() OVER () AS {NUMBER}, * FROM ("
+        f"SELECT DISTINCT {values} FROM ({rows})) WHERE {known} AND coalesce({_texts(labels.filled)}) IS NOT NULL"
+    )
+    keys = identifiers(labels.on)
+    twice = f"(SELECT {keys}, count(*) AS n FROM {LABELS} GROUP BY {keys} HAVING n > 1)"
+    many, *example = connection.execute(f"SELECT count(*), {_firsts(labels.on)} FROM {twice}").fetchone() or (0,)
+    if many:
+        row = ", ".join(f"{name} {value}" for name, value in zip(labels.on, example, strict=True))
+        raise UsageError(
+            f"{labels.origin} says different things of {many:,} rows in {says} (first: {row}); correct it, or name all columns "
+            "that tell which row is meant with --on"
+        )
+    return int((connection.execute(f"SELECT count(*) FROM {LABELS}").fetchone() or (0,))[0])
+
+
+def _texts(names: Iterable[str]) -> str:
+    return ", ".join(f"CAST({identifier(name)} AS VARCHAR)" for name in names)
+
+
+def _firsts(names: Iterable[str]) -> str:
+    return ", ".join(f"first(CAST({identifier(name)} AS VARCHAR))" for name in names)
+
+
+def _standing(partitions: Iterable[Partition]) -> list[Partition]:
+    """Return the revision of each period that is in force: the accepted one, or the newest where none was accepted."""
+    found: dict[str, Partition] = {}
+    for one in sorted(partitions, key=lambda one: (one.status == "accepted", one.revision)):
+        if one.status != "replaced" and one.rows and parse_key(one.key):
+            found[one.key] = one
+    return [found[key] for key in sorted(found)]
+
+
+def _fill_one(
+    connection: DuckDBPyConnection,
+    spec: ModelSpec,
+    settings: Settings,
+    partition: Partition,
+    labels: Labels,
+    folder: Path,
+) -> Filled | None:
+    """Fill the labels of one partition in; None if none of its rows changes, or if it is broken in other ways."""
+    period = parse_key(partition.key)
+    assert period
+    path = local(settings, partition.uri)
+    if is_lost(path):
+        raise UnavailableError(
+            f"partition {partition.key} has lost the rows that landed: restore a backup, or land it again"
+        )
+    columns = describe(connection, "SELECT * FROM read_parquet($path)", {"path": path})
+    if not _fits(spec, columns, labels):
+        return None
+    parameters = {"path": path}
+    on = " AND ".join(f"raw.{identifier(name)} = told.{identifier(name)}" for name in labels.on)
+    joined = f"{NUMBERED} AS raw LEFT JOIN {LABELS} AS told ON {on}"
+    old = {name: f"raw.{identifier(name)}" if name in columns else "NULL" for name in labels.filled}
+    changed = " OR ".join(
+        f"(told.{identifier(name)} IS NOT NULL AND told.{identifier(name)} IS DISTINCT FROM {was})"
+        for name, was in old.items()
+    )
+    connection.execute(
+        f"INSERT INTO {MET} SELECT DISTINCT {NUMBER} FROM {joined} WHERE {NUMBER} IS NOT NULL", parameters
+    )
+    (rows,) = connection.execute(f"SELECT count(*) FILTER ({changed}) FROM {joined}", parameters).fetchone() or (0,)
+    if not rows:
+        return None
+    values = ", ".join(
+        f"coalesce(told.{identifier(name)}, {old[name]}) AS {identifier(name)}"
+        if name in old
+        else f"raw.{identifier(name)}"
+        for name in spec.source.columns
+    )
+    file = folder / f"{partition.key}.parquet"
+    copy = f"COPY (SELECT {values} FROM {joined} ORDER BY raw.file_row_number) TO $target {PARQUET_OPTIONS}"
+    connection.execute(copy, {**parameters, "target": str(file)})
+    return Filled(key=partition.key, kind=period.kind, file=file, rows=int(rows))
+
+
+def _fits(spec: ModelSpec, columns: dict[str, str], labels: Labels) -> bool:
+    """Say whether the columns of a landed file keep the contract, but for those that are to be filled in."""
+    wanted, known = spec.source.columns, {*spec.source.columns, *spec.source.ignored}
+    lacking = [name for name in wanted if name not in columns and name not in labels.filled]
+    return (
+        not lacking and known >= set(columns) and all(columns.get(name, kind) == kind for name, kind in wanted.items())
+    )

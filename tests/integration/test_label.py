@@ -1,0 +1,144 @@
+"""Labels that came in a table of their own: what they change, what they leave, and which tables are refused."""
+
+import pandas as pd
+import pytest
+from ingest_parts import Place, clean_day, write
+
+from flows import database, ledger
+from flows.errors import UsageError
+from flows.models.taxi.spec import spec
+from flows.steps import filling
+from flows.steps.in_memory import connect
+
+KEY = list(spec.key)
+LATE = "lpep_dropoff_datetime"
+
+
+@pytest.fixture
+def place(tmp_path):
+    """A home in which a day has landed of which nobody knows yet when the trips ended."""
+    found = Place(tmp_path / "home")
+    (landed,) = found.ingest(write(unlabelled(clean_day()), tmp_path / "day.parquet"))
+    assert landed.status == "quarantined"
+    return found
+
+
+def unlabelled(day: pd.DataFrame) -> pd.DataFrame:
+    return day.assign(**{LATE: pd.Series([None] * len(day), dtype="datetime64[us]")})
+
+
+def fill(place, folder, labels, on=(), name="labels.csv"):
+    """Fill labels in, and return what was found and the frames of the partitions that change."""
+    folder.mkdir(exist_ok=True)
+    partitions = ledger.list_partitions(place.engine, "taxi")
+    source = str(labels if not isinstance(labels, pd.DataFrame) else write(labels, folder / name))
+    with connect(place.settings.home) as connection:
+        found = filling.fill(connection, spec, place.settings, partitions, source, on, folder)
+    return found, [pd.read_parquet(one.file) for one in found.partitions]
+
+
+@pytest.mark.parametrize("name", ["labels.csv", "labels.parquet", "labels.csv.gz"])
+def test_rows_meet_their_labels_whatever_their_order(place, tmp_path, name):
+    day = clean_day()
+    labels = day[[LATE, *KEY]].sample(frac=1, random_state=0)
+    found, (frame,) = fill(place, tmp_path / "out", labels, name=name)
+    pd.testing.assert_frame_equal(frame, day[frame.columns], check_dtype=False)
+    assert (found.labels, found.met, found.partitions[0].rows) == (len(day), len(day), len(day))
+    assert found.partitions[0].key == "2024-01-10"
+
+
+def test_a_missing_value_changes_nothing_and_a_label_of_no_row_is_counted(place, tmp_path):
+    day = clean_day()
+    labels = day[[*KEY, LATE]].copy()
+    labels.loc[::2, LATE] = None
+    labels.loc[1, "PULocationID"] = 9999
+    known = labels[LATE].notna()
+    found, (frame,) = fill(place, tmp_path / "out", labels)
+    assert (found.labels, found.met, found.partitions[0].rows) == (known.sum(), known.sum() - 1, known.sum() - 1)
+    expected = day[LATE].where(known & (labels.PULocationID != 9999))
+    pd.testing.assert_series_equal(frame[LATE], expected, check_dtype=False)
+
+
+def test_parts_of_the_labels_may_come_in_files_of_a_folder(place, tmp_path):
+    day = clean_day()
+    for number, part in enumerate((day[:200], day[200:])):
+        write(part[[*KEY, LATE]], tmp_path / "in" / f"{number}.csv")
+    found, (frame,) = fill(place, tmp_path / "out", tmp_path / "in")
+    assert found.met == len(day)
+    assert frame[LATE].notna().all()
+
+
+def test_a_column_that_the_file_never_had_is_filled_too(tmp_path):
+    place = Place(tmp_path / "home")
+    day = clean_day()
+    (landed,) = place.ingest(write(day.drop(columns=LATE), tmp_path / "day.csv"))
+    assert (landed.status, landed.reasons[0].split(":")[0]) == ("quarantined", f"column {LATE!r} is missing")
+    _, (frame,) = fill(place, tmp_path / "out", day[[*KEY, LATE]])
+    pd.testing.assert_frame_equal(frame, day[frame.columns], check_dtype=False)
+
+
+def test_what_is_broken_in_other_ways_is_left(place, tmp_path):
+    other = clean_day(clean_day().lpep_pickup_datetime[0].date() + pd.Timedelta(days=1))
+    place.ingest(write(other.rename(columns={"trip_distance": "miles"}), tmp_path / "renamed.parquet"))
+    day = clean_day()
+    labels = pd.concat([day, other])[[*KEY, LATE]]
+    found, _ = fill(place, tmp_path / "out", labels)
+    assert [one.key for one in found.partitions] == ["2024-01-10"]
+    assert (found.labels, found.met) == (len(labels), len(day))
+
+
+@pytest.mark.parametrize(
+    ("change", "on", "told"),
+    [
+        (lambda day: day[["PULocationID", LATE]], (), r"has no column .*; name the columns .* with --on"),
+        (lambda day: day[["PULocationID", LATE]], ("id",), "has no column id$"),
+        (lambda day: day[KEY], (), "nothing to fill in"),
+        (lambda day: day[[*KEY, LATE]].assign(who="me"), (), "column 'who' is not in the contract"),
+        (lambda day: day, ("PULocationID",), "is the time of a row, no label"),
+        (lambda day: day[[*KEY, LATE]].assign(**{LATE: "soon"}), (), "has type .*'soon' in row 1"),
+        (lambda day: day[[*KEY, LATE]].assign(PULocationID=9999), (), "none of its 4.. labels belongs to a landed row"),
+        (
+            lambda day: day[["PULocationID", LATE]], ("PULocationID",),
+            r"says different things of \d+ rows in .*\(first: PULocationID \d+\)",
+        ),
+        (lambda day: day[[*KEY, LATE]][:0], (), "none of its 0 labels"),
+    ],
+)  # fmt: skip
+def test_a_table_that_cannot_be_labels_is_refused_with_what_to_do(place, tmp_path, change, on, told):
+    labels = change(clean_day())
+    before = ledger.list_partitions(place.engine, "taxi")
+    with pytest.raises(UsageError, match=told):
+        fill(place, tmp_path / "out", labels, on)
+    assert ledger.list_partitions(place.engine, "taxi") == before
+
+
+def test_the_flow_accepts_what_waited_for_its_labels_once(flow_home, tmp_path):
+    from flows.ingest import ingest
+    from flows.label import label
+
+    day, engine = clean_day(), database.connect(flow_home)
+    (first,) = ingest(source=str(write(unlabelled(day), tmp_path / "day.parquet")))
+    assert first["status"] == "quarantined"
+    labels = write(day[[*KEY, LATE]].sample(frac=1, random_state=0), tmp_path / "labels.csv")
+
+    found = label(source=str(labels))
+    assert (found["labels"], found["met"], found["rows"]) == (len(day), len(day), len(day))
+    assert [(one["key"], one["revision"], one["status"]) for one in found["partitions"]] == [
+        ("2024-01-10", 2, "accepted")
+    ]
+    accepted = ledger.list_partitions(engine, "taxi", "accepted")
+    assert [one.source for one in accepted] == [str(labels)]
+    whole = Place(tmp_path / "other")
+    (same,) = whole.ingest(write(day, tmp_path / "whole.parquet"))
+    assert accepted[0].digest == same.digest  # to the row what would have landed with its labels
+
+    (run,) = ledger.last_runs(engine, "taxi", flow="label")
+    assert (run.state, run.summary["rows"], run.summary["accepted"]) == ("completed", len(day), 1)
+    again = label(source=str(labels))
+    assert (again["met"], again["rows"], again["partitions"]) == (len(day), 0, [])
+    assert ledger.list_partitions(engine, "taxi", "accepted") == accepted
+
+    wrong = day[[*KEY, LATE]][:1].assign(**{LATE: day[LATE][0] + pd.Timedelta(minutes=5)})
+    corrected = label(source=str(write(wrong, tmp_path / "corrected.csv")))
+    assert (corrected["rows"], corrected["partitions"][0]["revision"]) == (1, 3)
+    assert not list((flow_home.home / "tmp").iterdir())
