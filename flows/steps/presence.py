@@ -124,7 +124,7 @@ def _columns(connection: DuckDBPyConnection, spec: ModelSpec, rows: int) -> list
     problem = ", ".join(map(repr, empty)) + " all missing" if empty else None
     if spec.label.name in empty:
         problem = (
-            f"{problem}; if its labels are still to come, ingest the period again with them, or bring them by `label`"
+            f"{problem}; if its labels are still to come, ingest the period again with them"
         )
     checks = [_hard("each column holds values", problem, "all do")]
     for name, kind in spec.source.columns.items():
