@@ -542,3 +542,19 @@ def test_a_key_that_names_no_row_is_refused(tmp_path, key, told):
     frame["gaps"] = pd.Series(range(600), dtype="Int64").mask(frame.index % 3 == 0)
     with pytest.raises(UsageError, match=told):
         chosen(tmp_path, frame, key=key)
+
+
+@pytest.mark.parametrize(
+    ("each", "tolerated", "present"), [(4, 0.5, 0.0), (16, 0.13, 0.4), (30, 0.07, 0.51), (600, 0.05, 0.6)]
+)
+def test_a_small_period_does_not_fail_by_one_odd_row(tmp_path, each, tolerated, present):
+    times = np.repeat(pd.date_range("2015-01-01", periods=96, freq="MS"), each)
+    x = np.where(np.arange(len(times)) % 5 == 0, np.nan, rng.normal(size=len(times)))
+    frame = pd.DataFrame({"t": times, "x": x, "z": rng.normal(size=len(times)), "y": rng.normal(size=len(times))})
+    draft = chosen(tmp_path, frame).draft
+    assert draft.period_rows == each
+    assert draft.tolerated == tolerated
+    assert draft.presence(next(one for one in draft.given if one.name == "x")) == present
+    files = drafting.render(draft)
+    assert f"TOLERATED = {1 - tolerated:.3g}\n" in files["expectations"]
+    assert (f"tolerated={tolerated}," in files["spec"]) is (tolerated != 0.05)

@@ -94,7 +94,8 @@ def choose(
         tick=moments.tick, within_days=moments.within_days, gap=gap, short=short, long=long,
         window=window, judge=moments.judge, min_train_rows=max(20, min(1000, train_rows // 4)),
         min_labels=max(20, min(500, moments.judge_rows // 2)), partition_by=moments.partition_by,
-        min_rows=max(1, moments.partition_rows // timing.STANDING), params=_params(train_rows, task),
+        min_rows=max(1, moments.partition_rows // timing.STANDING), period_rows=moments.partition_rows,
+        params=_params(train_rows, task),
     )  # fmt: skip
     hurts = [judged.check_delay(moments, delay), judged.check_past(connection, moments, delay, draft.long)]
     _check_features(draft)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from datetime import datetime, timedelta
 from typing import Literal
 
@@ -90,7 +91,18 @@ class Draft(Frozen):
     min_labels: int
     partition_by: Kind
     min_rows: int
+    period_rows: int  # of a usual period
     params: dict[str, float | int]
+
+    @property
+    def tolerated(self) -> float:
+        """The share of a period's rows that may break a row rule: two rows of a usual one, or a small one fails by one."""
+        return min(0.5, math.ceil(100 * max(0.05, 2 / max(1, self.period_rows))) / 100)
+
+    def presence(self, one: Given) -> float:
+        """Return the share of rows that must have a value: with room below the one seen, for chance where rows are few."""
+        chance = math.sqrt(one.known * (1 - one.known) / max(1, self.period_rows))
+        return round(max(0.0, one.known - max(0.2, 4 * chance)), 2)
 
     @property
     def features(self) -> tuple[Given, ...]:

@@ -92,7 +92,6 @@ def render(draft: Draft) -> dict[str, str]:
         sequence=sequence,
         mapping=mapping,
         describe=describe,
-        presence=presence,
         variable=variable,
         text_feature=text_feature,
         in_scratch=in_scratch,
@@ -268,11 +267,6 @@ def describe(one: Given) -> str:
         one.type
     ]
     return f"{words}, column {one.raw} of the table" if one.raw != one.name else f"{words}, as in the table"
-
-
-def presence(one: Given) -> float:
-    """Return the share of rows that must have a value, with room below the one seen."""
-    return round(max(0.0, one.known - 0.2), 2)
 
 
 def _time_code(draft: Draft) -> str:
