@@ -26,6 +26,8 @@ _WIDENING: dict[str, tuple[str, ...]] = {
 # The index of a data frame as pandas writes it into a parquet file, as it reads it from a CSV file, and as we do.
 INDEX = re.compile(r"__index_level_\d+__|Unnamed: 0(\.\d+)*|column0")
 _NO_INDEX = "; if it is the index of a data frame, write the file with index=False"
+# What is said where all that is wrong may be that the labels are not known yet.
+LABELS_TO_COME = "if its labels are still to come, ingest the period again with them"
 _ALIKE = 0.5  # share of letters in common from which two names may be one column renamed
 
 
@@ -34,17 +36,21 @@ def fits(found: str, wanted: str) -> bool:
     return found == wanted or found in _WIDENING.get(wanted, ()) or (wanted == "DOUBLE" and found.startswith("DECIMAL"))
 
 
-def schema_problems(source: Source, columns: Mapping[str, str], examples: Mapping[str, str] | None = None) -> list[str]:
+def schema_problems(
+    source: Source, columns: Mapping[str, str], examples: Mapping[str, str] | None = None, label: str | None = None
+) -> list[str]:
     """Return what is wrong with the columns (name -> DuckDB type, in order) of a raw table, one sentence each.
 
-    ``examples`` are values, and where they are, that keep a column from having the contract's type.
+    ``examples`` are values, and where they are, that keep a column from having the contract's type. The column of the
+    ``label`` may be missing because nobody knows its values yet.
     """
     shown = {name: f": {example}" for name, example in (examples or {}).items()}
     missing = [name for name in source.columns if name not in columns]
     extra = [name for name in columns if name not in source.columns and name not in source.ignored]
     renamed = _renamed(source, columns, missing, extra)
     problems = [f"column {old!r} is missing, {new!r} is new: renamed?" for old, new in renamed.items()]
-    problems += [f"column {name!r} is missing" for name in missing if name not in renamed]
+    waits = {label: f"; {LABELS_TO_COME}"}
+    problems += [f"column {name!r} is missing{waits.get(name, '')}" for name in missing if name not in renamed]
     problems += [
         f"column {name!r} is not in the contract{_NO_INDEX if INDEX.fullmatch(name) else ''}"
         for name in extra

@@ -173,7 +173,9 @@ def judge(bench: Bench, partition: Partition) -> Decision:
     file = storage.local(bench.settings, partition.uri)
     columns = describe(bench.connection, "SELECT * FROM read_parquet($uri)", {"uri": file})
     # Examples are known to whoever read the file that came: this one may hold a part of its rows.
-    problems = with_examples(schema_problems(bench.spec.source, columns), partition.reasons)
+    problems = with_examples(
+        schema_problems(bench.spec.source, columns, label=bench.spec.label.name), partition.reasons
+    )
     if not partition.rows:
         problems.append("there are no rows")
     if problems:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from zoneinfo import ZoneInfo
 
 from flows.spec import ModelSpec
-from flows.steps.contract import count_problem
+from flows.steps.contract import LABELS_TO_COME, count_problem
 from flows.steps.event_rows import EVENTS, FLOATS, ROW, compiled, delete_events, local_sql
 from flows.steps.periods import Period
 from flows.steps.sql import identifier, identifiers, literal
@@ -123,9 +123,7 @@ def _columns(connection: DuckDBPyConnection, spec: ModelSpec, rows: int) -> list
     empty = [name for name, count in zip(spec.source.columns, found, strict=True) if not count]
     problem = ", ".join(map(repr, empty)) + " all missing" if empty else None
     if spec.label.name in empty:
-        problem = (
-            f"{problem}; if its labels are still to come, ingest the period again with them"
-        )
+        problem = f"{problem}; {LABELS_TO_COME}"
     checks = [_hard("each column holds values", problem, "all do")]
     for name, kind in spec.source.columns.items():
         if kind in FLOATS:

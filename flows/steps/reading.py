@@ -108,7 +108,7 @@ def _load(
     examples = first_misfits(connection, spec.source.columns, reader, parameters, columns)
     if spec.source.numbered and spec.source.numbered not in columns:
         reader, columns = _numbered(spec.source.numbered, reader, columns, before)
-    problems = tuple(schema_problems(spec.source, columns, examples))
+    problems = tuple(schema_problems(spec.source, columns, examples, spec.label.name))
     fits = not problems
     wanted = spec.source.columns if fits else columns
     as_it_is = list(columns.items()) == list(wanted.items()) and reader == PARQUET

@@ -486,8 +486,12 @@ def test_a_period_without_a_label_says_what_to_do_and_is_accepted_with_them(here
         "each column holds values: 'trip_distance' all missing; if its labels are still to come, ingest the period again "
         "with them"
     ]
+    (partition,) = here.ingest(write(clean_day().drop(columns="trip_distance"), tmp_path / "none.parquet"), late)
+    assert partition.reasons == [
+        "column 'trip_distance' is missing; if its labels are still to come, ingest the period again with them"
+    ]
     (partition,) = here.ingest(write(clean_day(), tmp_path / "late.parquet"), late)
-    assert (partition.status, partition.revision) == ("accepted", 2)
+    assert (partition.status, partition.revision) == ("accepted", 3)
 
 
 def test_a_training_window_ends_where_labels_end(here, tmp_path):

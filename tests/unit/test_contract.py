@@ -47,6 +47,14 @@ def test_missing_and_extra_columns_are_named():
     assert schema_problems(SOURCE, changed(tip="DOUBLE")) == ["column 'tip' is not in the contract"]
 
 
+def test_a_file_without_the_column_of_the_label_says_what_to_do_when_labels_are_known():
+    later = "column 'trip_distance' is missing; if its labels are still to come, ingest the period again with them"
+    assert schema_problems(SOURCE, without("trip_distance"), label="trip_distance") == [later]
+    assert schema_problems(SOURCE, without("PULocationID"), label="trip_distance") == [
+        "column 'PULocationID' is missing"
+    ]
+
+
 @pytest.mark.parametrize("name", ["__index_level_0__", "Unnamed: 0", "Unnamed: 0.1", "column0"])
 def test_the_index_of_a_data_frame_is_told_with_how_to_leave_it_out(name):
     (problem,) = schema_problems(SOURCE, changed(**{name: "BIGINT"}))
