@@ -107,9 +107,10 @@ def test_a_past_holds_until_the_next_file_came(tmp_path, every, days, length):
     assert (draft.partition_by, draft.valid_for) == (every, length)
     assert f"VALID_FOR = {drafting.delta(length)} " in drafting.render(draft)["definitions"]
     notes = chosen_of(tmp_path, tmp_path / "in").notes
-    assert any(f"a file holds a {every}: a request may see" in one for one in notes) is (
-        draft.valid_for > 7 * draft.tick
-    )
+    told = [one for one in notes if f"a file holds a {every}: a request may see" in one]
+    assert bool(told) is (draft.valid_for > 7 * draft.tick)
+    mend = "its file again while it grows" if every == "day" else "smaller files"
+    assert all(one.endswith(f"; land {mend} for a fresher one") for one in told)
 
 
 @pytest.mark.parametrize(

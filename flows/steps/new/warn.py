@@ -56,7 +56,9 @@ def collect(
             (draft.without_labels, f"waits {span_text(draft.without_labels)} for its labels"),
         )
         why = " and ".join(text for length, text in reasons if length)
-        mend = "; land smaller files for a fresher one" if draft.between_files else ""
+        # There is no shorter period than a day; its file may be landed again with more rows.
+        fresher = "its file again while it grows" if draft.partition_by == "day" else "smaller files"
+        mend = f"; land {fresher} for a fresher one" if draft.between_files else ""
         notes.append(
             f"a file {why}: a request may see a past that is {span_text(older)} older than that of a training row{mend}"
         )
