@@ -242,6 +242,16 @@ def test_times_of_which_some_name_their_zone_are_refused(tmp_path):
         chosen(tmp_path, frame, time=("t",))
 
 
+def test_times_that_a_parquet_file_holds_as_texts_are_told_as_such(tmp_path):
+    times = [str(time) for time in pd.date_range("2024-01-01", periods=300, freq="h")]
+    frame = pd.DataFrame({"t": times, "x": rng.normal(size=300), "y": rng.normal(size=300)})
+    frame.to_parquet(tmp_path / "some.parquet")
+    with pytest.raises(
+        UsageError, match=r"t holds '2024-01-01 00:00:00' in row 1, which is a text in this file; store the"
+    ):
+        chosen_of(tmp_path, tmp_path / "some.parquet", time=("t",))
+
+
 def test_labels_of_a_time_to_come_are_told(tmp_path):
     frame = pd.DataFrame({"x": rng.normal(size=300), "y": rng.normal(size=300)})
     assert not any("still to come" in text for text in chosen(tmp_path, frame, **DAYS).warnings)

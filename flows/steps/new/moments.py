@@ -69,10 +69,7 @@ def find(connection: DuckDBPyConnection, looked: Looked, wanted: Wanted, ask: As
     if start or every:
         raise UsageError(f"{names[0]} is a time: --start and --every are for a column that counts, or none")
     if columns[0].form != "time":
-        raise UsageError(
-            f"{names[0]} holds {_no_time(connection, names[0])}; write times as 2024-01-31 08:30:00, or name another column "
-            "with --time"
-        )
+        raise UsageError(f"{names[0]} holds {_no_time(connection, names[0])}, or name another column with --time")
     moment = f"CAST({identifier(names[0])} AS TIMESTAMP)"
     if len(columns) == 1:
         hour = _hour_of(connection, looked, columns[0], wanted)
@@ -111,13 +108,18 @@ def _names(looked: Looked, wanted: Wanted, ask: Ask) -> tuple[str, ...]:
 
 
 def _no_time(connection: DuckDBPyConnection, name: str) -> str:
-    """Return the first value of a column that is no time, or names no zone where others do, its row, and what is wrong."""
+    """Return the first value of a column that is no time, or names no zone where others do, its row, what is wrong, a mend."""
     text = f"CAST({identifier(name)} AS VARCHAR)"
-    value, row, time = connection.execute(
-        f"SELECT {text}, rowid + 1, TRY_CAST({text} AS TIMESTAMPTZ) IS NOT NULL AS time FROM {TABLE} "
-        f"WHERE {identifier(name)} IS NOT NULL ORDER BY time, {local_time(text)} DESC, rowid LIMIT 1"
-    ).fetchone() or ("nothing", 1, False)
-    return f"{value[:40]!r} in row {row}, which {'names no zone, as others do' if time else 'is no time'}"
+    value, row, time, local = connection.execute(
+        f"SELECT {text}, rowid + 1, TRY_CAST({text} AS TIMESTAMPTZ) IS NOT NULL AS time, bool_and({local_time(text)}) OVER () "
+        f"FROM {TABLE} WHERE {identifier(name)} IS NOT NULL ORDER BY time, {local_time(text)} DESC, rowid LIMIT 1"
+    ).fetchone() or ("nothing", 1, False, False)
+    if time and local:  # of a parquet file: in a CSV file such a column is one of times
+        return (
+            f"{value[:40]!r} in row {row}, which is a text in this file; store the column as times (pandas.to_datetime)"
+        )
+    wrong = "names no zone, as others do" if time else "is no time"
+    return f"{value[:40]!r} in row {row}, which {wrong}; write times as 2024-01-31 08:30:00"
 
 
 def _hour_of(connection: DuckDBPyConnection, looked: Looked, day: Column, wanted: Wanted) -> Column | None:
