@@ -145,7 +145,8 @@ def _errors(found: dict[str, Any] | None) -> None:
         return
     waiting = f", {found['waiting']:,} wait for theirs" if found["waiting"] else ""
     text = f"{found['labelled']:,} of {found['predictions']:,} predictions have their label{waiting}"
-    figures = [found["error"], found["expected"], found["ratio"], *found["ratio_interval"]]
+    low, high = found["ratio_interval"]
+    figures = [found["error"], found["expected"], found["ratio"], low, float("inf") if high is None else high]
     if None not in figures:
         error, expected, ratio, low, high = map(three_digits, figures)
         text += f"; {found['metric']} {error} where {expected} is to be expected: {ratio} times ({low} to {high})"

@@ -211,11 +211,11 @@ def _of_two_samples(ratio: float, interval: tuple[float, float], expected: Expec
     Logarithms of independent figures: the distances to the limits add as squares (Zou and Donner, Statistics in Medicine
     27, 2008).
     """
-    ends = (ratio, *interval, expected.error, *(expected.interval or ()))
-    if expected.interval is None or not all(0.0 < end < np.inf for end in ends):
+    if expected.interval is None or not all(0.0 < middle < np.inf for middle in (ratio, expected.error)):
         return interval
-    middle, low, high = np.log([ratio, *interval])
-    down, up = np.abs(np.log(expected.interval) - np.log(expected.error))
+    with np.errstate(divide="ignore"):  # a limit of few misses may be 0: then the ratio has no upper one
+        middle, low, high = np.log([ratio, *interval])
+        down, up = np.abs(np.log(expected.interval) - np.log(expected.error))
     return float(np.exp(middle - np.hypot(middle - low, up))), float(np.exp(middle + np.hypot(high - middle, down)))
 
 

@@ -275,6 +275,30 @@ def test_a_lucky_test_on_few_rows_promises_little():
     assert seen == 30
 
 
+def test_a_test_of_few_misses_promises_little():
+    """Of few misses the interval begins at no error at all, which tells nothing of how many more there may be."""
+    spec = RARE.model_copy(update={"metric": Metric(name="accuracy")})
+
+    def missed(rows, per_hour, seed, share):
+        wrong = np.random.default_rng(seed).random(rows) < share
+        log = predictions(*((str(n), n, 0.0, n / per_hour) for n in range(rows))).drop_columns(["prediction", "kind"])
+        added = {"prediction": ["no"] * rows, "label": np.where(wrong, "yes", "no"), labels.STATE: ["labelled"] * rows}
+        for name, values in added.items():
+            log = log.append_column(name, pa.array(values))
+        return log
+
+    alarms, seen, tests = 0, 0, [missed(300, 5, seed, 0.01) for seed in range(25)]
+    promises = [one for one in (performance.expect(spec, test) for test in tests) if one.error]
+    for number, promised in enumerate(promises):
+        alarms += performance.assess(spec, missed(3000, 30, 100 + number, 0.01), promised).degraded
+        worse = performance.assess(spec, missed(3000, 30, 200 + number, 0.3), promised)
+        seen += worse.degraded
+        assert worse.ratio_interval[0] < worse.ratio < worse.ratio_interval[1]
+    assert sum(promised.interval[0] == 0 for promised in promises) > 10
+    assert alarms <= 2, alarms
+    assert seen == len(promises)
+
+
 def test_too_few_labels_do_not_degrade(expected):
     assert not judged(rows=99, factor=3.0, expected=expected).degraded
     assert judged(rows=100, factor=3.0, expected=expected).degraded
