@@ -50,7 +50,7 @@ def featurize(model: str = "taxi", again: bool = False) -> dict[str, Any]:
         planned = feature_tables.plan(spec, accepted, replaced=replaced)
         code = code_hash(["flows.steps.feature_tables", spec.feature_tables.partition(":")[0]])
         noted = {"expressions": feature_plan.digests(spec)}
-        data = [(one.id, one.digest) for one in accepted]
+        data = [(one.id, one.digest, one.accepted_sha256) for one in accepted]
         key = stages.key_of(planned.ticks, planned.new, data, definitions, code, noted)
         run.work = stages.open_work(home, f"{model}-features", key)
         ledger.note_run(engine, run.id, noted)  # before a value is written: this run may break off

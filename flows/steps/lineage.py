@@ -183,9 +183,12 @@ def fingerprint(
     spec: ModelSpec, partitions: Sequence[Partition], window: Window, definitions: str, estimator: str, trials: int
 ) -> str:
     """Return the sha256 of all that decides what training makes; the same again means that there is nothing to do."""
+    rows = [
+        (one.key, one.digest, one.accepted_sha256) for one in partitions
+    ]  # what is made of the landed ones may change
     parts: list[Any] = [
-        spec.model_dump_json(), [(p.key, p.digest) for p in partitions], window.model_dump_json(exclude={"partition_ids"}),
-        definitions, estimator, trials, sources_hash(spec, estimator), {name: metadata.version(name) for name in LIBRARIES},
+        spec.model_dump_json(), rows, window.model_dump_json(exclude={"partition_ids"}), definitions,
+        estimator, trials, sources_hash(spec, estimator), {name: metadata.version(name) for name in LIBRARIES},
     ]  # fmt: skip
     return hashlib.sha256(repr(parts).encode()).hexdigest()
 

@@ -16,6 +16,7 @@ import pytest
 from training_parts import artifact, champion, copy_home, featurized, history, numbers, opened
 
 from flows import database, ledger
+from flows.models.taxi.spec import spec
 from flows.steps import registry
 
 CHILD = """
@@ -185,3 +186,29 @@ def test_featurize_killed_after_each_stage_writes_each_table_once(base, tmp_path
         assert (who["compute"], who["materialize"]) == (first.id, second.id)
         assert not list(home.stages("taxi-features").glob("*/"))
         assert all(one.featurized_at for one in ledger.list_partitions(engine, "taxi", "accepted"))
+
+
+def test_rows_that_were_made_anew_are_new_to_what_was_computed_or_trained_of_others(
+    base, tmp_path, prefect_api, kill_after
+):
+    from flows.featurize import featurize
+    from flows.steps import lineage
+    from flows.steps.training_set import choose_window
+
+    with opened(tmp_path / "home", prefect_api) as home:
+        copy_home(base, home)
+        engine = database.connect(home)
+
+        def mark():
+            accepted = ledger.list_partitions(engine, "taxi", "accepted")
+            return lineage.fingerprint(spec, accepted, choose_window(spec, accepted), "", spec.estimator, 0)
+
+        before = mark()
+        some = ledger.list_partitions(engine, "taxi", "accepted")[-1]
+        ledger.decide_partition(engine, some.id, "accepted", accepted_sha256="of one `rows`")
+        kill_after("featurize", {}, "compute")
+        ledger.decide_partition(engine, some.id, "accepted", accepted_sha256="of another")
+        featurize()
+        last = runs(home, "featurize")[-1]
+        assert not last.summary.get("resumed")
+        assert mark() != before
