@@ -46,8 +46,8 @@ def featurize(model: str = "taxi", again: bool = False) -> dict[str, Any]:
             get_run_logger().warning("; ".join(f"{one.what}: {one.detail}" for one in changed))
         if changed or (again and feature_tables.remove_damaged(home, spec)):
             accepted = [one.model_copy(update={"featurized_at": None}) for one in accepted]
-        replaced = ledger.list_partitions(engine, model, "replaced")
-        planned = feature_tables.plan(spec, accepted, replaced=replaced)
+        replaced, refused = (ledger.list_partitions(engine, model, status) for status in ("replaced", "quarantined"))
+        planned = feature_tables.plan(spec, accepted, replaced=replaced, refused=refused)
         code = code_hash(["flows.steps.feature_tables", spec.feature_tables.partition(":")[0]])
         noted = {"expressions": feature_plan.digests(spec)}
         data = [(one.id, one.digest, one.accepted_sha256) for one in accepted]

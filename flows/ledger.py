@@ -18,6 +18,7 @@ from flows.errors import ConflictError
 
 LABELLED_UNTIL = "labelled_until"  # among a partition's statistics
 ROWS = "rows"  # in its validation: the hash of what made its event rows
+FEATURED = "featured"  # there too: first and last event of former rows that the features know
 
 
 class Record(BaseModel):
@@ -60,6 +61,15 @@ class Partition(Record):
             return self.last_event
         found = self.statistics[LABELLED_UNTIL]
         return min(datetime.fromisoformat(found), self.last_event) if found else None
+
+    @property
+    def featured(self) -> tuple[datetime, datetime] | None:
+        """Return the times of the first and the last of its rows, or of those that it had, in the feature tables."""
+        if self.featurized_at is None and FEATURED in self.validation:
+            first, last = map(datetime.fromisoformat, self.validation[FEATURED])
+            return first, last
+        known = self.featurized_at and self.first_event and self.last_event
+        return (self.first_event, self.last_event) if known else None  # type: ignore[return-value]
 
 
 class Promotion(Record):
@@ -167,9 +177,13 @@ def decide_partition(
             else:
                 others = sa.and_(accepted, own.id != partition_id)
                 connection.execute(partitions.update().where(others).values(status="replaced"))
-        if row["accepted_sha256"] and values.get("accepted_sha256") not in (None, row["accepted_sha256"]):
-            # Lost rows were made anew, by code that has changed since: the features know the old ones.
+        held = Partition.model_validate(dict(row)).featured
+        if row["accepted_sha256"] != values.get("accepted_sha256"):
+            # They were made anew, by code that has changed since, or are refused now: the features know the old ones.
             values["featurized_at"] = None
+        if held and (row["featurized_at"] is None or "featurized_at" in values):
+            known = [moment.isoformat() for moment in held]
+            values["validation"] = {**values.get("validation", {}), FEATURED: known}
         connection.execute(
             partitions.update().where(own.id == partition_id).values(status=decided, decided_at=now(), **values)
         )

@@ -37,14 +37,18 @@ class FeaturePlan(Frozen):
 
 
 def plan(
-    spec: ModelSpec, accepted: Sequence[Partition], now: datetime | None = None, replaced: Sequence[Partition] = ()
+    spec: ModelSpec,
+    accepted: Sequence[Partition],
+    now: datetime | None = None,
+    replaced: Sequence[Partition] = (),
+    refused: Sequence[Partition] = (),
 ) -> FeaturePlan:
     """Plan the ticks that the accepted partitions not yet featurized make new, or change, and those that were to come.
 
-    A partition changes every tick from its first event until ``spec.history`` after its last one, and those that the
-    revisions ``replaced`` before it had changed. No tick lies after the newest data or in the future: its value would
-    promise to know what has not happened yet. The tick that ends a day whose data came before its midnight is planned by
-    the first call after it.
+    A partition changes every tick from its first event until ``spec.history`` after its last one, and those that its own
+    former rows and the revisions ``replaced`` before it had changed; so do former rows of one that is ``refused`` by now. No
+    tick lies after the newest data or in the future: its value would promise to know what has not happened yet. The tick
+    that ends a day whose data came before its midnight is planned by the first call after it.
     """
     moment = now or datetime.now(UTC)
     known = [p for p in accepted if p.first_event and p.last_event]
@@ -52,11 +56,13 @@ def plan(
     fresh = [p for p in known if p.featurized_at is None]
     # Those whose last tick lay in the future when they were featurized, and has come since.
     ended = [p for p in known if p.featurized_at and p.featurized_at < last_tick[p.id] <= moment]
-    if not fresh and not ended:
+    gone = [p for p in refused if p.featured and p.featurized_at is None] if known else []
+    if not fresh and not ended and not gone:
         return FeaturePlan(ticks=(), uris=(), new=(), moment=moment)
     # Their rows are in the tables, also where the new revision has none.
-    withdrawn = [p for p in replaced if p.featurized_at and p.last_event and p.key in {one.key for one in fresh}]
-    changing = [(p.first_event, p.last_event) for p in (*fresh, *withdrawn) if p.first_event and p.last_event]
+    withdrawn = [*fresh, *gone, *(p for p in replaced if p.key in {one.key for one in fresh})]
+    changing = [(p.first_event, p.last_event) for p in fresh if p.first_event and p.last_event]
+    changing += [p.featured for p in withdrawn if p.featured]
     first = min([*(p.first_event for p in known if p.first_event), *(low for low, _ in changing)])
     last = max([*last_tick.values(), *(next_tick(spec, high) for _, high in changing)])
     done = [min(last_tick[p.id], p.featurized_at) for p in known if p.featurized_at]
@@ -75,8 +81,8 @@ def plan(
     ]
     return FeaturePlan(
         ticks=ticks,
-        uris=tuple(p.accepted_uri for p in read if p.accepted_uri),
-        new=tuple(p.id for p in (*fresh, *ended)),
+        uris=tuple(p.accepted_uri for p in read or known[:1] if p.accepted_uri),  # of none there would be no columns
+        new=tuple(p.id for p in (*fresh, *ended, *gone)),
         moment=moment,
     )
 

@@ -4,6 +4,7 @@ from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 
 import duckdb
+import ibis
 import pandas as pd
 import pyarrow.parquet as pq
 import pytest
@@ -450,6 +451,25 @@ def test_landing_again_makes_rows_anew_that_another_function_has_made(here, tmp_
     assert duckdb.execute(mean, {"uri": again.accepted_uri}).fetchone() == (pytest.approx(before / 2),)
     assert made_otherwise([again, other]) == []
     assert here.ingest(path, halved)[0].decided_at == again.decided_at
+
+
+def unknown(raw):
+    return trips(raw).mutate(minutes=ibis.null("float64"))
+
+
+def test_features_that_know_rows_which_are_refused_when_made_anew_are_remembered(here, tmp_path):
+    path = write(clean_day(), tmp_path / "day.parquet")
+    (first,) = here.ingest(path)
+    ledger.mark_featurized(here.engine, [first.id], datetime.now(UTC))
+    for name in ("unknown", "half"):
+        (other,) = here.ingest(path, spec.model_copy(update={"rows": f"{__name__}:{name}"}))
+        assert (other.id, other.featurized_at) == (first.id, None)
+        assert other.featured == (first.first_event, first.last_event)
+        assert other.status == ("accepted" if name == "half" else "quarantined")
+    (refused,) = here.ingest(path, spec.model_copy(update={"rows": f"{__name__}:unknown"}))
+    ledger.mark_featurized(here.engine, [refused.id], datetime.now(UTC))
+    (again,) = here.ingest(path)
+    assert (again.status, again.featurized_at, again.featured) == ("accepted", None, None)
 
 
 def starts(raw):

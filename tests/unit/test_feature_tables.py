@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from flows.ledger import Partition
+from flows.ledger import FEATURED, Partition
 from flows.models.taxi.spec import spec
 from flows.settings import Settings
 from flows.steps import feature_tables
@@ -93,6 +93,27 @@ def test_a_revision_of_fewer_days_changes_the_ticks_of_those_that_it_leaves_out(
     assert feature_tables.plan(spec, [whole, early], replaced=[never]).ticks[-1] == start + timedelta(days=41)
 
 
+def test_rows_that_were_made_anew_change_the_ticks_of_the_former_ones() -> None:
+    start = NEW_YORK_MIDNIGHT
+    other = partition(2, start + timedelta(days=31), start + timedelta(days=60) - HOUR, done=True)
+    known = {FEATURED: [(start + HOUR).isoformat(), (start + timedelta(days=30)).isoformat()]}
+    fewer = partition(1, start + timedelta(days=10), start + timedelta(days=20)).model_copy(
+        update={"validation": known}
+    )
+    found = feature_tables.plan(spec, [fewer, other])
+    assert found.ticks[0] == start + timedelta(days=1)
+    assert start + timedelta(days=30) + spec.history in found.ticks
+    later = fewer.model_copy(update={"id": 3, "validation": {}})
+    assert feature_tables.plan(spec, [later, other], replaced=[fewer]).ticks == found.ticks
+    none = {"status": "quarantined", "first_event": None, "last_event": None, "accepted_uri": None}
+    refused = fewer.model_copy(update=none)
+    found = feature_tables.plan(spec, [other], refused=[refused])
+    assert (found.ticks[0], found.new, found.uris) == (start + timedelta(days=1), (1,), ("x",))
+    for one in (refused.model_copy(update={"featurized_at": NOW}), refused.model_copy(update={"validation": {}})):
+        assert feature_tables.plan(spec, [other], refused=[one]).new == ()
+    assert feature_tables.plan(spec, [], refused=[refused]).new == ()
+
+
 def rows_file(path: Path, rows: list[tuple[datetime, datetime, int, float]]) -> Path:
     """Write trips of one route: event, time at which the label was known, drop-off zone, minutes."""
     stamp = pa.timestamp("us", tz="UTC")
@@ -150,6 +171,22 @@ def test_what_was_corrected_away_does_not_live_on(home: Settings, tmp_path: Path
             "QUALIFY row_number() OVER (PARTITION BY DOLocationID ORDER BY created_timestamp DESC) = 1 ORDER BY ALL"
         ).fetchall()
     assert newest == [(8, None), (9, 12.0)]
+
+
+def test_what_was_made_of_rows_that_are_refused_by_now_does_not_live_on(home: Settings, tmp_path: Path) -> None:
+    start, known = NEW_YORK_MIDNIGHT, NEW_YORK_MIDNIGHT + timedelta(days=1)
+    bad = rows_file(tmp_path / "bad.parquet", [(start + HOUR, start + 2 * HOUR, 8, 10.0)])
+    far = start + timedelta(days=300)
+    good = rows_file(tmp_path / "good.parquet", [(far + HOUR, far + 2 * HOUR, 8, 10.0)])
+    first, last = partition(1, start + HOUR, start + HOUR, str(bad)), partition(2, far + HOUR, far + HOUR, str(good))
+    feature_tables.compute(home, spec, feature_tables.plan(spec, [first, last], NOW))
+    assert [row[1] for row in values(home, "route") if row[0] == known] == [1]
+    span = {FEATURED: [(start + HOUR).isoformat()] * 2}
+    refused = first.model_copy(update={"validation": span, "first_event": None, "last_event": None})
+    done = last.model_copy(update={"featurized_at": NOW})
+    feature_tables.compute(home, spec, feature_tables.plan(spec, [done], NOW, refused=[refused]))
+    found = sorted((row for row in values(home, "route") if row[0] == known), key=lambda row: row[3])
+    assert [row[1] for row in found] == [1, None]
 
 
 def test_a_correction_outranks_what_was_made_under_a_clock_that_ran_ahead(
