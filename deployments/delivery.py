@@ -12,6 +12,7 @@ import sys
 import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +21,10 @@ from sqlalchemy.engine import Engine
 
 from flows import database, ledger
 from flows.errors import ConflictError, EvergreenError, RefusedError, UsageError
-from flows.ledger import Run
+from flows.ledger import Promotion, Run
 from flows.settings import Settings
 from flows.spec import ModelSpec
-from flows.steps import processes
+from flows.steps import processes, promotion
 
 ROOT = Path(__file__).resolve().parents[1]
 FLOW = "deliver"
@@ -67,16 +68,18 @@ def deliver(
         return _change(settings, spec, source, version, why, (plan, *APPLY, *trials))
 
 
-def standing(engine: Engine, model: str) -> list[Run]:
-    """Return the deliveries that stand, oldest first: of each version one, and none that was put back."""
-    found: list[Run] = []
+def standing(engine: Engine, model: str) -> list[list[Run]]:
+    """Return the deliveries that stand, oldest first: of each version those that followed each other, none that was put back."""
+    found: list[list[Run]] = []
     for run in reversed(ledger.last_runs(engine, model, None, FLOW)):
         if run.state != "completed":
             continue
         if run.summary.get(PUT_BACK):
             del found[-1:]
-        elif not found or _named(found[-1]) != _named(run):
-            found.append(run)
+        elif found and _named(found[-1][0]) == _named(run):
+            found[-1].append(run)
+        else:
+            found.append([run])
     return found
 
 
@@ -87,17 +90,26 @@ def back(settings: Settings, spec: ModelSpec, why: str) -> dict[str, Any]:
     """
     engine = database.connect(settings)
     with _alone(settings):
-        *_, before, now = [None, None, *standing(engine, spec.name)]
-        if now is None or before is None:
+        found = standing(engine, spec.name)
+        if len(found) < 2:
             raise RefusedError(
                 f"{settings.home}: no pipeline version was in force before this one; deliver one by its name"
             )
-        champion, steps = ledger.champion(engine, spec.name), APPLY
-        if champion is not None and champion.version == now.summary.get(CHAMPION):
-            told = f"made by the trial of {now.summary['version']}, which was put back: {why}"
-            steps = (*steps, ["rollback", "--why", told])
-        version, source = _named(before)
+        before, now = found[-2:]
+        version, source = _named(before[0])
+        told = f"made by the trial of {_named(now[0])[0]}, which was put back: {why}"
+        rollback = ["rollback", "--why", told]
+        steps = (*APPLY, *[rollback] * _made_by(engine, spec, {run.summary.get(CHAMPION) for run in now}))
         return _change(settings, spec, source, version, why, steps, put_back=True)
+
+
+def _made_by(engine: Engine, spec: ModelSpec, versions: set[int | None]) -> int:
+    """Return how many promotions in a row, from the champion's on, made one of these versions and can be taken back."""
+    return sum(1 for _ in takewhile(lambda one: one.version in versions, reversed(_standing(engine, spec)[1:])))
+
+
+def _standing(engine: Engine, spec: ModelSpec) -> list[Promotion]:
+    return promotion.standing(ledger.list_promotions(engine, spec.name))
 
 
 def _named(run: Run) -> tuple[str, str]:
@@ -121,7 +133,7 @@ def _change(
     put_back: bool = False,
 ) -> dict[str, Any]:  # fmt: skip
     engine = database.connect(settings)
-    before, champion = live(engine, spec.name), ledger.champion(engine, spec.name)
+    before, kept = live(engine, spec.name), _standing(engine, spec)
     run = uuid.uuid4().hex
     from flows.runs import executor
 
@@ -138,25 +150,23 @@ def _change(
     except BaseException as error:
         summary["error"] = str(error) or type(error).__name__
         summary["put_back"] = (
-            "nothing was changed"
-            if step[0] == "plan"
-            else _put_back(settings, spec, engine, before, champion.version if champion else None, version)
+            "nothing was changed" if step[0] == "plan" else _put_back(settings, spec, engine, before, kept, version)
         )
         ledger.end_run(engine, run, "failed", summary)
         if isinstance(error, EvergreenError):
             raise RefusedError(f"{version} was not delivered: {error}; {summary['put_back']}") from error
         raise
-    made = ledger.champion(engine, spec.name)
-    if not put_back and made is not None and (champion is None or made.version != champion.version):
-        summary[CHAMPION] = made.version
+    made = _standing(engine, spec)
+    if not put_back and made and (not kept or made[-1].version != kept[-1].version):
+        summary[CHAMPION] = made[-1].version
     ledger.end_run(engine, run, "completed", summary)
     return {"model": spec.name, "home": str(settings.home), **summary}
 
 
 def _put_back(
-    settings: Settings, spec: ModelSpec, engine: Engine, before: Run | None, champion: int | None, version: str
+    settings: Settings, spec: ModelSpec, engine: Engine, before: Run | None, kept: list[Promotion], version: str
 ) -> str:
-    """Bring back the version before and, if a trial has changed it, the champion; return in words what is in force."""
+    """Bring back the version before and, if it was changed, the champion of the promotions that stood; tell what is in force."""
     told = "no version was in force before, so nothing could be put back"
     if before is not None:
         name, source = before.summary["version"], before.summary["source"]
@@ -166,14 +176,22 @@ def _put_back(
             told = f"version {name} is in force again"
         except EvergreenError as error:
             told = f"version {name} could NOT be put back ({error}): `evergreen deliver {source}`"
-    now = ledger.champion(engine, spec.name)
-    if now is not None and champion is not None and now.version != champion:
-        why = f"made by the trial of {version}, which was not delivered"
+    now = _standing(engine, spec)
+    if kept and now[-1].version != kept[-1].version:
+        champion = kept[-1].version
+        steps = [["rollback", "--why", f"made by the trial of {version}, which was not delivered"]] * (
+            len(now) - len(kept)
+        )
+        if (
+            now[: len(kept)] != kept
+        ):  # it was taken back, by a delivery of the version before that did not come to its end
+            steps = [["promote", str(champion), "--why", f"{version} was not delivered"]]
         try:
-            _step(settings, spec, before.summary["source"] if before else str(ROOT), ["rollback", "--why", why])
+            for step in steps:
+                _step(settings, spec, before.summary["source"] if before else str(ROOT), step)
             told += f", and so is model version {champion}"
         except EvergreenError as error:
-            told += f"; model version {champion} could NOT be put back ({error}): `evergreen rollback`"
+            told += f"; model version {champion} could NOT be put back ({error}): `evergreen {steps[0][0]}`"
     return told
 
 

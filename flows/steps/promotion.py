@@ -117,10 +117,16 @@ def rollback_target(history: Sequence[Promotion]) -> Promotion | None:
     A rollback takes back the newest promotion that stands, so that two of them go back two steps and do not swing to and
     fro.
     """
-    standing: list[Promotion] = []
+    kept = standing(history)
+    return kept[-2] if len(kept) > 1 else None
+
+
+def standing(history: Sequence[Promotion]) -> list[Promotion]:
+    """Return the promotions that stand, oldest first, from the history, newest first."""
+    found: list[Promotion] = []
     for promotion in reversed(history):
         if promotion.kind == "promote":
-            standing.append(promotion)
+            found.append(promotion)
         else:
-            standing.pop()
-    return standing[-2] if len(standing) > 1 else None
+            found.pop()
+    return found

@@ -9,7 +9,6 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 from serving_parts import eventually
@@ -18,6 +17,7 @@ from deployments import delivery
 from flows import database, ledger
 from flows.errors import ConflictError, RefusedError
 from flows.models.taxi.spec import spec
+from flows.steps.promotion import rollback_target
 
 CLI = """
 import os, pathlib, subprocess, sys, time
@@ -57,15 +57,42 @@ def tree(tmp_path):
 
 
 @pytest.fixture
-def champions(monkeypatch):
-    """Let each call of a list say which version is the champion."""
-    versions: list[int] = []
+def promote(home):
+    """Return what makes a version the champion in the ledger, or takes the newest promotion back to it."""
+    engine = database.connect(home)
 
-    def champion(*_):
-        return SimpleNamespace(version=versions.pop(0) if len(versions) > 1 else versions[0])
+    def call(version, kind="promote"):
+        ledger.promote(
+            engine, model="taxi", expected=ledger.champion(engine, "taxi"), kind=kind, version=version, run_id="r",
+            model_uri="u", digest="d", who="w", why="y", evidence={},
+        )  # fmt: skip
 
-    monkeypatch.setattr(delivery.ledger, "champion", champion)
-    return versions
+    return call
+
+
+@pytest.fixture
+def trials(home, promote, monkeypatch):
+    """Let trainings of a version promote what a dictionary says, one after the other, and rollbacks and promotions happen."""
+    made: dict[str, list[int]] = {}
+    real = delivery._step
+
+    def step(settings, spec, source, words):
+        real(settings, spec, source, words)
+        if words[0] == "train" and made.get(Path(source).name):
+            promote(made[Path(source).name].pop(0))
+        if words[0] == "rollback":
+            goal = rollback_target(ledger.list_promotions(database.connect(home), "taxi"))
+            assert goal, "nothing to roll back to"
+            promote(goal.version, "rollback")
+        if words[0] == "promote":
+            promote(int(words[1]))
+
+    monkeypatch.setattr(delivery, "_step", step)
+    return made
+
+
+def champion(home):
+    return ledger.champion(database.connect(home), "taxi").version
 
 
 def in_force(home):
@@ -89,20 +116,66 @@ def test_the_same_version_twice_is_taken_back_at_once(home, said, tree):
     assert delivery.back(home, spec, "two failed")["version"] == "one"
 
 
-def test_the_champion_that_a_trial_made_goes_back_with_its_version(home, said, tree, champions):
-    champions[:] = [1, 1, 1, 2]  # asked before and after each: the trial of the second promotes
+def test_the_champion_that_a_trial_made_goes_back_with_its_version(home, said, tree, promote, trials):
+    promote(1)
+    trials["two"] = [2]
     for name in ("one", "two"):
         delivery.deliver(home, spec, tree(name), name, "delivered")
     delivery.back(home, spec, "smoke failed")
     assert said()[-1] == "one rollback --why made by the trial of two, which was put back: smoke failed --model taxi"
+    assert champion(home) == 1
 
 
-def test_a_champion_of_later_stays(home, said, tree, champions):
-    champions[:] = [1, 1, 1, 2, 3]
-    for name in ("one", "two"):
+def test_the_champions_that_each_trial_of_a_version_made_go_back_with_it(home, said, tree, promote, trials):
+    promote(1)
+    trials["two"] = [2, 3]
+    for name in ("one", "two", "two"):
         delivery.deliver(home, spec, tree(name), name, "delivered")
     delivery.back(home, spec, "too slow")
+    assert champion(home) == 1
+
+
+def test_a_first_champion_stays_when_the_version_whose_trial_made_it_goes_back(home, said, tree, trials):
+    trials["two"] = [1]
+    for name in ("one", "two"):
+        delivery.deliver(home, spec, tree(name), name, "delivered", trial=name == "two")
+    assert delivery.back(home, spec, "too slow")["version"] == "one"
+    assert champion(home) == 1
+
+
+def test_a_champion_of_later_stays(home, said, tree, promote, trials):
+    promote(1)
+    trials["two"] = [2]
+    for name in ("one", "two"):
+        delivery.deliver(home, spec, tree(name), name, "delivered")
+    promote(3)
+    delivery.back(home, spec, "too slow")
     assert not [line for line in said() if "rollback" in line]
+
+
+def test_going_back_that_is_ended_after_its_rollback_leaves_the_champion_as_it_was(
+    home, said, tree, promote, trials, monkeypatch
+):
+    for version in (1, 2):
+        promote(version)
+    trials["two"] = [3]
+    for name in ("one", "two"):
+        delivery.deliver(home, spec, tree(name), name, "delivered")
+    trial = delivery._step
+
+    def ended(settings, spec, source, words):
+        trial(settings, spec, source, words)
+        if words[0] == "rollback":
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(delivery, "_step", ended)
+    with pytest.raises(KeyboardInterrupt):
+        delivery.back(home, spec, "too slow")
+    assert champion(home) == 3
+    assert in_force(home) == "two"
+    assert (
+        ledger.last_runs(database.connect(home), "taxi", 1)[0].summary["put_back"].endswith("and so is model version 3")
+    )
 
 
 def test_a_delivery_that_is_ended_ends_its_training_and_puts_back(home, said, tree):
