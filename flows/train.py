@@ -88,7 +88,8 @@ def train(
         window = choose_window(spec, accepted, timedelta(days=judge_days) if judge_days else None)
         partitions = [partition for partition in accepted if partition.id in window.partition_ids]
         older = training_set.made_otherwise(partitions)
-        mark = lineage.fingerprint(spec, partitions, window, definitions, factory, tries)
+        known = [*partitions, *lineage.beside(spec, accepted, window, views)]
+        mark = lineage.fingerprint(spec, known, window, definitions, factory, tries)
         made = None if force else find_made(home, engine, spec, mark)
         if made:
             run.summary = {

@@ -182,7 +182,10 @@ def _module(path: str) -> str:
 def fingerprint(
     spec: ModelSpec, partitions: Sequence[Partition], window: Window, definitions: str, estimator: str, trials: int
 ) -> str:
-    """Return the sha256 of all that decides what training makes; the same again means that there is nothing to do."""
+    """Return the sha256 of all that decides what training makes; the same again means that there is nothing to do.
+
+    ``partitions`` are those of the window, and those beside it that its features know of.
+    """
     rows = [
         (one.key, one.digest, one.accepted_sha256) for one in partitions
     ]  # what is made of the landed ones may change
@@ -204,19 +207,29 @@ def used(partition: Partition) -> UsedPartition:
 def past(
     spec: ModelSpec, accepted: Sequence[Partition], window: Window, views: Sequence[ViewRecord]
 ) -> tuple[PastPartition, ...]:
-    """Return the featurized partitions beside a window's own: rows that its features can know of, as far as they reach."""
-    stored = [view.ttl for view in views if view.name in spec.entities]
-    longest = max((ttl for ttl in stored if ttl), default=timedelta(0))
-    reach = None if None in stored else window.start - longest - spec.history - spec.tick
+    """Return what the lineage keeps of the partitions beside a window's own."""
     return tuple(
         PastPartition(
             key=one.key, revision=one.revision, digest=one.digest, accepted_rows=one.accepted_rows,
             accepted_sha256=_accepted(one),
         )
+        for one in beside(spec, accepted, window, views)
+    )  # fmt: skip
+
+
+def beside(
+    spec: ModelSpec, accepted: Sequence[Partition], window: Window, views: Sequence[ViewRecord]
+) -> list[Partition]:
+    """Return the featurized partitions beside a window's own: rows that its features can know of, as far as they reach."""
+    stored = [view.ttl for view in views if view.name in spec.entities]
+    longest = max((ttl for ttl in stored if ttl), default=timedelta(0))
+    reach = None if None in stored else window.start - longest - spec.history - spec.tick
+    return [
+        one
         for one in accepted
         if one.id not in window.partition_ids and one.featurized_at and one.last_event and one.first_event
         and (reach is None or reach <= one.last_event) and one.first_event < window.end
-    )  # fmt: skip
+    ]  # fmt: skip
 
 
 def _accepted(partition: Partition) -> str:

@@ -4,7 +4,7 @@ The tests share a home and look at what has changed; none needs another one befo
 """
 
 import hashlib
-from datetime import date
+from datetime import date, timedelta
 from pathlib import Path
 
 import pyarrow.compute as pc
@@ -31,6 +31,7 @@ from flows.models.taxi.simulator import simulate_day
 from flows.steps import feature_record, feature_store, registry
 from flows.steps.lineage import ROOT, Lineage
 
+OF_ID = database.partitions.c.id
 GATES = ["baseline", "champion", "slices", "loads", "same predictions", "compiled", "api", "latency"]
 
 
@@ -46,6 +47,34 @@ def tags(home, run_id: str) -> dict[str, str]:
     run = registry.open_client(home).get_run(run_id)
     assert run.info.status == "FINISHED"
     return run.data.tags
+
+
+def test_a_correction_of_days_before_the_window_is_no_training_of_the_same(home, monkeypatch):
+    """The features of the window's rows look back on them."""
+    from flows import train
+
+    spec = load_model("taxi", home)
+    short = spec.model_copy(update={"training": spec.training.model_copy(update={"window": timedelta(days=2)})})
+    engine = database.connect(home)
+    marks = []
+
+    def find_made(_settings, _engine, _spec, mark):
+        marks.append(mark)
+        raise RefusedError("enough is known")
+
+    monkeypatch.setattr(train, "load_model", lambda *_: short)
+    monkeypatch.setattr(train, "find_made", find_made)
+    first = ledger.list_partitions(engine, "taxi", "accepted")[0]
+    for digest in (first.accepted_sha256, first.accepted_sha256, "of a correction"):
+        with database.write(engine) as connection:
+            connection.execute(database.partitions.update().where(first.id == OF_ID).values(accepted_sha256=digest))
+        with pytest.raises(RefusedError, match="enough is known"):
+            train.train()
+    with database.write(engine) as connection:
+        connection.execute(
+            database.partitions.update().where(first.id == OF_ID).values(accepted_sha256=first.accepted_sha256)
+        )
+    assert marks[0] == marks[1] != marks[2]
 
 
 def test_the_same_again_trains_nothing_and_force_trains_a_new_version_that_a_rollback_takes_back_for_good(home):
