@@ -55,16 +55,17 @@ def featurize(model: str = "taxi", again: bool = False) -> dict[str, Any]:
         run.work = stages.open_work(home, f"{model}-features", key)
         ledger.note_run(engine, run.id, noted)  # before a value is written: this run may break off
         run.summary = noted
-        rows = compute(home, spec, planned)
+        written = compute(home, spec, planned)
         if planned.ticks:
             materialize(home, spec, planned.ticks[0], planned.ticks[-1])
-        mark_featurized(engine, planned.new, planned.moment)
+        rows = {one.id: one.accepted_sha256 for one in (*accepted, *refused)}  # an ingest may make them anew meanwhile
+        mark_featurized(engine, planned.new, planned.moment, rows)
         whole = feature_tables.span(spec, accepted)
         if again and whole:
             write_again(home, spec, *whole)
         run.work.remove()
         run.summary = {
-            **noted, "partitions": len(planned.new), "ticks": len(planned.ticks), "rows": rows,
+            **noted, "partitions": len(planned.new), "ticks": len(planned.ticks), "rows": written,
             "definitions": definitions,
         }  # fmt: skip
     return run.summary

@@ -5,7 +5,7 @@ The only ledger code. Every function takes an engine and is one transaction; wha
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any, Literal
 
@@ -201,10 +201,18 @@ def list_partitions(engine: Engine, model: str, status: str | None = None) -> li
     return [Partition.model_validate(dict(row)) for row in rows]
 
 
-def mark_featurized(engine: Engine, ids: Sequence[int], moment: datetime) -> None:
-    """Record that the feature tables hold these partitions, as far as there were ticks at a moment."""
+def mark_featurized(
+    engine: Engine, ids: Sequence[int], moment: datetime, rows: Mapping[int, str | None] | None = None
+) -> None:
+    """Record that the feature tables hold these partitions, as far as there were ticks at a moment.
+
+    One whose accepted rows are no longer those with the hash that ``rows`` says, by its id, waits for its features still.
+    """
+    own = partitions.c
     with write(engine) as connection:
-        connection.execute(partitions.update().where(partitions.c.id.in_(ids)).values(featurized_at=moment))
+        known = connection.execute(sa.select(own.id, own.accepted_sha256).where(own.id.in_(ids))).all()
+        same = [number for number, digest in known if rows is None or rows.get(number) == digest]
+        connection.execute(partitions.update().where(own.id.in_(same)).values(featurized_at=moment))
 
 
 def newest_featurized(engine: Engine, model: str) -> datetime | None:

@@ -212,3 +212,22 @@ def test_rows_that_were_made_anew_are_new_to_what_was_computed_or_trained_of_oth
         last = runs(home, "featurize")[-1]
         assert not last.summary.get("resumed")
         assert mark() != before
+
+
+def test_rows_that_are_made_anew_while_features_are_computed_wait_for_theirs(base, tmp_path, prefect_api, monkeypatch):
+    from flows import featurize
+
+    with opened(tmp_path / "home", prefect_api) as home:
+        copy_home(base, home)
+        engine = database.connect(home)
+        *_, other, some = ledger.list_partitions(engine, "taxi", "accepted")
+        for one in (other, some):
+            ledger.decide_partition(engine, one.id, "accepted", accepted_sha256="of one `rows`")
+
+        def ingest_meanwhile(*_):
+            ledger.decide_partition(engine, some.id, "accepted", accepted_sha256="of another")
+
+        monkeypatch.setattr(featurize, "materialize", ingest_meanwhile)
+        featurize.featurize()
+        waiting = [one.id for one in ledger.list_partitions(engine, "taxi", "accepted") if one.featurized_at is None]
+        assert waiting == [some.id]
