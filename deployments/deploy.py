@@ -75,13 +75,15 @@ def deploy(settings: Settings, file: Path = declared.PREFECT_YAML) -> dict[str, 
                 ) from None
     expected = declared.read(file)
     off = paused(expected)
-    done = subprocess.run(
-        [sys.executable, "-m", "prefect", "--no-prompt", "deploy", "--all", "--prefect-file", str(file)],
-        env=os.environ | settings.environment(), cwd=settings.home, capture_output=True, text=True,
-        stdin=subprocess.DEVNULL, timeout=DEPLOY_SECONDS, check=False,
-    )  # fmt: skip
-    for name in off:
-        pause(name)
+    try:
+        done = subprocess.run(
+            [sys.executable, "-m", "prefect", "--no-prompt", "deploy", "--all", "--prefect-file", str(file)],
+            env=os.environ | settings.environment(), cwd=settings.home, capture_output=True, text=True,
+            stdin=subprocess.DEVNULL, timeout=DEPLOY_SECONDS, check=False,
+        )  # fmt: skip
+    finally:  # also where it is ended: nobody would know any more what was paused
+        for name in off:
+            pause(name)
     flow_names, names = (sorted({one.name.split("/")[part] for one in expected}) for part in (0, 1))
     with get_client(sync_client=True) as client:
         flow_filter = FlowFilter(name=FlowFilterName(any_=flow_names))

@@ -50,3 +50,26 @@ def test_what_a_person_has_paused_stays_so(tmp_path, prefect_api):
         for name, runs in (("taxi: staleness", False), (silent, False), ("taxi: performance", True)):
             (found,) = client.read_automations_by_name(name)
             assert found.enabled is runs, name
+
+
+def test_what_a_person_has_paused_stays_so_when_deploying_is_ended(tmp_path, prefect_api, monkeypatch):
+    from prefect import get_client
+
+    from deployments import deploy as module
+
+    real = module.subprocess.run
+
+    def ended(*words, **options):
+        real(*words, **options)
+        raise KeyboardInterrupt
+
+    with opened(tmp_path / "home", prefect_api) as settings, get_client(sync_client=True) as client:
+        deploy(settings)
+        (trigger,) = client.read_automations_by_name("taxi: performance")
+        client.pause_automation(trigger.id)
+        with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+            patched.setattr(module.subprocess, "run", ended)
+            deploy(settings)
+        (found,) = client.read_automations_by_name("taxi: performance")
+        assert not found.enabled
+        client.resume_automation(found.id)
