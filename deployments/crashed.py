@@ -57,14 +57,23 @@ def _automation(name: str, after: set[str], expect: set[str], within: timedelta,
 
 
 def deploy_automations() -> list[str]:
-    """Make the automations on the server that ``PREFECT_API_URL`` names, or bring them up to date; return their names."""
+    """Make the automations on the server that ``PREFECT_API_URL`` names, or bring them up to date; return their names.
+
+    One that is as it is to be is left alone: updated, it would forget the runs whose silence it measures.
+    """
     with get_client(sync_client=True) as client:
         for automation in automations():
             known = client.read_automations_by_name(automation.name)
-            if known:
+            if known and not _same(known[0], automation):
                 client.update_automation(known[0].id, automation)
-            else:
+            elif not known:
                 client.create_automation(automation)
             for twin in known[1:]:
                 client.delete_automation(twin.id)
     return [automation.name for automation in automations()]
+
+
+def _same(known: AutomationCore, wanted: AutomationCore) -> bool:
+    """Say whether the server has what is wanted; whether it is paused is left to who paused it."""
+    apart = {"id", "enabled"}
+    return known.model_dump(exclude=apart) == wanted.model_dump(exclude=apart)
