@@ -27,7 +27,9 @@ _WIDENING: dict[str, tuple[str, ...]] = {
 INDEX = re.compile(r"__index_level_\d+__|Unnamed: 0(\.\d+)*|column0")
 _NO_INDEX = "; if it is the index of a data frame, write the file with index=False"
 # What is said where all that is wrong may be that the labels are not known yet.
-LABELS_TO_COME = "if its labels are still to come, ingest the period again with them"
+LABELS_TO_COME = (
+    "if its labels are still to come, bring them by `evergreen label`, or ingest the period again with them"
+)
 _ALIKE = 0.5  # share of letters in common from which two names may be one column renamed
 
 

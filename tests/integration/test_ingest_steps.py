@@ -19,6 +19,7 @@ from flows.models.taxi.source import trips
 from flows.models.taxi.spec import spec
 from flows.spec import Label
 from flows.steps import home_health, judging, status
+from flows.steps.contract import LABELS_TO_COME
 from flows.steps.files import is_whole_parquet
 from flows.steps.training_set import choose_window, made_otherwise, select_rows
 
@@ -503,13 +504,11 @@ def test_a_period_without_a_label_says_what_to_do_and_is_accepted_with_them(here
     (partition,) = here.ingest(write(clean_day().assign(trip_distance=float("nan")), tmp_path / "early.parquet"), late)
     assert partition.status == "quarantined"
     assert partition.reasons == [
-        "each column holds values: 'trip_distance' all missing; if its labels are still to come, ingest the period again "
-        "with them"
+        "each column holds values: 'trip_distance' all missing; if its labels are still to come, bring them by "
+        "`evergreen label`, or ingest the period again with them"
     ]
     (partition,) = here.ingest(write(clean_day().drop(columns="trip_distance"), tmp_path / "none.parquet"), late)
-    assert partition.reasons == [
-        "column 'trip_distance' is missing; if its labels are still to come, ingest the period again with them"
-    ]
+    assert partition.reasons == [f"column 'trip_distance' is missing; {LABELS_TO_COME}"]
     (partition,) = here.ingest(write(clean_day(), tmp_path / "late.parquet"), late)
     assert (partition.status, partition.revision) == ("accepted", 3)
 

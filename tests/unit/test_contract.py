@@ -4,7 +4,7 @@ import pytest
 
 from flows.models.taxi.source import COLUMNS, PUBLIC
 from flows.models.taxi.spec import spec
-from flows.steps.contract import count_problem, fits, schema_problems
+from flows.steps.contract import LABELS_TO_COME, count_problem, fits, schema_problems
 
 SOURCE = spec.source
 
@@ -48,7 +48,7 @@ def test_missing_and_extra_columns_are_named():
 
 
 def test_a_file_without_the_column_of_the_label_says_what_to_do_when_labels_are_known():
-    later = "column 'trip_distance' is missing; if its labels are still to come, ingest the period again with them"
+    later = f"column 'trip_distance' is missing; {LABELS_TO_COME}"
     assert schema_problems(SOURCE, without("trip_distance"), label="trip_distance") == [later]
     assert schema_problems(SOURCE, without("PULocationID"), label="trip_distance") == [
         "column 'PULocationID' is missing"
