@@ -51,7 +51,7 @@ def test_help_names_every_command() -> None:
     done = run("--help")
     assert done.returncode == 0
     for command in (
-        "demo", "ingest", "featurize", "train", "promote", "rollback", "monitor", "score", "serve", "status",
+        "demo", "ingest", "label", "featurize", "train", "promote", "rollback", "monitor", "score", "serve", "status",
         "partitions", "versions", "up", "deploy", "triggers", "features", "adopt",
     ):  # fmt: skip
         assert f" {command} " in done.stdout
