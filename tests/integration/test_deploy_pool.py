@@ -67,10 +67,9 @@ def test_what_a_person_has_paused_stays_so_when_deploying_is_ended(tmp_path, pre
         deploy(settings)
         (trigger,) = client.read_automations_by_name("taxi: performance")
         client.pause_automation(trigger.id)
-        with monkeypatch.context() as patched:
-            patched.setattr(module.subprocess, "run", ended)
-            with pytest.raises(KeyboardInterrupt):
-                deploy(settings)
+        monkeypatch.setattr(module.subprocess, "run", ended)
+        with pytest.raises(KeyboardInterrupt):
+            deploy(settings)
         (found,) = client.read_automations_by_name("taxi: performance")
         assert not found.enabled
         client.resume_automation(found.id)
