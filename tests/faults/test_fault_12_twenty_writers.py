@@ -5,7 +5,7 @@ from forked_parts import at_once
 from flows import database, ledger
 from flows.steps import registry
 
-WRITERS, METRICS = 20, 30
+WRITERS, METRICS, TURNS = 20, 30, 25
 IMPORTS = """
 import sqlalchemy.orm, mlflow.store.tracking.sqlalchemy_store, mlflow.store.model_registry.sqlalchemy_store
 from mlflow.entities import Metric
@@ -15,14 +15,16 @@ from flows.steps import registry
 sqlalchemy.orm.configure_mappers()
 home = load()
 """
+# The ledger's rows come first, one right after the other: beside MLflow's seconds of work two of them would never meet.
 BODY = f"""
 engine = database.connect(home)
+for turn in range({TURNS}):
+    ledger.start_run(engine, run_id=f"{{number}}-{{turn}}", model="taxi", flow="train", reason="", executor="test")
+    ledger.end_run(engine, f"{{number}}-{{turn}}", "completed", {{"number": number}})
 client = registry.open_client(home)
 run = client.create_run("0", run_name=str(number)).info.run_id
 for turn in range(3):
-    ledger.start_run(engine, run_id=f"{{number}}-{{turn}}", model="taxi", flow="train", reason="", executor="test")
     client.log_batch(run, metrics=[Metric(f"m{{one}}", number + one, 0, turn) for one in range({METRICS})])
-    ledger.end_run(engine, f"{{number}}-{{turn}}", "completed", {{"number": number}})
 client.set_terminated(run, "FINISHED")
 """
 
@@ -34,7 +36,7 @@ def test_no_row_and_no_metric_is_lost(home):
     assert statuses == [0] * WRITERS, said[-3000:]
 
     runs = ledger.last_runs(engine, "taxi", 1000)
-    assert sorted(run.id for run in runs) == sorted(f"{n}-{turn}" for n in range(WRITERS) for turn in range(3))
+    assert sorted(run.id for run in runs) == sorted(f"{n}-{turn}" for n in range(WRITERS) for turn in range(TURNS))
     assert {run.state for run in runs} == {"completed"}
     client = registry.open_client(home)
     logged = {run.info.run_name: run for run in client.search_runs(["0"])}
