@@ -112,11 +112,12 @@ def _box(group: Sequence[Node], x: float, y: float, width: float, height: float)
     if first.kind in TOGETHER and (first.kind in ALWAYS or len(group) > 1):
         name = TOGETHER[first.kind]
         title = f"{len(group)} {name[0].lower()}{name[1:]}" if len(group) > 1 else name.replace("Runs", "Run")
-    known = {"champion": f"{title}, then champion" if len(group) == 1 else title, "view": f"View {title}"}
+    elif first.kind == "view":
+        title = f"View {title}"
     return Box(
         id=first.id, kind=first.kind, x=round(x, 1), y=round(y, 1), width=round(width, 1), height=round(height, 1),
         state="failed" if failed else "passed" if first.state == "passed" else "",
-        title=_cut(known.get(first.kind, title) if len(group) == 1 else title, width - 2 * PAD, 7.4),
+        title=_cut(title, width - 2 * PAD, 7.4),
         lines=tuple(_lines(group, width)), cells=tuple(_cells(group, x, y + height - 38.0, width)),
     )  # fmt: skip
 
@@ -169,7 +170,7 @@ def _said(group: Sequence[Node]) -> list[str]:
         case "champion" if many > 1:
             return [f"back to {group[-1].title}"]
         case "champion":
-            return [f"made {first['made']:%Y-%m-%d %H:%M}", "judged against"]
+            return [f"made {first['made']:%Y-%m-%d %H:%M}", "champion then"]
         case "version":
             made = f"made {first['made']:%Y-%m-%d %H:%M} UTC, digest {first['digest'][:12]}"
             return [made, f"because: {first['reason']}"]

@@ -90,6 +90,14 @@ def test_the_champions_before_are_a_chain():
     assert edges == {("champion:2", "gate:champion"), ("champion:1", "champion:2")}
 
 
+def test_the_boxes_of_champions_before_say_all_that_they_have_to_say():
+    before = (record(3, champion=2), record(2, champion=1), record(1))
+    graph = build(facts(record=record(4, champion=3), ancestors=before, promotions=(), answered=()))
+    boxes = [box for box in graph_drawing.draw(graph).boxes if box.kind == "champion"]
+    assert len(boxes) == 3
+    assert not [text for box in boxes for text in (box.title, *box.lines) if "…" in text]
+
+
 def test_in_the_picture_every_node_has_a_box_and_no_two_boxes_touch():
     graph = build(facts())
     picture = graph_drawing.draw(graph)
