@@ -209,12 +209,16 @@ def _answers(rows: pa.Table) -> dict[str | None, pa.ChunkedArray]:
 
 
 def _distribution(name: str, values: pa.ChunkedArray, days: Bins | None) -> ColumnReference:
-    edges, categories = ((), _categories(values)) if _is_text(values) else (_edges(_numbers(values)), None)
+    numbers = None if _is_text(values) else _numbers(values)
+    edges, categories = ((), _categories(values)) if numbers is None else (_edges(numbers), None)
     empty = ColumnReference(name=name, edges=edges, categories=categories, shares=(), noise=0.0)
     bins, width = _bins(empty, values)
     counts = np.bincount(bins, minlength=width)
     shares = tuple((counts / max(len(bins), 1)).tolist())
-    return empty.model_copy(update={"shares": shares, "noise": _noise(bins, counts, days)})
+    noise = _noise(bins, counts, days)
+    if numbers is not None and days is not None:
+        noise = max(noise, _beyond(numbers, days))
+    return empty.model_copy(update={"shares": shares, "noise": noise})
 
 
 def _days(table: pa.Table) -> Bins | None:
@@ -244,6 +248,25 @@ def _noise(bins: Bins, counts: Bins, days: Bins | None) -> float:
     bins_used = (counts > 0).sum() - 1
     chance = bins_used * (1.0 / whole.sum(axis=1) + 1.0 / others.sum(axis=1)) / (8.0 * np.log(2.0))
     return float(np.sqrt(max(0.0, np.quantile(np.square(distances) - chance, USUAL))))
+
+
+def _beyond(numbers: Floats, days: Bins) -> float:
+    """Return the distance that a day usually has from all but the newest before it, by the values alone that lie beyond theirs.
+
+    A charge that only falls, or a count that only rises, does so on each day: a training set holds none of what is next.
+    """
+    known = np.isfinite(numbers)
+    numbers, days = numbers[known], days[known]
+    if not len(days) or days.max() < 3:
+        return 0.0
+    lows, highs = np.full((2, int(days.max()) + 1), [[np.inf], [-np.inf]])
+    np.minimum.at(lows, days, numbers)
+    np.maximum.at(highs, days, numbers)
+    beyond = (numbers < np.minimum.accumulate(lows)[days - 2]) | (numbers > np.maximum.accumulate(highs)[days - 2])
+    rows = np.bincount(days)
+    later = (np.arange(len(rows)) >= len(rows) / 2) & (rows > 0)  # those before have seen little
+    share = float(np.quantile(np.bincount(days, weights=beyond)[later] / rows[later], USUAL))
+    return float(_distance(np.array([[0.0, 1.0]]), np.array([[share, 1.0 - share]]))[0])
 
 
 def _is_text(column: pa.ChunkedArray) -> bool:

@@ -201,3 +201,23 @@ def test_sampling_covers_what_chance_does_to_two_samples_of_one_distribution():
 
     beyond = (jensenshannon(one, other, base=2.0, axis=1) > drift.sampling_distance(12, 800, 5000, 1)).mean()
     assert 0.003 < beyond < 0.02  # FALSE_ALARMS is 0.01
+
+
+@pytest.mark.parametrize("days", [6, 14, 60])
+@pytest.mark.parametrize("step", [-1.0, 1.0])
+def test_what_only_falls_or_rises_has_not_drifted_by_doing_so(days, step):
+    def moving(rng, day):
+        return step * day + rng.random(len(day)) / 2
+
+    known = drift.reference(table(days, x=moving, y=normal()), ["x", "y"])
+    found = {one.feature: one for one in drift.compare(known, table(2, first=days, x=moving, y=normal(0.6)), TRIGGERS)}
+    assert found["x"].distance > 0.99
+    assert not found["x"].drifted
+    assert found["y"].drifted
+
+
+def test_a_few_records_a_day_do_not_hide_a_shift():
+    known = drift.reference(table(14, x=lambda rng, day: rng.standard_cauchy(len(day))), ["x"])
+    assert known.columns[0].noise < 0.1
+    moved = table(2, first=14, x=lambda rng, day: 2.0 + rng.standard_cauchy(len(day)))
+    assert only(drift.compare(known, moved, TRIGGERS)).drifted
