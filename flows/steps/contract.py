@@ -30,6 +30,7 @@ _NO_INDEX = "; if it is the index of a data frame, write the file with index=Fal
 LABELS_TO_COME = (
     "if its labels are still to come, bring them by `evergreen label`, or ingest the period again with them"
 )
+MANY = 5  # missing columns, of which more are told in one sentence
 _ALIKE = 0.5  # share of letters in common from which two names may be one column renamed
 
 
@@ -51,8 +52,15 @@ def schema_problems(
     extra = [name for name in columns if name not in source.columns and name not in source.ignored]
     renamed = _renamed(source, columns, missing, extra)
     problems = [f"column {old!r} is missing, {new!r} is new: renamed?" for old, new in renamed.items()]
-    waits = {label: f"; {LABELS_TO_COME}"}
-    problems += [f"column {name!r} is missing{waits.get(name, '')}" for name in missing if name not in renamed]
+    gone = [name for name in missing if name not in renamed]
+    if len(gone) > MANY:
+        first = ", ".join(map(repr, gone[:MANY]))
+        problems.append(
+            f"{len(gone)} columns are missing ({first}, …); if these are labels alone, bring them by `evergreen label`"
+        )
+    else:
+        waits = {label: f"; {LABELS_TO_COME}"}
+        problems += [f"column {name!r} is missing{waits.get(name, '')}" for name in gone]
     problems += [
         f"column {name!r} is not in the contract{_NO_INDEX if INDEX.fullmatch(name) else ''}"
         for name in extra

@@ -14,7 +14,7 @@ from flows.steps.contract import LABELS_TO_COME, count_problem
 from flows.steps.event_rows import EVENTS, FLOATS, ROW, compiled, delete_events, local_sql
 from flows.steps.periods import Period
 from flows.steps.sql import identifier, identifiers, literal
-from flows.steps.validation import REJECTS, Check, Judgement, Verdict, reason_of
+from flows.steps.validation import REJECTS, Check, Judgement, Verdict, reason_of, rows_text
 
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection
@@ -43,7 +43,7 @@ def check_rows(
             Check(
                 source="contract",
                 rule="event time within the period",
-                observed=f"{outside:,} rows are not",
+                observed=f"{rows_text(outside)} outside",
                 verdict="rows rejected",
             )
         )
@@ -71,7 +71,7 @@ def _tolerated(spec: ModelSpec, rule: str, reason: str, bad: int, rows: int) -> 
     """Return a check of a row rule: up to the tolerated share of bad rows it costs only those."""
     limit = spec.source.tolerated
     verdict: Verdict = "passed" if not bad else "failed" if bad > limit * rows else "rows rejected"
-    observed = f"{bad:,} rows ({bad / rows:.2%}): {reason}" if bad else "every row"
+    observed = f"{rows_text(bad)} ({bad / rows:.2%}): {reason}" if bad else "every row"
     return Check(source="contract", rule=rule, tolerated=limit, observed=observed, verdict=verdict)
 
 

@@ -10,6 +10,7 @@ from sqlalchemy.engine import Engine
 from flows import ledger
 from flows.ledger import Partition
 from flows.secret import shown
+from flows.steps.periods import parse_key
 
 LEFT_OUT = 0.1  # share of a partition's time, rows and labels which a revision may leave out without a word
 
@@ -20,9 +21,11 @@ def uncovered(before: Partition, first: datetime, last: datetime) -> tuple[str, 
     assert before.last_event
     if first <= before.last_event and last >= before.first_event:
         return ()
+    period = parse_key(before.key)
+    shorter = "" if period and period.kind == "day" else ", or land by shorter periods"
     return (
         f"{_span(first, last)} alone, and revision {before.revision} holds {_span(before.first_event, before.last_event)}: "
-        "a file replaces its whole period; bring all of it in one file, or land by shorter periods",
+        f"a file replaces its whole period; bring all of it in one file{shorter}",
     )
 
 

@@ -169,12 +169,19 @@ def _check(item: Any, rule: str, result: dict[str, Any], by_row: bool) -> Check:
     if not by_row:
         observed = _short(found.get("observed_value", "no value"))
     elif broken:
-        observed = f"{broken:,} rows ({broken / found['element_count']:.2%}) break it"
+        observed = (
+            f"{rows_text(broken)} ({broken / found['element_count']:.2%}) {'breaks' if broken == 1 else 'break'} it"
+        )
     else:
         observed = "no row breaks it"
     tolerated = round(1 - item.mostly, 9) if by_row and item.mostly < 1 else None
     verdict: Verdict = "failed" if not result["success"] else "rows rejected" if broken else "passed"
     return Check(source="suite", rule=rule, tolerated=tolerated, observed=observed, verdict=verdict)
+
+
+def rows_text(number: int) -> str:
+    """Return so many rows in words."""
+    return f"{number:,} row{'' if number == 1 else 's'}"
 
 
 def describe(item: Any) -> str:

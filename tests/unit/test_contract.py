@@ -122,3 +122,11 @@ def test_only_what_loses_nothing_stands_for_another_type(found, wanted, good):
 def test_a_tenfold_and_a_tenth_of_the_usual_rows_are_refused(rows, usual, word):
     problem = count_problem(SOURCE, rows, usual)
     assert (problem is None) if word is None else (word in problem)
+
+
+def test_many_missing_columns_are_one_sentence():
+    source = SOURCE.model_copy(update={"columns": {f"c{number}": "BIGINT" for number in range(9)}})
+    assert schema_problems(source, {"c0": "BIGINT"}) == [
+        "8 columns are missing ('c1', 'c2', 'c3', 'c4', 'c5', …); if these are labels alone, bring them by `evergreen label`"
+    ]
+    assert len(schema_problems(source, {f"c{number}": "BIGINT" for number in range(4)})) == 5

@@ -106,7 +106,7 @@ def test_a_past_holds_until_the_next_file_came(tmp_path, every, days, length):
     draft = chosen_of(tmp_path, tmp_path / "in").draft
     assert (draft.partition_by, draft.valid_for) == (every, length)
     assert f"VALID_FOR = {drafting.delta(length)} " in drafting.render(draft)["definitions"]
-    notes = chosen_of(tmp_path, tmp_path / "in").notes
+    notes = chosen_of(tmp_path, tmp_path / "in").warnings
     told = [one for one in notes if f"a file holds a {every}: a request may see" in one]
     assert bool(told) is (draft.valid_for > 7 * draft.tick)
     mend = "its file again while it grows" if every == "day" else "smaller files"
@@ -126,7 +126,7 @@ def test_a_past_holds_until_the_next_file_has_its_labels(tmp_path, delay, length
     frame = pd.DataFrame({"t": times, "x": rng.normal(size=len(times)), "y": rng.normal(size=len(times))})
     found = chosen(tmp_path, frame, delay=delay)
     assert (found.draft.partition_by, found.draft.valid_for) == ("month", length)
-    assert next(note for note in found.notes if note.startswith("a file")).startswith(told)
+    assert next(note for note in found.warnings if note.startswith("a file")).startswith(told)
 
 
 def test_files_of_one_tick_wait_for_labels_alone(tmp_path):
@@ -137,10 +137,11 @@ def test_files_of_one_tick_wait_for_labels_alone(tmp_path):
     late, usual = (chosen_of(tmp_path, tmp_path, delay=days * DAY) for days in (14, 1))
     assert [(one.draft.partition_by, one.draft.tick) for one in (late, usual)] == [("day", DAY), ("day", DAY)]
     assert (late.draft.valid_for, usual.draft.valid_for) == (timedelta(days=21), timedelta(days=7))
-    assert [note for note in late.notes if note.startswith("a file")] == [
-        "a file waits 14 days for its labels: a request may see a past that is 14 days older than that of a training row"
+    assert [note for note in late.warnings if note.startswith("a file")] == [
+        "a file waits 14 days for its labels: a request may see a past that is 14 days older than that of a training row, and be "
+        "answered worse than the test promised"
     ]
-    assert not [note for note in usual.notes if note.startswith("a file")]
+    assert not [note for note in usual.warnings if note.startswith("a file")]
 
 
 @pytest.mark.parametrize(
