@@ -19,9 +19,10 @@ from typing import Any
 from filelock import FileLock, Timeout
 from sqlalchemy.engine import Engine
 
-from flows import database, ledger
+from flows import database, ledger, run_records
 from flows.errors import ConflictError, EvergreenError, RefusedError, UsageError
-from flows.ledger import Promotion, Run
+from flows.ledger import Promotion
+from flows.run_records import Run
 from flows.settings import Settings
 from flows.spec import ModelSpec
 from flows.steps import processes, promotion
@@ -36,7 +37,7 @@ PUT_BACK, CHAMPION = "takes_back", "new_champion"  # in a run's summary: it took
 
 def live(engine: Engine, model: str) -> Run | None:
     """Return the delivery in force: the newest that went through."""
-    return ledger.last_completed(engine, model, FLOW)
+    return run_records.last_completed(engine, model, FLOW)
 
 
 def deliver(
@@ -71,7 +72,7 @@ def deliver(
 def standing(engine: Engine, model: str) -> list[list[Run]]:
     """Return the deliveries that stand, oldest first: of each version those that followed each other, none that was put back."""
     found: list[list[Run]] = []
-    for run in reversed(ledger.last_runs(engine, model, None, FLOW)):
+    for run in reversed(run_records.newest(engine, model, None, FLOW)):
         if run.state != "completed":
             continue
         if run.summary.get(PUT_BACK):
@@ -137,7 +138,7 @@ def _change(
     run = uuid.uuid4().hex
     from flows.runs import executor
 
-    ledger.start_run(engine, run_id=run, model=spec.name, flow=FLOW, reason=why, executor=executor())
+    run_records.start(engine, run_id=run, model=spec.name, flow=FLOW, reason=why, executor=executor())
     summary: dict[str, Any] = {
         "version": version, "source": source, "previous": before.summary["version"] if before else None, "steps": [],
     }  # fmt: skip
@@ -152,14 +153,14 @@ def _change(
         summary["put_back"] = (
             "nothing was changed" if step[0] == "plan" else _put_back(settings, spec, engine, before, kept, version)
         )
-        ledger.end_run(engine, run, "failed", summary)
+        run_records.end(engine, run, "failed", summary)
         if isinstance(error, EvergreenError):
             raise RefusedError(f"{version} was not delivered: {error}; {summary['put_back']}") from error
         raise
     made = _standing(engine, spec)
     if not put_back and made and (not kept or made[-1].version != kept[-1].version):
         summary[CHAMPION] = made[-1].version
-    ledger.end_run(engine, run, "completed", summary)
+    run_records.end(engine, run, "completed", summary)
     return {"model": spec.name, "home": str(settings.home), **summary}
 
 

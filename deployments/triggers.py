@@ -9,7 +9,7 @@ from typing import Any
 from sqlalchemy.engine import Engine
 
 from deployments.declared import Deployment, Trigger
-from flows import causes, ledger
+from flows import causes, run_records
 from flows.causes import Cause
 from flows.events import Kind
 from flows.spec import Frozen
@@ -96,7 +96,7 @@ def _on_demand(engine: Engine, model: str) -> Listed:
         kind="on demand", name=f"{model}: on demand", deployment=f"train/{model}",
         how=f"evergreen train, prefect deployment run train/{model}, quick run in the UI",
     )  # fmt: skip
-    trainings = ledger.last_runs(engine, model, 1000, "train")
+    trainings = run_records.newest(engine, model, 1000, "train")
     last = next((run for run in trainings if not run.reason.startswith(NAMED)), None)
     if last is None:
         return entry

@@ -184,14 +184,14 @@ def serve(
 @app.command()
 def status(model: Model = "taxi", home: Home = None, as_json: AsJson = False) -> None:
     """Say what serves, what waits, what was landed and what ran last."""
-    from flows import database, ledger
+    from flows import database, run_records
     from flows.lookup import load_model
     from flows.show import show_status
     from flows.steps.status import status as look
 
     settings = find_home(home, model)
     engine = database.connect(settings)
-    if ledger.open_runs(engine, model):  # what runs, or was killed: a killed run cannot say so itself
+    if run_records.under_way(engine, model):  # what runs, or was killed: a killed run cannot say so itself
         from flows.runs import close_ended
         from flows.steps.prefect_server import running
 

@@ -91,7 +91,7 @@ def plan(
     as_json: AsJson = False,
 ) -> None:
     """Show what applying the feature definitions would change; refuse what is destructive, or defined twice."""
-    from flows import database, ledger
+    from flows import database, run_records
     from flows.lookup import load_model
     from flows.show import show_changes
     from flows.steps import feature_plan
@@ -103,7 +103,7 @@ def plan(
     found, pairs = feature_plan.changes(settings, spec), feature_plan.repeated(spec)
     if settings.ledger_exists:
         found += feature_plan.recomputed(
-            spec, ledger.since_completed(database.connect(settings), spec.name, "featurize")
+            spec, run_records.since_completed(database.connect(settings), spec.name, "featurize")
         )
     report([one.model_dump() for one in found], as_json, show_changes)
     if pairs:

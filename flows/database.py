@@ -97,7 +97,7 @@ runs = sa.Table(
     sa.Column("model", sa.String(40), nullable=False),
     sa.Column("flow", sa.String(40), nullable=False),
     sa.Column("reason", sa.Text, nullable=False, default=""),
-    sa.Column("state", sa.String(12), nullable=False),  # one of flows.ledger.State
+    sa.Column("state", sa.String(12), nullable=False),  # one of flows.run_records.State
     sa.Column("executor", sa.Text, nullable=False),
     sa.Column("summary", sa.JSON, nullable=False, default=dict),
     sa.Column("started_at", UtcDateTime, nullable=False),

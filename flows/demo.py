@@ -121,21 +121,21 @@ def _claim(settings: Settings, model: str) -> None:
 
 def _is_known(settings: Settings, model: str) -> bool:
     """Say whether a ledger on a server, which may be empty still, knows of a model; leaves nothing in the home."""
-    from flows import database, ledger
+    from flows import database, ledger, run_records
     from flows.engines import make_engine
 
     engine = make_engine(settings.ledger)
     try:
         made = database.revisions(engine)[0] is not None
-        return made and bool(ledger.last_runs(engine, model, 1) or ledger.list_partitions(engine, model))
+        return made and bool(run_records.newest(engine, model, 1) or ledger.list_partitions(engine, model))
     finally:
         engine.dispose()
 
 
 def _count_runs(settings: Settings, model: str) -> int:
-    from flows import database, ledger
+    from flows import database, ledger, run_records
 
-    return len(ledger.last_runs(database.connect(settings), model, 100_000)) + len(
+    return len(run_records.newest(database.connect(settings), model, 100_000)) + len(
         ledger.list_partitions(database.connect(settings), model)
     )
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from prefect import flow, get_run_logger
 
-from flows import database, ledger
+from flows import database, ledger, run_records
 from flows.lookup import load_model
 from flows.runs import recorded, stage
 from flows.settings import load
@@ -41,7 +41,7 @@ def featurize(model: str = "taxi", again: bool = False) -> dict[str, Any]:
             online_file.remove_damaged(home)
         definitions = apply_definitions(home, spec)
         accepted = ledger.list_partitions(engine, model, "accepted")
-        changed = feature_plan.recomputed(spec, ledger.since_completed(engine, model, "featurize"))
+        changed = feature_plan.recomputed(spec, run_records.since_completed(engine, model, "featurize"))
         if changed:
             get_run_logger().warning("; ".join(f"{one.what}: {one.detail}" for one in changed))
         if changed or (again and feature_tables.remove_damaged(home, spec)):
@@ -53,7 +53,7 @@ def featurize(model: str = "taxi", again: bool = False) -> dict[str, Any]:
         data = [(one.id, one.digest, one.accepted_sha256) for one in accepted]
         key = stages.key_of(planned.ticks, planned.new, data, definitions, code, noted)
         run.work = stages.open_work(home, f"{model}-features", key)
-        ledger.note_run(engine, run.id, noted)  # before a value is written: this run may break off
+        run_records.note(engine, run.id, noted)  # before a value is written: this run may break off
         run.summary = noted
         written = compute(home, spec, planned)
         if planned.ticks:

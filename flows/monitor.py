@@ -10,7 +10,7 @@ from prefect.events import emit_event
 from pydantic import Field
 from sqlalchemy.engine import Engine
 
-from flows import database, events, ledger, outbox
+from flows import database, events, ledger, outbox, run_records
 from flows.causes import Cause
 from flows.lookup import load_model
 from flows.runs import recorded, stage
@@ -108,7 +108,7 @@ def conclude(
     """Put what was measured beside what the ledger holds, and decide."""
     now = database.now()
     partitions = ledger.list_partitions(engine, spec.name)
-    trainings = ledger.last_runs(engine, spec.name, 1000, "train")
+    trainings = run_records.newest(engine, spec.name, 1000, "train")
     facts = decision.gather(spec.triggers, found, moved, champion, known.drift.end, partitions, trainings, now)
     begun = now - (facts.since_training or now - champion.at)
     told = observed.know(settings, spec, champion.version, known, accepted_files(settings, engine, spec), begun, now)

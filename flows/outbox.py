@@ -9,7 +9,7 @@ from typing import Any
 from prefect import get_client
 from sqlalchemy.engine import Engine
 
-from flows import causes, database, events, ledger
+from flows import causes, database, events, ledger, run_records
 from flows.causes import Cause
 from flows.events import Kind
 from flows.spec import ModelSpec
@@ -43,7 +43,7 @@ def flush(engine: Engine, spec: ModelSpec) -> int:
 def weigh(engine: Engine, spec: ModelSpec, found: list[Cause]) -> decision.Facts:
     """Return the facts on which a retraining for the waiting causes is decided."""
     partitions = ledger.list_partitions(engine, spec.name)
-    trainings = ledger.last_runs(engine, spec.name, 1000, "train")
+    trainings = run_records.newest(engine, spec.name, 1000, "train")
     return decision.standing(ledger.champion(engine, spec.name), partitions, trainings, database.now(), found)
 
 

@@ -8,7 +8,7 @@ from typing import Any
 from prefect import flow
 from sqlalchemy.engine import Engine
 
-from flows import causes, database, ledger, outbox
+from flows import causes, database, outbox, run_records
 from flows.errors import ConflictError
 from flows.events import Kind
 from flows.limits import PATIENCE_SECONDS, alone
@@ -61,7 +61,7 @@ def retrain(
 
 def under_way(engine: Engine, model: str, run_id: str) -> bool:
     """Say whether another run of this flow is at it."""
-    return any(one.flow == "retrain" and one.id != run_id for one in ledger.open_runs(engine, model))
+    return any(one.flow == "retrain" and one.id != run_id for one in run_records.under_way(engine, model))
 
 
 def worded(trigger: Kind, reason: str) -> str:

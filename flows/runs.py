@@ -30,7 +30,7 @@ from prefect.tasks import Task
 from prefect.utilities.annotations import opaque
 from sqlalchemy.engine import Engine
 
-from flows import database, ledger
+from flows import database, run_records
 from flows.errors import CancelledError, EvergreenError
 from flows.steps import left_over
 from flows.steps.lineage import Stage
@@ -78,9 +78,9 @@ def recorded(engine: Engine, model: str, flow: str, reason: str = "") -> Iterato
     """
     close_ended(engine, model)
     record = Record(id=str(flow_run.id or uuid.uuid4()), executor=executor())
-    ledger.start_run(engine, run_id=record.id, model=model, flow=flow, reason=reason, executor=record.executor)
+    run_records.start(engine, run_id=record.id, model=model, flow=flow, reason=reason, executor=record.executor)
     outer, token = _current.get(), _current.set(record)
-    state: ledger.State = "failed"
+    state: run_records.State = "failed"
     try:
         with tags(TAG):  # runs within this one
             yield record
@@ -99,7 +99,7 @@ def recorded(engine: Engine, model: str, flow: str, reason: str = "") -> Iterato
         _current.reset(token)
         stages = [stage.model_dump(mode="json") for stage in record.stages]
         resumed = {"resumed": record.resumed} if record.resumed else {}
-        ledger.end_run(engine, record.id, state, {**record.summary, **resumed, "stages": stages})
+        run_records.end(engine, record.id, state, {**record.summary, **resumed, "stages": stages})
 
 
 class _Stage(Task[Any, Any]):
@@ -176,7 +176,7 @@ def close_ended(engine: Engine, model: str, api_url: str | None = None) -> list[
     that it was cancelled. One that nobody knows anything of stays as it is.
     """
     closed = []
-    for run in ledger.open_runs(engine, model):
+    for run in run_records.under_way(engine, model):
         gone = left_over.is_gone(run)
         if gone is False:
             continue
@@ -185,10 +185,10 @@ def close_ended(engine: Engine, model: str, api_url: str | None = None) -> list[
         if not (gone or ended):
             continue
         if any(map(_is_cancelled, known)):
-            ledger.end_run(engine, run.id, "cancelled", {**run.summary, "error": CANCELLED})
+            run_records.end(engine, run.id, "cancelled", {**run.summary, "error": CANCELLED})
         else:
             why = "its process is gone" if gone else f"Prefect says {ended}"
-            ledger.end_run(engine, run.id, "crashed", {**run.summary, "error": f"crashed: {why}"})
+            run_records.end(engine, run.id, "crashed", {**run.summary, "error": f"crashed: {why}"})
         closed.append(run.id)
     return closed
 

@@ -3,7 +3,8 @@
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from flows.ledger import Partition, Promotion, Run
+from flows.ledger import Partition, Promotion
+from flows.run_records import Run
 from flows.steps.feature_record import FeatureFile, ViewRecord
 from flows.steps.lineage import Code, Lineage, Machine, Stage, UsedPartition
 from flows.steps.registry import Version

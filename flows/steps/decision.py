@@ -8,7 +8,8 @@ from datetime import datetime, timedelta
 from flows.causes import Cause
 from flows.database import CLOCKS_APART
 from flows.events import Kind
-from flows.ledger import Partition, Promotion, Run
+from flows.ledger import Partition, Promotion
+from flows.run_records import Run
 from flows.spec import Frozen, Triggers
 from flows.steps.drift import FeatureDrift, gone_missing
 from flows.steps.performance import Performance

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Literal
 
-from flows.ledger import Run
 from flows.lookup import resolve
+from flows.run_records import Run
 from flows.settings import Settings
 from flows.spec import Frozen, ModelSpec
 from flows.steps import event_rows, feature_store

@@ -5,7 +5,7 @@ from __future__ import annotations
 import platform
 import re
 
-from flows.ledger import Run
+from flows.run_records import Run
 from flows.steps.processes import lives
 
 EXECUTOR = re.compile(r"@(?P<host>\S+) pid (?P<pid>\d+)$")

@@ -7,9 +7,10 @@ from typing import Any
 
 from sqlalchemy.engine import Engine
 
-from flows import ledger, trials
+from flows import ledger, run_records, trials
 from flows.errors import RefusedError, UsageError
-from flows.ledger import Partition, Promotion, Run
+from flows.ledger import Partition, Promotion
+from flows.run_records import Run
 from flows.settings import Settings
 from flows.spec import Frozen, ModelSpec
 from flows.steps import version_record
@@ -52,7 +53,7 @@ def of_version(
         record=record,
         ancestors=tuple(version_record.ancestors(settings, record)),
         partitions=tuple(ledger.list_partitions(engine, spec.name)),
-        runs=tuple(reversed(ledger.last_runs(engine, spec.name, None))),
+        runs=tuple(reversed(run_records.newest(engine, spec.name, None))),
         promotions=tuple(reversed(ledger.list_promotions(engine, spec.name))),
         trials=tuple(sorted(trials.listed(engine, spec.name), key=lambda trial: trial.id)),
         answered=answered,

@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import datetime
 
-from flows.ledger import Partition, Run
+from flows.ledger import Partition
+from flows.run_records import Run
 from flows.steps.graph import Draft, Graph, Kind, Verdict
 from flows.steps.lineage import PastPartition, Stage, UsedPartition
 from flows.steps.lineage_facts import Facts

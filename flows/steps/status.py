@@ -6,9 +6,10 @@ from typing import Any
 
 from sqlalchemy.engine import Engine
 
-from flows import causes, ledger, trials
+from flows import causes, ledger, run_records, trials
 from flows.errors import RefusedError, UnavailableError
-from flows.ledger import Partition, Promotion, Run
+from flows.ledger import Partition, Promotion
+from flows.run_records import Run
 from flows.settings import Settings
 from flows.spec import ModelSpec
 from flows.steps import lost, registry, serving
@@ -43,7 +44,7 @@ def status(settings: Settings, spec: ModelSpec, engine: Engine) -> dict[str, Any
             "last": accepted[-1].key if accepted else None,
         },
         "causes": [one.reason for one in causes.waiting(engine, spec.name)],
-        "last_runs": [run(one) for one in ledger.last_runs(engine, spec.name, 8)],
+        "last_runs": [run(one) for one in run_records.newest(engine, spec.name, 8)],
         "promotions": [champion(one) for one in ledger.list_promotions(engine, spec.name, 8)],
         "service": serving.find(settings, spec.name),
     }

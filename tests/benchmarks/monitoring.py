@@ -116,11 +116,11 @@ def bare(home: Settings) -> float:
 
 def watch(home: Settings, rows: int) -> dict[str, Any]:
     """Run the flow, print its stages and return its summary."""
-    from flows import database, ledger
+    from flows import database, run_records
     from flows.monitor import monitor
 
     found: dict[str, Any] = monitor(retrain=False)
-    run = next(run for run in ledger.last_runs(database.connect(home), "taxi") if run.flow == "monitor")
+    run = next(run for run in run_records.newest(database.connect(home), "taxi") if run.flow == "monitor")
     for stage in run.summary["stages"]:
         taken = datetime.fromisoformat(stage["end"]) - datetime.fromisoformat(stage["start"])
         print(f"      {stage['name']:<22} {taken.total_seconds():7.2f} s", flush=True)

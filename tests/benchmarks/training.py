@@ -149,9 +149,9 @@ def main() -> None:
 def show_stages(home: Settings) -> float:
     """Print how long each stage of the newest training took; return the seconds of all."""
     total = 0.0
-    from flows import database, ledger
+    from flows import database, run_records
 
-    run = next(run for run in ledger.last_runs(database.connect(home), "taxi") if run.flow == "train")
+    run = next(run for run in run_records.newest(database.connect(home), "taxi") if run.flow == "train")
     for stage in run.summary["stages"]:
         seconds = (datetime.fromisoformat(stage["end"]) - datetime.fromisoformat(stage["start"])).total_seconds()
         total += seconds

@@ -224,12 +224,12 @@ def test_a_model_can_be_opened_with_mlflow_itself(demo: dict[str, Any]) -> None:
 
 
 def test_a_home_that_was_used_since_is_not_overwritten(demo: dict[str, Any]) -> None:
-    from flows import database, ledger
+    from flows import database, run_records
     from flows.settings import Settings
 
     engine = database.connect(Settings(home=demo["home"]))
-    ledger.start_run(engine, run_id="mine", model="taxi", flow="train", reason="on demand", executor="me")
-    ledger.end_run(engine, "mine", "completed", {})
+    run_records.start(engine, run_id="mine", model="taxi", flow="train", reason="on demand", executor="me")
+    run_records.end(engine, "mine", "completed", {})
     again = run("demo", "--home", str(demo["home"]))
     assert again.returncode == 2
     assert "was used after its demo" in again.stderr

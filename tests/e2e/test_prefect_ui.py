@@ -13,7 +13,7 @@ from PIL import Image
 from services_parts import missing
 from training_parts import copy_home, featurized, opened
 
-from flows import database, ledger
+from flows import database, run_records
 
 CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
 PATIENCE = 30  # seconds until a page must show what it is to show
@@ -65,7 +65,7 @@ def page(browser, prefect_api, tmp_path):
 
 def training(home) -> str:
     """Return the flow run that made the champion; other tests of the session train on the same server."""
-    return next(run.id for run in ledger.last_runs(database.connect(home), "taxi") if run.flow == "train")
+    return next(run.id for run in run_records.newest(database.connect(home), "taxi") if run.flow == "train")
 
 
 def test_the_deployments_are_listed(home, page):

@@ -15,7 +15,7 @@ import pytest
 from stack_parts import Stack, stack
 from training_parts import artifact, opened
 
-from flows import arrivals, causes, database, ledger
+from flows import arrivals, causes, database, ledger, run_records
 from flows.models.taxi.simulator import simulate_day
 from flows.steps import registry
 
@@ -57,8 +57,8 @@ class Soak:
             return False
         return not ledger.list_partitions(self.engine, "taxi", "landed") and not self.running("ingest")
 
-    def running(self, flow: str) -> list[ledger.Run]:
-        return [run for run in ledger.open_runs(self.engine, "taxi") if run.flow == flow]
+    def running(self, flow: str) -> list[run_records.Run]:
+        return [run for run in run_records.under_way(self.engine, "taxi") if run.flow == flow]
 
     def quiet(self, trainings: int) -> bool:
         """Say whether all files are taken and so many causes of new data have their answer."""
@@ -171,7 +171,7 @@ def test_each_accepted_partition_is_the_cause_of_one_training_and_of_no_other(so
 def test_every_version_has_its_lineage_and_no_data_made_two(soak):
     versions = registry.versions(soak.home, "taxi")
     digests = {(one.key, one.digest) for one in ledger.list_partitions(soak.engine, "taxi")}
-    runs = {run.id: run for run in ledger.last_runs(soak.engine, "taxi", 1000)}
+    runs = {run.id: run for run in run_records.newest(soak.engine, "taxi", 1000)}
     made = Counter()
     for version in versions:
         lineage = artifact(soak.home, version.run_id, "lineage.json")
@@ -200,6 +200,6 @@ def test_there_was_one_champion_at_every_moment(soak):
 
 
 def test_runs_that_were_killed_are_told_as_crashed_and_none_is_left_running(soak):
-    ended = Counter(run.state for run in ledger.last_runs(soak.engine, "taxi", 1000))
+    ended = Counter(run.state for run in run_records.newest(soak.engine, "taxi", 1000))
     assert ended["running"] == 0
     assert ended["crashed"] >= 1

@@ -20,7 +20,7 @@ from prefect.states import Running
 from training_parts import copy_home, featurized, history, numbers, opened
 
 from deployments.crashed import HEARTBEAT, OURS, automations, deploy_automations
-from flows import database, ledger
+from flows import database, run_records
 from flows.runs import TAG
 
 pytestmark = pytest.mark.long
@@ -102,7 +102,7 @@ def is_held(home) -> bool:
 
 def executed(home, run: UUID) -> dict[str, str]:
     """Return which process ran which stage, as the record of a run says."""
-    (record,) = [one for one in ledger.last_runs(database.connect(home), "taxi", 100) if one.id == str(run)]
+    (record,) = [one for one in run_records.newest(database.connect(home), "taxi", 100) if one.id == str(run)]
     assert record.state == "completed"
     return {stage["name"]: stage["executor"] for stage in record.summary["stages"]}
 

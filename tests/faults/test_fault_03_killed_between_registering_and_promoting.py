@@ -9,7 +9,7 @@ import signal
 import pytest
 from training_parts import champion, history, numbers, python
 
-from flows import database, ledger
+from flows import database, ledger, run_records
 from flows.steps import registry, status
 
 KILLED_BEFORE_PROMOTING = """
@@ -43,7 +43,7 @@ def test_the_champion_stays_and_the_next_run_promotes_what_was_registered_withou
     assert history(home) == [(1, "promote", 1, None), (2, "promote", 2, 1)]
     assert ledger.champion(engine, "taxi").why == "newer data"
     assert registry.aliases(home, "taxi") == {"champion": 2}
-    newest = next(run for run in ledger.last_runs(engine, "taxi") if run.flow == "train")
+    newest = next(run for run in run_records.newest(engine, "taxi") if run.flow == "train")
     assert "fit" not in [stage["name"] for stage in newest.summary["stages"]]
 
     assert train()["promoted"] is False

@@ -2,14 +2,14 @@
 
 from forked_parts import at_once
 
-from flows import database, ledger
+from flows import database, run_records
 from flows.steps import registry
 
 WRITERS, METRICS, TURNS = 20, 30, 25
 IMPORTS = """
 import sqlalchemy.orm, mlflow.store.tracking.sqlalchemy_store, mlflow.store.model_registry.sqlalchemy_store
 from mlflow.entities import Metric
-from flows import database, ledger
+from flows import database, run_records
 from flows.settings import load
 from flows.steps import registry
 sqlalchemy.orm.configure_mappers()
@@ -19,8 +19,8 @@ home = load()
 BODY = f"""
 engine = database.connect(home)
 for turn in range({TURNS}):
-    ledger.start_run(engine, run_id=f"{{number}}-{{turn}}", model="taxi", flow="train", reason="", executor="test")
-    ledger.end_run(engine, f"{{number}}-{{turn}}", "completed", {{"number": number}})
+    run_records.start(engine, run_id=f"{{number}}-{{turn}}", model="taxi", flow="train", reason="", executor="test")
+    run_records.end(engine, f"{{number}}-{{turn}}", "completed", {{"number": number}})
 client = registry.open_client(home)
 run = client.create_run("0", run_name=str(number)).info.run_id
 for turn in range(3):
@@ -35,7 +35,7 @@ def test_no_row_and_no_metric_is_lost(home):
     statuses, said = at_once(WRITERS, IMPORTS, BODY)
     assert statuses == [0] * WRITERS, said[-3000:]
 
-    runs = ledger.last_runs(engine, "taxi", 1000)
+    runs = run_records.newest(engine, "taxi", 1000)
     assert sorted(run.id for run in runs) == sorted(f"{n}-{turn}" for n in range(WRITERS) for turn in range(TURNS))
     assert {run.state for run in runs} == {"completed"}
     client = registry.open_client(home)

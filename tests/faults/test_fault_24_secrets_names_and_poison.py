@@ -11,7 +11,7 @@ import pytest
 from training_parts import copy_home, numbers, opened, python, state, trained
 
 from deployments import declared
-from flows import causes, database, events, ledger, outbox
+from flows import causes, database, events, outbox, run_records
 from flows.errors import EvergreenError, UsageError
 from flows.lookup import load_model
 from flows.secret import shown
@@ -56,7 +56,7 @@ finally:
     done = python(code, environment={"EVERGREEN_HTTP_TIMEOUT_SECONDS": "2"})
     assert done.returncode == 1
     assert "127.0.0.1:1/trips.parquet" in done.stderr
-    run = next(one for one in ledger.last_runs(database.connect(home), "taxi") if one.flow == "ingest")
+    run = next(one for one in run_records.newest(database.connect(home), "taxi") if one.flow == "ingest")
     kept = httpx.get(f"{prefect_api}/flow_runs/{run.id}", timeout=10).json()
     assert kept["parameters"]["source"] == "https://127.0.0.1:1/trips.parquet"
     logs = {"logs": {"flow_run_id": {"any_": [run.id]}}}
@@ -130,7 +130,7 @@ def test_a_poisoned_window_is_one_cause_and_at_most_one_training(home, tmp_path)
     from flows.retrain import retrain
 
     engine = database.connect(home)
-    before = len([run for run in ledger.last_runs(engine, "taxi", 1000) if run.flow == "train"])
+    before = len([run for run in run_records.newest(engine, "taxi", 1000) if run.flow == "train"])
 
     def monitored(times: int) -> None:
         for number in range(times):
@@ -140,12 +140,12 @@ def test_a_poisoned_window_is_one_cause_and_at_most_one_training(home, tmp_path)
 
     monitored(4)
     assert len(causes.waiting(engine, "taxi")) == 1
-    made = len([run for run in ledger.last_runs(engine, "taxi", 1000) if run.flow == "train"])
+    made = len([run for run in run_records.newest(engine, "taxi", 1000) if run.flow == "train"])
     assert made == before  # nothing was accepted since the last training: there is nothing to learn from
 
     simulate_day(date(2024, 1, 9), trips=2000).to_parquet(tmp_path / "day.parquet")
     ingest(str(tmp_path / "day.parquet"))
     monitored(4)
-    made = len([run for run in ledger.last_runs(engine, "taxi", 1000) if run.flow == "train"])
+    made = len([run for run in run_records.newest(engine, "taxi", 1000) if run.flow == "train"])
     assert made == before + 1
     assert len(numbers(home)) <= 2

@@ -12,7 +12,7 @@ import pytest
 from serving_parts import eventually
 from team_parts import SECRETS, mlflow_server, prefect_server, stores
 
-from flows import database, ledger
+from flows import database, ledger, run_records
 from flows.steps.processes import stop
 
 pytestmark = pytest.mark.long
@@ -96,6 +96,6 @@ def test_the_training_goes_through_nothing_is_lost_and_the_service_answers_on(te
         engine = database.connect(one)
         assert [row.version for row in ledger.list_promotions(engine, "taxi")] == [1]
         assert len(ledger.list_partitions(engine, "taxi", "accepted")) == len(landed)
-        runs = [run for run in ledger.last_runs(engine, "taxi", 100) if run.flow == "train"]
+        runs = [run for run in run_records.newest(engine, "taxi", 100) if run.flow == "train"]
         assert [run.state for run in runs] == ["completed", "completed"]
         assert "champion" in runs[0].summary["failed"]

@@ -12,7 +12,7 @@ from uuid import UUID
 import pytest
 from training_parts import champion, copy_home, history, log_again, opened, trained
 
-from flows import database, ledger
+from flows import database, ledger, run_records
 from flows.lookup import load_model
 from flows.steps import registry
 
@@ -60,14 +60,14 @@ def test_the_run_is_suspended_with_the_evidence_on_its_page_and_does_what_the_pe
     from flows.train import hand_over
 
     spec, engine = load_model("taxi", home), database.connect(home)
-    before = len(ledger.last_runs(engine, "taxi", 100))
+    before = len(run_records.newest(engine, "taxi", 100))
     asked = hand_over(home, engine, spec, 2, "newer data", "approve")
     assert hand_over(home, engine, spec, 2, "newer data", "approve") == asked  # it is asked once
     assert asked["promoted"] is False
     run = UUID(asked["approval"])
     said = execute(str(run))
     assert deployed.read_flow_run(run).state.name == "Suspended", said
-    assert (champion(home), len(ledger.last_runs(engine, "taxi", 100))) == (1, before)
+    assert (champion(home), len(run_records.newest(engine, "taxi", 100))) == (1, before)
     page = deployed.request(
         "POST", "/artifacts/filter", json={"artifacts": {"flow_run_id": {"any_": [str(run)]}}}
     ).json()  # fmt: skip
@@ -78,7 +78,7 @@ def test_the_run_is_suspended_with_the_evidence_on_its_page_and_does_what_the_pe
     deployed.resume_flow_run(run, run_input=answer)
     said = execute(str(run))
     assert deployed.read_flow_run(run).state.name == "Completed", said
-    newest = ledger.last_runs(engine, "taxi", 1)[0]
+    newest = run_records.newest(engine, "taxi", 1)[0]
     if approve:
         assert history(home)[-1] == (2, "promote", 2, 1)
         made = ledger.champion(engine, "taxi")
@@ -89,7 +89,7 @@ def test_the_run_is_suspended_with_the_evidence_on_its_page_and_does_what_the_pe
         assert newest.summary["refused"] == "Ada: looked at the slices"
         assert hand_over(home, engine, spec, 2, "newer data", "approve") == {"promoted": False}  # not asked again
     assert newest.flow == "promote"
-    assert [one.flow for one in ledger.last_runs(engine, "taxi", 100)][: -before or None] == ["promote"]
+    assert [one.flow for one in run_records.newest(engine, "taxi", 100)][: -before or None] == ["promote"]
 
 
 def test_without_a_deployment_the_run_waits_where_it_is(home):

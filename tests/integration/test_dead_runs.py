@@ -11,7 +11,7 @@ from prefect import flow, get_client
 from prefect.states import Cancelling
 from typer.testing import CliRunner
 
-from flows import database, ledger
+from flows import database, run_records
 from flows.errors import CancelledError
 from flows.runs import confirm_cancelled, executor, recorded, stage
 
@@ -24,12 +24,12 @@ def runs(flow_home):
     engine, ids = database.connect(flow_home), (str(uuid.uuid4()), str(uuid.uuid4()))
     names = (executor().replace(f"pid {os.getpid()}", f"pid {dead.pid}"), executor())
     for run_id, name in zip(ids, names, strict=True):
-        ledger.start_run(engine, run_id=run_id, model="taxi", flow="train", reason="test", executor=name)
+        run_records.start(engine, run_id=run_id, model="taxi", flow="train", reason="test", executor=name)
     return ids
 
 
 def states(home):
-    return {one.id: (one.state, one.summary.get("error")) for one in ledger.last_runs(database.connect(home), "taxi")}
+    return {one.id: (one.state, one.summary.get("error")) for one in run_records.newest(database.connect(home), "taxi")}
 
 
 def expected(runs):
@@ -84,7 +84,7 @@ def test_a_dead_run_that_a_person_cancelled_is_told_as_cancelled_with_the_run_wi
     outer()
     name = executor().replace(f"pid {os.getpid()}", f"pid {dead.pid}")
     for run_id in ids:
-        ledger.start_run(engine, run_id=run_id, model="taxi", flow="train", reason="test", executor=name)
+        run_records.start(engine, run_id=run_id, model="taxi", flow="train", reason="test", executor=name)
 
     from flows.cli import app
 

@@ -14,7 +14,7 @@ import pytest
 from serving_parts import eventually
 
 from deployments import delivery
-from flows import database, ledger
+from flows import database, ledger, run_records
 from flows.errors import ConflictError, RefusedError
 from flows.models.taxi.spec import spec
 from flows.steps.promotion import rollback_target
@@ -174,7 +174,9 @@ def test_going_back_that_is_ended_after_its_rollback_leaves_the_champion_as_it_w
     assert champion(home) == 3
     assert in_force(home) == "two"
     assert (
-        ledger.last_runs(database.connect(home), "taxi", 1)[0].summary["put_back"].endswith("and so is model version 3")
+        run_records.newest(database.connect(home), "taxi", 1)[0]
+        .summary["put_back"]
+        .endswith("and so is model version 3")
     )
 
 
@@ -191,7 +193,7 @@ def test_a_delivery_that_is_ended_ends_its_training_and_puts_back(home, said, tr
     assert process.returncode == 130, out
     time.sleep(4)
     assert said()[-2:] == ["one featurize --model taxi", "one deploy"]
-    newest = ledger.last_runs(database.connect(home), "taxi", 1)[0]
+    newest = run_records.newest(database.connect(home), "taxi", 1)[0]
     assert newest.state == "failed"
     assert newest.summary["put_back"] == "version one is in force again"
 

@@ -8,7 +8,7 @@ import httpx
 import pytest
 from ingest_parts import DAY, clean_day, write
 
-from flows import database, events, ledger
+from flows import database, events, ledger, run_records
 from flows.errors import BrokenCheckError, UsageError
 from flows.models.taxi.simulator import break_rows, rename_column
 from flows.models.taxi.source import trips
@@ -45,7 +45,7 @@ def test_the_flow_decides_says_so_and_keeps_its_record(flow_home, prefect_api, t
     assert found[1]["rejected_rows"] == round(0.005 * len(frames[1]))
     assert (flow_home.docs / "taxi" / "index.html").is_file()
 
-    (run,) = ledger.last_runs(database.connect(flow_home), "taxi")
+    (run,) = run_records.newest(database.connect(flow_home), "taxi")
     assert (run.flow, run.state) == ("ingest", "completed")
     assert run.summary["accepted"] == 2
     assert run.summary["quarantined"] == 1

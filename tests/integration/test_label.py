@@ -4,7 +4,7 @@ import pandas as pd
 import pytest
 from ingest_parts import Place, clean_day, write
 
-from flows import database, ledger
+from flows import database, ledger, run_records
 from flows.errors import UsageError
 from flows.models.taxi.spec import spec
 from flows.steps import filling
@@ -132,7 +132,7 @@ def test_the_flow_accepts_what_waited_for_its_labels_once(flow_home, tmp_path):
     (same,) = whole.ingest(write(day, tmp_path / "whole.parquet"))
     assert accepted[0].digest == same.digest  # to the row what would have landed with its labels
 
-    (run,) = ledger.last_runs(engine, "taxi", flow="label")
+    (run,) = run_records.newest(engine, "taxi", flow="label")
     assert (run.state, run.summary["rows"], run.summary["accepted"]) == ("completed", len(day), 1)
     again = label(source=str(labels))
     assert (again["met"], again["rows"], again["partitions"]) == (len(day), 0, [])

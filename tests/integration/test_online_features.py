@@ -12,7 +12,7 @@ import pytest
 from training_parts import copy_home, featurized, opened
 
 from deployments.service.features import OnlineFeatures
-from flows import database, ledger
+from flows import database, ledger, run_records
 from flows.errors import RefusedError
 from flows.models.taxi.simulator import simulate_day
 from flows.models.taxi.spec import spec
@@ -320,7 +320,7 @@ def test_an_expression_that_was_changed_is_computed_anew_for_all_ticks(copy, bus
     monkeypatch.setitem(
         TABLES, "pickup_zone", lambda rows, ticks: known(rows.mutate(minutes=rows.minutes * 2.0), ticks)
     )
-    (change,) = feature_plan.recomputed(spec, ledger.since_completed(database.connect(copy), "taxi", "featurize"))
+    (change,) = feature_plan.recomputed(spec, run_records.since_completed(database.connect(copy), "taxi", "featurize"))
     assert change.what == "expressions of view pickup_zone"
     assert featurize()["ticks"] >= 7
     after = stored(read(copy, asked))

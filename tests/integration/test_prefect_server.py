@@ -11,7 +11,7 @@ import pytest
 from online_parts import ROOT
 from serving_parts import eventually
 
-from flows import database, ledger
+from flows import database, run_records
 from flows.errors import UnavailableError
 from flows.settings import Settings
 from flows.steps.prefect_server import is_healthy, prefect_server, refuse_running
@@ -186,7 +186,7 @@ def test_no_command_stops_the_server_of_a_stack(tmp_path, begin):
 def test_a_command_whose_server_is_killed_ends_soon_and_says_so(tmp_path, begin, simulated_days):
     process = begin(INGEST, str(simulated_days))
     engine = database.connect(Settings(home=tmp_path))
-    eventually(lambda: ledger.open_runs(engine, "taxi"), 120)
+    eventually(lambda: run_records.under_way(engine, "taxi"), 120)
     psutil.Process(known(tmp_path)["pid"]).kill()
     killed = time.monotonic()
     _, errors = process.communicate(timeout=ENDS_SECONDS)

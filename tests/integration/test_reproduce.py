@@ -14,7 +14,7 @@ import sqlalchemy as sa
 from training_parts import copy_home, opened, state, trained
 from typer.testing import CliRunner
 
-from flows import database, ledger
+from flows import database, ledger, run_records
 from flows.errors import RefusedError
 from flows.lookup import load_model
 from flows.models.taxi.simulator import simulate_day
@@ -88,7 +88,7 @@ def files(home) -> dict[str, int]:
 def test_a_version_comes_out_to_the_bit_though_its_features_were_computed_again_and_leaves_no_trace(home):
     from flows.cli import app
 
-    before, runs = (state(home), files(home)), ledger.last_runs(database.connect(home), "taxi", None)
+    before, runs = (state(home), files(home)), run_records.newest(database.connect(home), "taxi", None)
     done = CliRunner().invoke(app, ["reproduce", "1", "--json", "--home", str(home.home)])
     assert done.exit_code == 0, done.output
     found = json.loads(done.stdout)
@@ -97,7 +97,7 @@ def test_a_version_comes_out_to_the_bit_though_its_features_were_computed_again_
         "feature definitions", "training set", "rows, train and judge", "estimator file", "predictions, train",
         "predictions, judge", "rmse, judge",
     ]  # fmt: skip
-    assert (state(home), ledger.last_runs(database.connect(home), "taxi", None)) == (before[0], runs)
+    assert (state(home), run_records.newest(database.connect(home), "taxi", None)) == (before[0], runs)
     assert files(home) == before[1]
 
 

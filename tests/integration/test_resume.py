@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from training_parts import artifact, champion, copy_home, featurized, history, numbers, opened
 
-from flows import database, ledger
+from flows import database, ledger, run_records
 from flows.models.taxi.spec import spec
 from flows.steps import registry
 
@@ -79,9 +79,9 @@ def kill_after(prefect_api, tmp_path_factory):
     child.wait(60)
 
 
-def runs(home, flow: str) -> list[ledger.Run]:
+def runs(home, flow: str) -> list[run_records.Run]:
     """Return the runs of a flow, oldest first."""
-    return [run for run in reversed(ledger.last_runs(database.connect(home), "taxi", 100)) if run.flow == flow]
+    return [run for run in reversed(run_records.newest(database.connect(home), "taxi", 100)) if run.flow == flow]
 
 
 def made(home) -> dict:

@@ -13,7 +13,7 @@ import pyarrow.feather as feather
 import pyarrow.parquet as pq
 import pytest
 
-from flows import database, ledger
+from flows import database, ledger, run_records
 from flows.errors import RefusedError, UnavailableError, UsageError
 from flows.models.taxi.simulator import simulate_day
 from flows.models.taxi.spec import spec
@@ -322,7 +322,7 @@ def test_the_flow_scores_with_the_champion_and_refuses_without_one(place, reques
     found = score(source=str(tmp_path / "in.parquet"), target=str(tmp_path / "out.csv"))
     assert found == {"model": "taxi", "target": str(tmp_path / "out.csv"), "rows": 100, "version": 7}
     assert Path(found["target"]).read_text().count("\n") == 101
-    run = ledger.last_runs(database.connect(place.settings), "taxi", 1)[0]
+    run = run_records.newest(database.connect(place.settings), "taxi", 1)[0]
     assert (run.flow, run.state) == ("score", "completed")
     assert run.ended_at is not None
     assert run.ended_at <= datetime.now(UTC)

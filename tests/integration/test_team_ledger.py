@@ -10,7 +10,7 @@ import pytest
 import sqlalchemy as sa
 from alembic import command
 
-from flows import causes, database, ledger, trials
+from flows import causes, database, ledger, run_records, trials
 from flows.engines import make_engine
 from flows.errors import UnavailableError
 from flows.locks import locked
@@ -39,7 +39,7 @@ def test_a_first_schema_with_data_in_it_is_migrated_and_loses_nothing(host):
     with engine.begin() as connection:
         connection.execute(first.insert().values(ROW | told | {"reasons": [], "statistics": {}, "validation": {}}))
         partition = ledger.Partition.model_validate(dict(connection.execute(sa.select(first)).mappings().one()))
-    ledger.start_run(engine, run_id="first", model="taxi", flow="ingest", reason="", executor="me")
+    run_records.start(engine, run_id="first", model="taxi", flow="ingest", reason="", executor="me")
     made = ledger.promote(
         engine, model="taxi", expected=None, kind="promote", version=1, run_id="r", model_uri="s3://lake/m", digest="0" * 64,
         who="me", why="first", evidence={"error": 1.5},
@@ -50,7 +50,7 @@ def test_a_first_schema_with_data_in_it_is_migrated_and_loses_nothing(host):
     engine = database.connect(host)
     assert ledger.list_partitions(engine, "taxi") == [partition]
     assert ledger.champion(engine, "taxi") == made
-    assert [run.id for run in ledger.open_runs(engine, "taxi")] == ["first"]
+    assert [run.id for run in run_records.under_way(engine, "taxi")] == ["first"]
     assert causes.listed(engine, "taxi") == trials.listed(engine, "taxi") == []
     assert database.revisions(engine)[0] == database.revisions(engine)[1]
 
@@ -156,7 +156,7 @@ def test_whoever_has_no_patience_is_told_at_once_of_a_ledger_that_is_away(tmp_pa
 
 def test_a_run_whose_figures_are_no_numbers_is_recorded(host):
     engine = database.connect(host)
-    ledger.start_run(engine, run_id="r", model="taxi", flow="train", reason="", executor="me")
-    ledger.end_run(engine, "r", "completed", {"error": float("inf"), "more": [float("nan"), {"x": 1.5}]})
-    (run,) = ledger.last_runs(engine, "taxi")
+    run_records.start(engine, run_id="r", model="taxi", flow="train", reason="", executor="me")
+    run_records.end(engine, "r", "completed", {"error": float("inf"), "more": [float("nan"), {"x": 1.5}]})
+    (run,) = run_records.newest(engine, "taxi")
     assert (run.state, run.summary) == ("completed", {"error": None, "more": [None, {"x": 1.5}]})

@@ -24,7 +24,7 @@ from training_parts import (
     trained,
 )
 
-from flows import database, ledger
+from flows import database, ledger, run_records
 from flows.errors import ContractError, RefusedError, TamperedError
 from flows.lookup import load_model
 from flows.models.taxi.simulator import simulate_day
@@ -172,7 +172,7 @@ def test_a_broken_estimator_is_refused_by_named_gates_logged_and_not_registered(
     assert figures["gate_baseline"] == pytest.approx(found["error"] / found["baseline_error"])
     assert figures["gate_slices"] > 1 + load_model("taxi", home).gates.slice_tolerance
     assert figures["gate_champion"] > 0
-    (run,) = [one for one in ledger.last_runs(database.connect(home), "taxi", 1) if one.flow == "train"]
+    (run,) = [one for one in run_records.newest(database.connect(home), "taxi", 1) if one.flow == "train"]
     assert (run.state, run.summary["failed"]) == ("completed", found["failed"])
 
 
@@ -228,7 +228,7 @@ def test_an_estimator_that_cannot_be_made_or_fitted_is_an_error_of_one_line_and_
     assert "\n" not in str(error.value)
     assert (state(home), logged_runs(home)) == (before, runs)
     assert [path for path in home.stages("taxi").rglob("*") if path.name.endswith(".tmp")] == []
-    (run,) = ledger.last_runs(database.connect(home), "taxi", 1)
+    (run,) = run_records.newest(database.connect(home), "taxi", 1)
     assert (run.flow, run.state) == ("train", "failed")
     assert str(error.value) in run.summary["error"]
 
@@ -282,7 +282,7 @@ def test_the_lineage_says_all_that_made_a_version(home):
         assert used.accepted_rows + used.rejected_rows == used.rows
         assert used.validation == landed[used.key].validation != {}
 
-    (run,) = [one for one in ledger.last_runs(engine, "taxi", 100) if one.id == lineage.run_id]
+    (run,) = [one for one in run_records.newest(engine, "taxi", 100) if one.id == lineage.run_id]
     assert (run.flow, run.executor) == ("train", lineage.executor)
     assert {"log-run", "register"} <= {stage["name"] for stage in run.summary["stages"]}
     lock = ROOT / "uv.lock"
@@ -308,7 +308,7 @@ def test_prefect_shows_which_stage_worked_on_what_which_other_made(home):
     from prefect import get_client
     from prefect.client.schemas.filters import FlowRunFilter
 
-    run = next(run for run in ledger.last_runs(database.connect(home), "taxi", 100) if run.flow == "train")
+    run = next(run for run in run_records.newest(database.connect(home), "taxi", 100) if run.flow == "train")
 
     def edges():
         with get_client(sync_client=True) as client:

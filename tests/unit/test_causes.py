@@ -4,7 +4,7 @@ from datetime import timedelta
 
 import pytest
 
-from flows import causes, database, ledger
+from flows import causes, database, run_records
 
 
 @pytest.fixture
@@ -56,10 +56,10 @@ def test_causes_are_kept_by_model(engine):
 
 def test_what_a_run_left_unanswered_waits_again_once_the_run_has_ended(engine):
     cause = raised(engine)
-    ledger.start_run(engine, run_id="a", model="taxi", flow="retrain", reason="", executor="")
+    run_records.start(engine, run_id="a", model="taxi", flow="retrain", reason="", executor="")
     causes.claim(engine, [cause.id], "a")
     assert causes.waiting(engine, "taxi") == []
-    ledger.end_run(engine, "a", "failed", {})
+    run_records.end(engine, "a", "failed", {})
     assert ids(causes.waiting(engine, "taxi")) == [cause.id]
 
 
@@ -82,10 +82,10 @@ def test_released_causes_wait_again_and_answered_ones_do_not(engine):
 
 def test_a_training_answers_the_causes_that_were_raised_before_it(engine):
     before = raised(engine)
-    ledger.start_run(engine, run_id="t", model="taxi", flow="train", reason="by hand", executor="")
+    run_records.start(engine, run_id="t", model="taxi", flow="train", reason="by hand", executor="")
     after = raised(engine, kind="distribution")
     assert ids(causes.waiting(engine, "taxi")) == [before.id, after.id]
-    ledger.end_run(engine, "t", "completed", {})
+    run_records.end(engine, "t", "completed", {})
     assert ids(causes.waiting(engine, "taxi")) == [after.id]
     (outcome,) = [one.outcome for one in causes.listed(engine, "taxi") if one.id == before.id]
     assert outcome.startswith("answered by the training of ")
@@ -93,8 +93,8 @@ def test_a_training_answers_the_causes_that_were_raised_before_it(engine):
 
 def test_a_training_that_a_wrong_clock_put_into_the_future_answers_nothing(engine, monkeypatch):
     with monkeypatch.context() as wrong:
-        wrong.setattr(ledger, "now", lambda: database.now() + timedelta(days=9000))
-        ledger.start_run(engine, run_id="t", model="taxi", flow="train", reason="by hand", executor="")
-        ledger.end_run(engine, "t", "completed", {})
+        wrong.setattr(run_records, "now", lambda: database.now() + timedelta(days=9000))
+        run_records.start(engine, run_id="t", model="taxi", flow="train", reason="by hand", executor="")
+        run_records.end(engine, "t", "completed", {})
     cause = raised(engine)
     assert ids(causes.waiting(engine, "taxi")) == [cause.id]

@@ -5,7 +5,8 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from flows.causes import Cause
-from flows.ledger import Partition, Promotion, Run
+from flows.ledger import Partition, Promotion
+from flows.run_records import Run
 from flows.spec import Triggers
 from flows.steps.decision import Facts, decide, enough_data, findings, gather, standing
 from flows.steps.drift import FeatureDrift

@@ -1,15 +1,15 @@
 """What was delivered, and trained, is found however many other runs there were since."""
 
 from deployments import delivery
-from flows import database, ledger, outbox
+from flows import database, outbox, run_records
 from flows.models.taxi.spec import spec
 
 
 def test_a_delivery_and_a_training_outlast_thousands_of_other_runs(home):
     engine = database.connect(home)
     for flow in ("deliver", "train"):
-        ledger.start_run(engine, run_id=flow, model="taxi", flow=flow, reason="", executor="")
-        ledger.end_run(engine, flow, "completed", {"version": "v1"})
+        run_records.start(engine, run_id=flow, model="taxi", flow=flow, reason="", executor="")
+        run_records.end(engine, flow, "completed", {"version": "v1"})
     others = [
         {
             "id": f"ingest {number}", "model": "taxi", "flow": "ingest", "reason": "", "state": "completed",
@@ -23,4 +23,4 @@ def test_a_delivery_and_a_training_outlast_thousands_of_other_runs(home):
     assert found is not None
     assert found.summary["version"] == "v1"
     assert outbox.weigh(engine, spec, []).since_training is not None
-    assert [run.flow for run in ledger.last_runs(engine, "taxi", 2)] == ["ingest", "ingest"]
+    assert [run.flow for run in run_records.newest(engine, "taxi", 2)] == ["ingest", "ingest"]

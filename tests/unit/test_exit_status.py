@@ -3,7 +3,7 @@
 import pytest
 from typer.testing import CliRunner
 
-from flows import cli
+from flows import cli, cli_data
 from flows.cli_error import told
 from flows.errors import UsageError
 
@@ -17,11 +17,14 @@ from flows.errors import UsageError
         (("superseded",), 0),
     ],
 )
-def test_an_ingest_that_accepted_nothing_of_what_came_is_a_refusal(monkeypatch, tmp_path, statuses, code):
+@pytest.mark.parametrize("command", [("ingest",), ("label", "labels.csv")])
+def test_accepting_nothing_of_what_came_is_a_refusal(monkeypatch, tmp_path, statuses, code, command):
     names = ("key", "revision", "rows", "accepted_rows", "rejected_rows", "reasons")
     found = [dict.fromkeys(names, 0) | {"key": "2024-01-01", "reasons": [], "status": status} for status in statuses]
-    monkeypatch.setattr(cli, "run_flow", lambda *_, **__: found)
-    done = CliRunner().invoke(cli.app, ["ingest", "--home", str(tmp_path)])
+    if command[0] == "label":
+        found = {"labels": 2, "met": 2, "rows": 2, "partitions": found}
+    monkeypatch.setattr(cli_data, "run_flow", lambda *_, **__: found)
+    done = CliRunner().invoke(cli.app, [*command, "--home", str(tmp_path)])
     assert done.exit_code == code, done.output
 
 

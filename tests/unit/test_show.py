@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 import pytest
 
 from flows import show, show_backtest, terminal
-from flows.ledger import Run
+from flows.run_records import Run
 from flows.steps import gates, pages, status
 from flows.steps.backtest import page
 
