@@ -13,7 +13,7 @@ from importlib import metadata
 import sqlalchemy as sa
 from sqlalchemy.engine import Engine
 
-from flows import database
+from flows import database, ledger
 from flows.engines import make_engine
 from flows.errors import RefusedError, UnavailableError
 from flows.secret import shown
@@ -202,6 +202,15 @@ def _features(settings: Settings, spec: ModelSpec) -> Iterator[Finding]:
     yield Finding("feature store", "good", f"{spec.feature_service} is registered, {len(names)} features")
 
 
+def _waits_for_champion(settings: Settings, spec: ModelSpec) -> bool:
+    """Say whether nothing was ever promoted; a ledger that cannot be read says nothing."""
+    if not settings.ledger_exists:
+        return True
+    with _opened(settings.ledger) as engine, suppress(sa.exc.SQLAlchemyError):
+        return database.revisions(engine)[0] is None or ledger.champion(engine, spec.name) is None
+    return False
+
+
 def _service(settings: Settings, spec: ModelSpec) -> Iterator[Finding]:
     open_to_all = settings.service_host not in ("127.0.0.1", "localhost", "::1")
     if open_to_all and not settings.service_api_key.get_secret_value():
@@ -212,10 +221,10 @@ def _service(settings: Settings, spec: ModelSpec) -> Iterator[Finding]:
     known = serving.find(settings, spec.name)
     if known is None:
         yield Finding("service", "good", "none runs on this home; `evergreen serve` starts it")
+    elif not known["ready"] and _waits_for_champion(settings, spec):
+        waits = f"{known['url']} waits for a champion, none is there yet"
+        yield Finding("service", "warning", waits, "`evergreen train` makes one")
     elif not known["ready"]:
-        yield Finding(
-            "service", "bad", f"{known['url']} is not ready",
-            "its log says why; without a champion, `evergreen train` makes one",
-        )  # fmt: skip
+        yield Finding("service", "bad", f"{known['url']} is not ready", "its log says why")
     else:
         yield Finding("service", "good", f"{known['url']} answers with version {known['version']}")

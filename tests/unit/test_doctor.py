@@ -14,7 +14,7 @@ import pytest
 from flows import database, ledger
 from flows.lookup import load_model
 from flows.settings import Settings
-from flows.steps import online_file
+from flows.steps import online_file, serving
 from flows.steps.doctor import examine
 
 
@@ -118,3 +118,23 @@ def test_a_ledger_that_is_away_is_not_laid_to_a_redis_that_answers(tmp_path, mon
     )
     found = {one.part: one.state for one in examine(settings, load_model("taxi", settings))}
     assert (found["ledger"], found["online store"]) == ("bad", "good")
+
+
+def test_a_service_that_waits_for_a_first_champion_is_not_broken(tmp_path, monkeypatch):
+    home = Settings(home=tmp_path)
+    asked = {"url": "http://127.0.0.1:8000", "ready": False, "version": None}
+    monkeypatch.setattr(serving, "find", lambda *_: asked)
+
+    def told():
+        found = examine(home, load_model("taxi", home))
+        return [(one.state, one.found) for one in found if one.part == "service"]
+
+    waits = [("warning", "http://127.0.0.1:8000 waits for a champion, none is there yet")]
+    assert told() == waits
+    engine = database.connect(home)
+    assert told() == waits
+    ledger.promote(
+        engine, model="taxi", expected=None, kind="promote", version=1, run_id="r", model_uri="u", digest="d", who="me",
+        why="", evidence={},
+    )  # fmt: skip
+    assert told() == [("bad", "http://127.0.0.1:8000 is not ready")]
