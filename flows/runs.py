@@ -214,11 +214,12 @@ def _stop_if_cancelled(record: Record | None) -> None:
     begun = time.monotonic()
     if record is None or begun < record.ask_at:
         return
-    cancelled = [one for one in _in_prefect(record.id) if _is_cancelled(one)]
+    known = _in_prefect(record.id)
+    within = [place for place, one in enumerate(known, 1) if _is_cancelled(one)]
     now = time.monotonic()
     record.ask_at = now + max(ASK_SECONDS, ASK_PAUSE * (now - begun))
-    if cancelled:
-        _stopped.extend(str(one.id) for one in cancelled)
+    if within:
+        _stopped.extend(str(one.id) for one in known[: max(within)])  # with a run all that are within it
         raise CancelledError("the run was cancelled in Prefect; nothing was left half done, the same command goes on")
 
 
