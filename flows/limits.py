@@ -15,7 +15,7 @@ PATIENCE_SECONDS = 90.0  # longer than a lease: who goes on after a crash meets 
 
 
 @contextmanager
-def alone(what: str, model: str, patience: float = PATIENCE_SECONDS) -> Iterator[None]:
+def alone(what: str, model: str, patience: float) -> Iterator[None]:
     """Hold the one slot of ``what`` for a model; raises ConflictError if another run holds it for longer than ``patience``.
 
     A lease is no fence, it can run out under a holder that was asleep: what must not happen twice is refused by the ledger.

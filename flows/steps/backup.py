@@ -27,7 +27,6 @@ MANIFEST = "backup.json"
 DATABASES = ("ledger.db", "mlflow.db", "feast/registry.db", "feast/online.db", "prefect/prefect.db")
 LEFT_FOLDERS = frozenset({"cache", "tmp", "stages"})  # made again when needed
 LEFT_SUFFIXES = frozenset({".lock", ".tmp", ".log", ".pid"})
-CHUNK = 2**20
 
 
 def backup(settings: Settings, target: Path) -> dict[str, Any]:

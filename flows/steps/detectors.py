@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 
-def first_alarm(name: str, losses: NDArray[np.float64], limit: float = 1.0) -> int | None:
+def first_alarm(name: str, losses: NDArray[np.float64], limit: float) -> int | None:
     """Return the place in ``losses`` (n,) at which a detector raises its first alarm of a rise, None if it never does.
 
     ``adwin`` (Bifet and Gavalda, SDM 2007) and ``page-hinkley`` take the losses, ``ddm`` (Gama et al., SBIA 2004) whether

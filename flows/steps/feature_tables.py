@@ -107,14 +107,12 @@ def remove_damaged(settings: Settings, spec: ModelSpec) -> bool:
     return empty or bool(found and not settings.storage_url)
 
 
-def span(
-    spec: ModelSpec, accepted: Sequence[Partition], now: datetime | None = None
-) -> tuple[datetime, datetime] | None:
+def span(spec: ModelSpec, accepted: Sequence[Partition]) -> tuple[datetime, datetime] | None:
     """Return the first and the last tick that the accepted partitions make, None if they make none."""
     firsts, lasts = [p.first_event for p in accepted if p.first_event], [p.last_event for p in accepted if p.last_event]
     if not firsts:
         return None
-    ticks = ticks_between(spec, min(firsts), min(next_tick(spec, max(lasts)), now or datetime.now(UTC)))
+    ticks = ticks_between(spec, min(firsts), min(next_tick(spec, max(lasts)), datetime.now(UTC)))
     return (ticks[0], ticks[-1]) if ticks else None
 
 

@@ -92,14 +92,12 @@ def write_text(path: Path, text: str) -> Path:
     return path
 
 
-def write_parquet(table: pa.Table, path: Path, compression: str = "zstd") -> Path:
+def write_parquet(table: pa.Table, path: Path) -> Path:
     """Write an arrow table as parquet, atomically; timestamps are in microseconds."""
     import pyarrow.parquet as pq
 
     with replacing(path) as temporary:
-        pq.write_table(
-            table, temporary, compression=compression, coerce_timestamps="us", allow_truncated_timestamps=False
-        )
+        pq.write_table(table, temporary, compression="zstd", coerce_timestamps="us", allow_truncated_timestamps=False)
     return path
 
 
@@ -115,8 +113,7 @@ def write_arrow(table: pa.Table, path: Path) -> Path:
         for start in range(0, table.num_rows, ARROW_ROWS):
             columns = [column.chunk(0) for column in table.slice(start, ARROW_ROWS).combine_chunks().columns]
             places = pa.array(np.arange(len(columns[0]) if columns else 0))
-            plain = [
-                one.take(places) if one.null_count else one for one in columns
-            ]  # picking leaves zeros beneath nulls
+            # Picking leaves zeros beneath nulls.
+            plain = [one.take(places) if one.null_count else one for one in columns]
             writer.write_batch(pa.record_batch(plain, schema=table.schema))
     return path

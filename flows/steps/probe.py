@@ -81,14 +81,14 @@ def ask(process: subprocess.Popen[str], folder: Path, digest: str) -> None:
             stdin.flush()
 
 
-def probe_in(process: subprocess.Popen[str], timeout: float = TIMEOUT_SECONDS) -> Probe:
-    """Return what came of the bundle that a process was asked for; a crash, a refusal or a time-out (seconds) is
+def probe_in(process: subprocess.Popen[str]) -> Probe:
+    """Return what came of the bundle that a process was asked for; a crash, a refusal or a time-out is
     ``loaded=False`` with the reason.
     """
     try:
-        said, errors = process.communicate(timeout=timeout)
+        said, errors = process.communicate(timeout=TIMEOUT_SECONDS)
     except subprocess.TimeoutExpired:
-        return _refused(f"it did not open and answer within {timeout:.0f} s")
+        return _refused(f"it did not open and answer within {TIMEOUT_SECONDS:.0f} s")
     try:
         return Probe.model_validate_json(said.splitlines()[-1])
     except (IndexError, ValueError):
@@ -96,11 +96,11 @@ def probe_in(process: subprocess.Popen[str], timeout: float = TIMEOUT_SECONDS) -
         return _refused(f"the process ended with status {process.returncode}: {last[0][:300]}")
 
 
-def probe_bundle(folder: Path, digest: str, settings: Settings, timeout: float = TIMEOUT_SECONDS) -> Probe:
+def probe_bundle(folder: Path, digest: str, settings: Settings) -> Probe:
     """Open a bundle in a process of its own and return what came of it, as ``probe_in`` does."""
     with started(settings) as process:
         ask(process, folder, digest)
-        return probe_in(process, timeout)
+        return probe_in(process)
 
 
 def probe_here(folder: Path, digest: str, trusted_types: Sequence[str]) -> Probe:

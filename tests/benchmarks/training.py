@@ -19,7 +19,7 @@ from typing import Any
 from flows.settings import Settings
 from flows.steps.bench import Figure, compared
 
-FIRST, DAYS, JUDGE = date(2024, 1, 1), 28, 2
+FIRST, DAYS = date(2024, 1, 1), 28
 
 
 def prepare(home: Settings, rows: int) -> None:

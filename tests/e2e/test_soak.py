@@ -22,7 +22,7 @@ from flows.steps import registry
 pytestmark = pytest.mark.long
 
 FIRST = date(2024, 1, 1)
-DAYS, DROP, TRIPS = 60, 12, 400
+DAYS, TRIPS = 60, 400
 SECONDS = 300.0
 LATE, MENDED = 17, 40  # days whose rows come after the others of their file, the second as a malformed file at first
 

@@ -106,9 +106,7 @@ def train_window(place: Place, step: int, judge: timedelta | None, code: str, se
     return make_window(settings, history, step, judge)
 
 
-def make_window(
-    settings: Settings, history: History, step: int, judge: timedelta | None = None, factory: str | None = None
-) -> Made:
+def make_window(settings: Settings, history: History, step: int, judge: timedelta | None) -> Made:
     """Make the model of a training at the start of a period, or find it: on disk, in the bucket, or once another made it.
 
     Its key is the digest of its training set and of the code, parameters and libraries that make a model of it.
@@ -118,13 +116,13 @@ def make_window(
     rows = training_set.parted(spec, history.known_by(step), window)
     with scratch(settings.home, "window") as draft:
         data = training_set.write_training_set(rows, list(history.features), window, draft)
-        key = hashlib.sha256(repr([data.digest, code_of(spec, factory)]).encode()).hexdigest()
+        key = hashlib.sha256(repr([data.digest, code_of(spec)]).encode()).hexdigest()
         folder = windows(settings, spec.name) / key[:32]
         with locked(settings, f"backtests/{spec.name}/models/{key[:32]}", LONGEST_SECONDS):
             trained = _find(settings, folder, key)
             made = trained is None
             if trained is None:
-                trained = _make(settings, spec, data, key, folder, factory)
+                trained = _make(settings, spec, data, key, folder)
     _scores(settings, history, trained, folder, history.place(window.split))
     return Made(folder=folder.name, window=window, made=made)
 
@@ -172,12 +170,10 @@ def _find(settings: Settings, folder: Path, key: str = "") -> Trained | None:
     return found
 
 
-def _make(
-    settings: Settings, spec: ModelSpec, data: training_set.TrainingSet, key: str, folder: Path, factory: str | None
-) -> Trained:
+def _make(settings: Settings, spec: ModelSpec, data: training_set.TrainingSet, key: str, folder: Path) -> Trained:
     """Fit, judge and probe a window as a training does, and keep what came of it; the record is written last."""
     begun = time.perf_counter()
-    estimator = fitting.fit(spec, data, dict(spec.params), factory)
+    estimator = fitting.fit(spec, data, dict(spec.params))
     train, judge = evaluation.predict(spec, estimator, data)
     digest = bundling.save_bundle(spec, estimator, data, folder)
     classes = getattr(estimator, "classes_", None) if spec.task != "regression" else None

@@ -86,7 +86,7 @@ def cheapest(outcomes: Sequence[Outcome]) -> Verdict:
     )  # fmt: skip
 
 
-def certainty(ours: Sequence[float], theirs: Sequence[float], seed: int = 0) -> float:
+def certainty(ours: Sequence[float], theirs: Sequence[float]) -> float:
     """Return the share of resamples of the periods in which our costs sum to less than theirs.
 
     Blocks of neighbouring periods are drawn, for what one period costs depends on the one before (circular block
@@ -95,7 +95,7 @@ def certainty(ours: Sequence[float], theirs: Sequence[float], seed: int = 0) -> 
     gaps = np.asarray(ours, dtype=np.float64) - np.asarray(theirs, dtype=np.float64)
     steps = len(gaps)
     length = max(1, round(steps ** (1 / 3)))
-    starts = np.random.default_rng(seed).integers(0, steps, (RESAMPLES, -(-steps // length)))
+    starts = np.random.default_rng(0).integers(0, steps, (RESAMPLES, -(-steps // length)))
     places = (starts[:, :, None] + np.arange(length)).reshape(RESAMPLES, -1)[:, :steps] % steps
     sums = gaps[places].sum(axis=1)
     return float(np.mean((sums < 0) + 0.5 * (sums == 0)))
