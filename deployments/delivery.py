@@ -243,7 +243,7 @@ def _runner(settings: Settings, source: str, container: str) -> tuple[list[str],
     options += ["--user", f"{os.getuid()}:{os.getgid()}", "--env", "LOGNAME=evergreen"]
     return [
         os.environ.get("EVERGREEN_DOCKER", "docker"), "run", "--rm", "--name", container,
-        "--read-only", "--tmpfs", "/tmp", "--cap-drop", "ALL",  # noqa: S108
+        "--read-only", "--tmpfs", "/tmp", "--cap-drop", "ALL",  # noqa: S108 (the container's own)
         "--security-opt", "no-new-privileges", "--network", "host", "--volume", f"{settings.home}:{settings.home}",
         *options, "--env", f"EVERGREEN_HOME={settings.home}", source, "evergreen",
     ], environment  # fmt: skip

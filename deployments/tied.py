@@ -16,7 +16,7 @@ from flows.steps.processes import end
 BEAT_SECONDS = 0.5
 
 
-class Tied(Process):  # type: ignore[misc]
+class Tied(Process):  # type: ignore[misc]  # honcho has no types
     """Honcho's keeper of a command: a process that reads what the command prints, and ends it when the stack is gone."""
 
     def run(self, *arguments: Any, **keywords: Any) -> None:

@@ -30,7 +30,7 @@ ROWS_A_BATCH = 100_000
 class ColumnsComputeEngineConfig(LocalComputeEngineConfig):
     """Configuration: none."""
 
-    type: str = NAME  # type: ignore[assignment]
+    type: str = NAME  # type: ignore[assignment]  # a Literal in Feast
 
 
 class ColumnsComputeEngine(LocalComputeEngine):
@@ -61,14 +61,14 @@ class ColumnsBuilder(LocalFeatureBuilder):
         # The TTL counts from rows of entities, of which a materialization has none.
         if not getattr(view, "filter", None):
             return input_node
-        filtered: DAGNode = super().build_filter_node(view, input_node)  # type: ignore[no-untyped-call]
+        filtered: DAGNode = super().build_filter_node(view, input_node)  # type: ignore[no-untyped-call]  # Feast has no types
         return filtered
 
     def build_dedup_node(self, view: Any, input_node: DAGNode) -> DAGNode:
         """Return the node that leaves one row a key; the one before it if that is how the rows are read."""
         if self._latest and view.data_source and not getattr(view, "feature_transformation", None):
             return input_node
-        single: DAGNode = super().build_dedup_node(view, input_node)  # type: ignore[no-untyped-call]
+        single: DAGNode = super().build_dedup_node(view, input_node)  # type: ignore[no-untyped-call]  # Feast has no types
         return single
 
     def build_output_nodes(self, view: Any, input_node: DAGNode) -> DAGNode:

@@ -157,9 +157,9 @@ class DuckDBAsofOfflineStore(DuckDBOfflineStore):
     def write_logged_features(
         config: RepoConfig,
         data: pa.Table | Path,
-        source: LoggingSource,  # noqa: ARG004
+        source: LoggingSource,  # noqa: ARG004 (Feast's interface)
         logging_config: LoggingConfig,
-        registry: BaseRegistry,  # noqa: ARG004
+        registry: BaseRegistry,  # noqa: ARG004 (the same)
     ) -> None:
         """Add logged rows (a table, or a folder of parquet files) to the folder of the logging destination."""
         destination = logging_config.destination
@@ -220,7 +220,7 @@ def _view(view: FeatureView, feature_refs: Sequence[str], full_feature_names: bo
     source = _batch_source(view)
     raw = {new: old for old, new in source.field_mapping.items()}
     renamed = view.projection.join_key_map or {}
-    reference = f"{view.projection.name_to_use()}:"  # type: ignore[no-untyped-call]
+    reference = f"{view.projection.name_to_use()}:"  # type: ignore[no-untyped-call]  # Feast has no types
     prefix = f"{view.projection.name_alias or view.name}__" if full_feature_names else ""
     features = dict.fromkeys(ref.removeprefix(reference) for ref in feature_refs if ref.startswith(reference))
     return asof.View(
@@ -253,7 +253,7 @@ def _times(source: asof.Source) -> list[str]:
 def _check_columns(columns: Sequence[str], moment: str, views: Sequence[asof.View]) -> None:
     expected = {moment, *(entity for view in views for _, entity in view.keys)}
     if missing := expected - set(columns):
-        raise FeastEntityDFMissingColumnsError(expected, missing)  # type: ignore[no-untyped-call]
+        raise FeastEntityDFMissingColumnsError(expected, missing)  # type: ignore[no-untyped-call]  # Feast has no types
     names = [*columns, *(name for view in views for _, name in view.features)]
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise ValueError(f"{', '.join(twice)}: several columns of the result have this name; use full_feature_names")

@@ -55,7 +55,7 @@ def micros(moment: datetime) -> int:
 class NewestSqliteOnlineStoreConfig(SqliteOnlineStoreConfig):
     """Configuration: ``path`` of the database file. Feast's columns for vectors and documents are not offered."""
 
-    type: str = "feature_repo.online_store.NewestSqliteOnlineStore"  # type: ignore[assignment]
+    type: str = "feature_repo.online_store.NewestSqliteOnlineStore"  # type: ignore[assignment]  # a Literal in Feast
     enable_openai_compatible_store: Literal[False] = False
 
     @field_validator("vector_enabled")
@@ -154,7 +154,7 @@ class NewestSqliteOnlineStore(SqliteOnlineStore):
             # Reads go on while a batch is written. If another process holds the file just now, it sets the same.
             with suppress(sqlite3.OperationalError):
                 connection.execute("PRAGMA journal_mode = WAL")
-        return super()._get_conn(config)  # type: ignore[no-any-return]
+        return super()._get_conn(config)  # type: ignore[no-any-return]  # Feast has no types
 
 
 def _values(data: Sequence[Row], version: int) -> Iterator[tuple[Any, ...]]:

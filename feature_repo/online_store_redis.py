@@ -14,7 +14,7 @@ from feast.infra.key_encoding_utils import serialize_entity_key
 from feast.infra.online_stores.helpers import _mmh3, compute_versioned_name
 from feast.infra.online_stores.redis import RedisOnlineStore, RedisOnlineStoreConfig, RedisType
 from feast.protos.feast.types.Value_pb2 import Value
-from google.protobuf.timestamp_pb2 import Timestamp  # type: ignore[import-untyped]
+from google.protobuf.timestamp_pb2 import Timestamp  # type: ignore[import-untyped]  # no stubs are installed
 from redis.connection import SSLConnection, parse_url
 
 from feature_repo.online_bytes import Batch, joined, stamps, with_lengths
@@ -71,7 +71,7 @@ end
 class NewestRedisOnlineStoreConfig(RedisOnlineStoreConfig):
     """Configuration: as Feast's, but writing without looking (``skip_dedup``) is not offered."""
 
-    type: str = "feature_repo.online_store.NewestRedisOnlineStore"  # type: ignore[assignment]
+    type: str = "feature_repo.online_store.NewestRedisOnlineStore"  # type: ignore[assignment]  # a Literal in Feast
     skip_dedup: Literal[False] = False
 
 
@@ -129,7 +129,7 @@ class NewestRedisOnlineStore(RedisOnlineStore):
     def _parse_connection_string(connection_string: str) -> tuple[list[dict[str, Any]], dict[str, Any]]:
         """Read Feast's ``host:port,name=value`` or a ``redis[s]://`` URL, in which a password may hold any character."""
         if connection_string.startswith(("redis://", "rediss://")):
-            options: dict[str, Any] = parse_url(connection_string)  # type: ignore[no-untyped-call]
+            options: dict[str, Any] = parse_url(connection_string)  # type: ignore[no-untyped-call]  # redis has no types there
             secure = options.pop("connection_class", None) is SSLConnection
             node = {"host": options.pop("host", "localhost"), "port": options.pop("port", 6379)}
             return [node], SECONDS | ({"ssl": True} if secure else {}) | dict(options)

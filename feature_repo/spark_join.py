@@ -84,7 +84,7 @@ def _on_spark(session: SparkSession, view: asof.View, query: str, name: str) -> 
 def _last_before(frame: DataFrame, rows: DataFrame, view: asof.View, places: Sequence[int], number: int) -> DataFrame:
     """Return the entity rows with the values of a view at their moment beside them, null where none counts."""
     from pyspark.sql import Window
-    from pyspark.sql import functions as F  # noqa: N812
+    from pyspark.sql import functions as F  # noqa: N812 (Spark's own convention)
 
     own = [f"entity_{place}" for place in places]
     values = [f"value_{i}" for i in range(len(view.features))]

@@ -178,7 +178,7 @@ def serve(
 
     settings = open_home(home, model)
     arguments = command(settings, model, host, port, workers)
-    os.execve(sys.executable, arguments, os.environ | settings.environment())  # noqa: S606
+    os.execve(sys.executable, arguments, os.environ | settings.environment())  # noqa: S606 (no shell: a list of ours)
 
 
 @app.command()
@@ -250,5 +250,5 @@ def _keep_traceback() -> Path:
 
 
 def _fail(line: str, status: int) -> None:
-    print(f"evergreen: {line}", file=sys.stderr)  # noqa: T201
+    print(f"evergreen: {line}", file=sys.stderr)  # noqa: T201 (rich may not have been imported yet)
     raise SystemExit(status)

@@ -99,6 +99,6 @@ def report(outcome: Any, as_json: bool, show: Callable[[Any], None]) -> None:
     if as_json:
         import json
 
-        print(json.dumps(outcome, indent=1, default=str))  # noqa: T201
+        print(json.dumps(outcome, indent=1, default=str))  # noqa: T201 (rich would fold it)
     else:
         show(outcome)

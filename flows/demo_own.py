@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+from typing import Any
 
 from flows.demo_steps import NEEDS, Stage, Step
 
@@ -47,10 +48,10 @@ def land(stage: Stage) -> tuple[bool, str]:
     return _landed(ingest(source=str(stage.known["history"].past), model=stage.spec.name))
 
 
-def _landed(found: list[dict[str, object]]) -> tuple[bool, str]:
+def _landed(found: list[dict[str, Any]]) -> tuple[bool, str]:
     accepted = [one for one in found if one["status"] == "accepted"]
     refused = [one for one in found if one["status"] == "quarantined"]
-    why = "".join(f"; {one['key']} quarantined: {(one['reasons'] or ['?'])[0]}" for one in refused[:2])  # type: ignore[index]
+    why = "".join(f"; {one['key']} quarantined: {(one['reasons'] or ['?'])[0]}" for one in refused[:2])
     return bool(accepted), f"{len(accepted)} of {len(found)} partitions accepted{why}"
 
 

@@ -78,7 +78,7 @@ def resolve_callable(path: str) -> Callable[..., Any]:
     found = resolve(path)
     if not callable(found):
         raise ContractError(f"{path} is not a function; name a function there")
-    return found  # type: ignore[no-any-return]
+    return found  # type: ignore[no-any-return]  # it is callable: seen above
 
 
 def load_model(name: str, settings: Settings) -> ModelSpec:

@@ -100,7 +100,7 @@ class Settings(BaseSettings):
         default=256, ge=1, description="requests for predictions that a worker has under way; beyond them 503"
     )
     service_answer_seconds: float = Field(
-        default=30.0, gt=0, description="what the service works at one request before it answers 503"
+        default=30.0, gt=0, description="how long the service works at one request before it answers 503"
     )
     service_api_key: SecretStr = Field(
         default=SecretStr(""),
@@ -113,7 +113,9 @@ class Settings(BaseSettings):
         default=False, description="send OpenTelemetry traces (extra `otel`) to where the OTEL_EXPORTER_* variables say"
     )
     follow_seconds: float = Field(default=0.5, gt=0, description="how often the service looks at the ledger")
-    http_timeout_seconds: float = Field(default=60.0, gt=0)
+    http_timeout_seconds: float = Field(
+        default=60.0, gt=0, description="how long an answer is waited for where raw rows are a URL"
+    )
 
     @field_validator("home", mode="before")
     @classmethod
@@ -178,7 +180,7 @@ class Settings(BaseSettings):
         init_settings: PydanticBaseSettingsSource,
         env_settings: PydanticBaseSettingsSource,
         dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003 (pydantic's interface)
-        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003 (the same)
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """Read what was passed, then the environment, then files named like the variables in ``secrets_folder()``."""
         folder = secrets_folder()

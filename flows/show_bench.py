@@ -17,8 +17,8 @@ WIDTHS = (16, 9, 9, 7, 15, 6, 6)  # the same for all figures, and 80 in all
 
 def progress(name: str) -> Callable[[str], None]:
     """Return what shows the lines that a benchmark prints, on stderr, so that JSON stays alone on stdout."""
-    print(f"{name} ...", file=sys.stderr, flush=True)  # noqa: T201
-    return lambda text: print(f"  {text}", file=sys.stderr, flush=True)  # noqa: T201
+    print(f"{name} ...", file=sys.stderr, flush=True)  # noqa: T201 (rich writes to stdout)
+    return lambda text: print(f"  {text}", file=sys.stderr, flush=True)  # noqa: T201 (the same)
 
 
 def show_listed(found: list[dict[str, Any]]) -> None:

@@ -63,7 +63,7 @@ class Cluster:
 def cluster(folder: Path) -> Iterator[Cluster]:
     """Run a scheduler for as long as the block runs; skip where the extra is missing."""
     try:
-        import prefect_dask  # noqa: F401
+        import prefect_dask  # noqa: F401 (is it there?)
     except ImportError:
         missing("prefect-dask is not installed (extra `dask`)")
     found = Cluster(folder)

@@ -11,10 +11,10 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 class WholeResponses(HttpToolsProtocol):
     """uvicorn's own protocol on a transport that gathers."""
 
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn has it
         """Begin a connection."""
         self._gathering = Gathering(transport)
-        super().connection_made(self._gathering)  # type: ignore[arg-type]
+        super().connection_made(self._gathering)  # type: ignore[arg-type]  # it stands in for one
 
     def on_response_complete(self) -> None:
         """End a response; one without a body is sent now."""

@@ -10,6 +10,6 @@ def number(params: dict[str, Any]) -> DummyRegressor:  # noqa: ARG001 (what ever
     return DummyRegressor()
 
 
-def classes(params: dict[str, Any]) -> DummyClassifier:  # noqa: ARG001
+def classes(params: dict[str, Any]) -> DummyClassifier:  # noqa: ARG001 (the same)
     """Return an estimator that answers with the classes' shares."""
     return DummyClassifier(strategy="prior")

@@ -121,5 +121,5 @@ def _answers(estimator: Any, task: str, rows: pd.DataFrame) -> Floats | None:
 
 def _rows(frame: pd.DataFrame) -> Sequence[Sequence[Any]]:
     if all(column.dtype.kind == "f" for _, column in frame.items()):
-        return frame.to_numpy(dtype=np.float64)  # type: ignore[return-value]
+        return frame.to_numpy(dtype=np.float64)  # type: ignore[return-value]  # rows of an array are sequences
     return list(frame.itertuples(index=False, name=None))

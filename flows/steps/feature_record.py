@@ -59,7 +59,7 @@ def view_records(store: FeatureStore, spec: ModelSpec) -> tuple[ViewRecord, ...]
 
 def _definitions(store: FeatureStore, spec: ModelSpec) -> Iterator[tuple[Any, bytes]]:
     """Yield the projections of the feature service, each with all that defines it as text."""
-    from google.protobuf.json_format import MessageToDict  # type: ignore[import-untyped]
+    from google.protobuf.json_format import MessageToDict  # type: ignore[import-untyped]  # no stubs are installed
 
     for projection in feature_service(store, spec).feature_view_projections:
         view: Any = _view(store, projection.name)

@@ -271,6 +271,6 @@ def quiet() -> Iterator[None]:
     """Keep Feast's progress prints and warnings off the terminal."""
     import warnings
 
-    with warnings.catch_warnings(), open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere):  # noqa: PTH123
+    with warnings.catch_warnings(), open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere):  # noqa: PTH123 (no file)
         warnings.simplefilter("ignore")
         yield

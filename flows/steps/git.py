@@ -21,7 +21,7 @@ def git(folder: Path, *arguments: str, text: str = "", **environment: str) -> su
     }
     try:
         return subprocess.run(
-            ["git", "-C", str(folder), *arguments],  # noqa: S607
+            ["git", "-C", str(folder), *arguments],  # noqa: S607 (the git of the PATH is the user's)
             input=text, capture_output=True, text=True, timeout=TIMEOUT_SECONDS, check=False, encoding="utf-8",
             env=inherited | {"GIT_TERMINAL_PROMPT": "0"} | environment,
         )  # fmt: skip

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 SAMPLED = 100_000  # values that say about where a median lies
 
 
-class DuckDBExecutionEngine(SqlAlchemyExecutionEngine):  # type: ignore[misc]
+class DuckDBExecutionEngine(SqlAlchemyExecutionEngine):  # type: ignore[misc]  # Great Expectations is Any to mypy
     """Fetches what a query gives before its connection goes back to the pool."""
 
     def execute_query(self, query: Any) -> Any:
@@ -49,12 +49,12 @@ class DuckDBExecutionEngine(SqlAlchemyExecutionEngine):  # type: ignore[misc]
         )
 
 
-class DuckDBMedian(ColumnAggregateMetricProvider):  # type: ignore[misc]
+class DuckDBMedian(ColumnAggregateMetricProvider):  # type: ignore[misc]  # the same
     """The exact median without a sort of all values, which is most of the time of Great Expectations' own."""
 
     metric_name = "column.median"
 
-    @metric_value(engine=DuckDBExecutionEngine)  # type: ignore[untyped-decorator]
+    @metric_value(engine=DuckDBExecutionEngine)  # type: ignore[untyped-decorator]  # the same
     def _duckdb(
         cls,  # noqa: N805 (Great Expectations makes it a class method)
         execution_engine: DuckDBExecutionEngine,
@@ -108,7 +108,7 @@ def _by_counts(ask: Callable[[Any], list[Any]], table: Any, column: Any) -> tupl
     return first, last
 
 
-class EvergreenDuckDB(SQLDatasource):  # type: ignore[misc]
+class EvergreenDuckDB(SQLDatasource):  # type: ignore[misc]  # the same
     """A data source over an open DuckDB connection; Great Expectations registers it by its ``type``."""
 
     type: Literal["evergreen_duckdb"] = "evergreen_duckdb"

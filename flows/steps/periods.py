@@ -15,8 +15,8 @@ from flows.spec import Frozen
 
 Kind = Literal["day", "week", "month"]
 
-_EARLIEST = datetime(1900, 1, 1)  # noqa: DTZ001  local times, without zone on purpose
-_LATEST = datetime(2100, 1, 1)  # noqa: DTZ001
+_EARLIEST = datetime(1900, 1, 1)  # noqa: DTZ001 (local times, without zone on purpose)
+_LATEST = datetime(2100, 1, 1)  # noqa: DTZ001 (the same)
 
 
 def parse_kind(text: str) -> Kind:

@@ -84,7 +84,8 @@ def _named(source: str) -> list[Path]:
                 raise UsageError(f"{source} is not a {', '.join(SUFFIXES)} file; convert it, or correct its name")
             return [path]
         if MAGIC & set(source):
-            found = sorted(Path(file) for file in glob.glob(str(path)) if is_data(file) and Path(file).is_file())  # noqa: PTH207
+            names = glob.glob(str(path))  # noqa: PTH207 (pathlib takes no absolute pattern)
+            found = sorted(Path(file) for file in names if is_data(file) and Path(file).is_file())
             if found:
                 return found
             raise UsageError(f"no {', '.join(SUFFIXES)} file fits {source}; quote the pattern and check its folder")

@@ -55,8 +55,8 @@ def as_on_duckdb(expression: ir.Table) -> ir.Table:
     import ibis
     from ibis.expr import operations as ops
 
-    @ibis.udf.scalar.builtin(name="rint")  # type: ignore[untyped-decorator]
-    def rint(value: float) -> float: ...  # type: ignore[empty-body]
+    @ibis.udf.scalar.builtin(name="rint")  # type: ignore[untyped-decorator]  # ibis has no types
+    def rint(value: float) -> float: ...  # type: ignore[empty-body]  # Spark has the body
 
     def rounded(node: Any, kwargs: dict[str, Any] | None) -> Any:
         made = node.__recreate__(kwargs) if kwargs else node

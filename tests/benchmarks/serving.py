@@ -162,7 +162,7 @@ def measure(home: Settings, spec: ModelSpec, rounds: int, seconds: float) -> dic
                 found[name].append(wrk(url, body, count, seconds, 1, Path(temporary)))
             load_average.append(os.getloadavg()[0])
         record = json.loads((home.home / f"service-{spec.name}.json").read_text(encoding="utf-8"))
-        memory = int(re.search(r"VmRSS:\s+(\d+)", Path(f"/proc/{record['pid']}/status").read_text())[1]) / 1024  # type: ignore[index]
+        memory = int(re.search(r"VmRSS:\s+(\d+)", Path(f"/proc/{record['pid']}/status").read_text())[1]) / 1024
     return {
         "start_seconds": starts, "echo_start_seconds": echo_starts, "memory_mib": round(memory),
         "load_average": load_average, "rounds": found,

@@ -175,7 +175,7 @@ def test_a_row_of_unknown_creation_is_written_and_a_correction_replaces_it(
 
     def read() -> list[int | None]:
         rows = [{"zone": zone, "city": city} for zone, city in zip(ZONES, CITIES, strict=True)]
-        return store.get_online_features(["plain:small"], rows).to_dict()["small"]  # type: ignore[no-any-return]
+        return store.get_online_features(["plain:small"], rows).to_dict()["small"]  # type: ignore[no-any-return]  # Feast has no types
 
     for created, value in ((None, 1), (hour(6), 2), (None, 3)):
         feast, kind_of, _ = COLUMNS["small"]

@@ -235,7 +235,7 @@ def test_durations_that_became_known_later_change_no_training_row_before_that(pl
 
     late = pd.Timestamp(2024, 1, 5, 23, 15)
     # A label that leaves or enters the range of 1 to 60 minutes would change which rows there are.
-    shorter = lambda times, minutes: minutes.where((times < late) | ~minutes.between(1.2, 60), minutes * 0.9)  # noqa: E731
+    shorter = lambda times, minutes: minutes.where((times < late) | ~minutes.between(1.2, 60), minutes * 0.9)  # noqa: E731 (fits a line)
     for day in (5, 6):
         (decided,) = ingest(revise(tmp_path, simulated_days, day, shorter))
         assert (decided["status"], decided["revision"]) == ("accepted", 2)

@@ -74,7 +74,7 @@ def test_many_writers_of_one_row_take_turns_and_none_is_lost(host):
             for turn in range(turns):
                 ledger.add_partition(engine, **{**ROW, "digest": f"{number}-{turn}"})
                 causes.record(engine, model="taxi", kind="schedule", event="e", reason="r")
-        except Exception as error:  # noqa: BLE001
+        except Exception as error:  # noqa: BLE001 (shown below)
             errors.append(error)
 
     threads = [threading.Thread(target=work, args=(number,)) for number in range(8)]

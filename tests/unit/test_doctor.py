@@ -88,7 +88,7 @@ def test_an_mlflow_server_that_hangs_is_not_waited_for(tmp_path):
                 self.end_headers()
                 self.wfile.write(version("mlflow").encode())
 
-        do_POST = do_GET  # noqa: N815
+        do_POST = do_GET  # noqa: N815 (http.server calls it so)
 
         def log_message(self, *_):
             pass
