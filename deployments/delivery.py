@@ -183,9 +183,8 @@ def _put_back(
         steps = [["rollback", "--why", f"made by the trial of {version}, which was not delivered"]] * (
             len(now) - len(kept)
         )
-        if (
-            now[: len(kept)] != kept
-        ):  # it was taken back, by a delivery of the version before that did not come to its end
+        if now[: len(kept)] != kept:
+            # It was taken back, by a delivery of the version before that did not come to its end.
             steps = [["promote", str(champion), "--why", f"{version} was not delivered"]]
         try:
             for step in steps:

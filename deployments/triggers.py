@@ -107,7 +107,7 @@ def _on_demand(engine: Engine, model: str) -> Listed:
 def _paused(api_url: str, declared: list[Deployment]) -> set[str] | None:
     """Ask the server which triggers somebody has paused; None if it does not answer.
 
-    Of a paused deployment that are its schedules: Prefect's automations start it all the same.
+    Of a paused deployment only the schedules are paused: Prefect's automations start it all the same.
     """
     import httpx
     from prefect import get_client

@@ -139,9 +139,8 @@ def _text(tag: int, kind: pa.DataType) -> Callable[[pa.Array], pa.Array | None]:
 def _time(column: pa.Array) -> pa.Array | None:
     if not pa.types.is_timestamp(column.type):
         return None
-    seconds = (
-        column.to_numpy(zero_copy_only=False).astype("datetime64[s]").astype(np.int64)
-    )  # a null is the lowest number, for Feast too
+    # A null is the lowest number, for Feast too.
+    seconds = column.to_numpy(zero_copy_only=False).astype("datetime64[s]").astype(np.int64)
     return _numbers(0x40, seconds, np.full(len(seconds), True))
 
 

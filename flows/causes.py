@@ -74,8 +74,8 @@ def record(
 def waiting(engine: Engine, model: str) -> list[Cause]:
     """Return the causes that no run has claimed, oldest first; those older than the last training are answered by it.
 
-    Whoever started that training. Those whose run ended without an answer are among them and count as never sent: their
-    event was taken, by a run that was killed.
+    It does not matter who started that training. Causes whose run ended without an answer are among those returned, and
+    count as never sent: their event was taken by a run that was killed.
     """
     trained = sa.and_(
         runs.c.model == model, runs.c.flow == "train", runs.c.state == "completed",

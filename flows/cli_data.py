@@ -64,7 +64,7 @@ def label(
     home: Home = None,
     as_json: AsJson = False,
 ) -> None:
-    """Fill labels that came in a table of their own into landed rows, and judge those once more; exit status as of ingest."""
+    """Fill labels that came in a table of their own into landed rows, and judge those once more; exit status as for ingest."""
 
     def call() -> Any:
         from flows.label import label as flow

@@ -159,7 +159,7 @@ RUNNING = sa.text("state = 'running'")
 sa.Index("one_trial", trials.c.model, unique=True, sqlite_where=RUNNING, postgresql_where=RUNNING)
 
 
-CLOCKS_APART = timedelta(hours=1)  # no further apart are those of two hosts; what lies later was told by one set wrong
+CLOCKS_APART = timedelta(hours=1)  # of two hosts, at most; a time further ahead is of a clock that is set wrong
 
 
 def now() -> datetime:

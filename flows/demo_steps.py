@@ -191,9 +191,8 @@ def roll_back(stage: Stage) -> tuple[bool, str]:
     engine = database.connect(stage.settings)
     waits = []
     for version in (1, 2):
-        with ThreadPoolExecutor(
-            1
-        ) as pool:  # looks at the service all the while, so that the flow's own end does not count
+        # Another thread looks at the service all the while, so that what the flow does after its promotion does not count.
+        with ThreadPoolExecutor(1) as pool:
             seen = pool.submit(serving.first_answer, stage.url, version, 20.0)
             made = (
                 rollback(model=MODEL, why="demo")

@@ -88,7 +88,7 @@ def hide_secrets(source: str | None) -> None:
 def take(
     home: Settings, spec: ModelSpec, engine: Engine, kind: Kind, source: str | None, again: bool
 ) -> tuple[list[Partition], list[EvergreenError]]:
-    """Land and judge a source, or what is new in the landing folder file by file; return what could not be judged too."""
+    """Land and judge a source, or each new file of the landing folder; return the partitions, and errors of the rest."""
     if source is not None:
         return land_and_judge(home, spec, engine, kind, source, again)
     found: dict[int, Partition] = {}
@@ -119,7 +119,10 @@ def take(
 def land_and_judge(
     home: Settings, spec: ModelSpec, engine: Engine, kind: Kind, source: str, again: bool = False, origin: str = ""
 ) -> tuple[list[Partition], list[EvergreenError]]:
-    """Land a source, which the ledger calls ``origin`` if that is given, and decide on what is undecided; tell of each."""
+    """Land a source and decide on its undecided partitions, with an event for each; return them, and errors of the rest.
+
+    ``origin`` is what the ledger calls the source, if not by its own name.
+    """
     broken: list[EvergreenError] = []
     with connect(home.home) as connection:
         landed = land(source, spec, home, engine, kind, connection, again, origin)
@@ -137,7 +140,7 @@ def land_and_judge(
 
 
 def unforeseen(path: str, error: Exception) -> BrokenCheckError:
-    """Return an error that nobody foresaw as one of the file that it came from."""
+    """Return an error that nobody foresaw as one that names the file that it came from."""
     first = (str(error).splitlines() or [""])[0]
     found = BrokenCheckError(f"{path} could not be taken (unforeseen {type(error).__name__}: {first}); move it away")
     found.__cause__ = error
@@ -145,7 +148,7 @@ def unforeseen(path: str, error: Exception) -> BrokenCheckError:
 
 
 def told(broken: list[EvergreenError], partitions: list[Partition]) -> EvergreenError:
-    """Return the errors as one that says what was decided all the same."""
+    """Return the errors as one, which also says what was decided on the other partitions."""
     found = judging.counts(partitions)
     rest = (
         f"; of the rest {found.get('accepted', 0)} partitions are accepted, {found.get('quarantined', 0)} quarantined"
@@ -167,7 +170,7 @@ def raise_if_enough(engine: Engine, spec: ModelSpec) -> None:
 
 
 def announce(partition: Partition) -> None:
-    """Emit the event of a decision; a revision that came too late to be used says nothing."""
+    """Emit the event of a decision; a revision that a newer one has replaced has none."""
     names = {"accepted": events.PARTITION_ACCEPTED, "quarantined": events.PARTITION_QUARANTINED}
     if partition.status in names:
         emit_event(

@@ -24,8 +24,8 @@ fill = stage(filling.fill)
 def label(source: str, model: str = "taxi", on: list[str] | None = None, featurize: bool = False) -> dict[str, Any]:
     """Fill the labels of a source into the landed rows, and decide on the partitions that change as on any revision.
 
-    ``on`` names the columns that tell which row is meant, the model's key if it is left out. A period that was refused
-    because it had no label yet is accepted so. Running again does nothing more. Raises UsageError as
+    ``on`` names the columns that tell which row is meant, the model's key if it is left out. A period that was
+    quarantined because it had no label yet is accepted this way. Running again does nothing more. Raises UsageError as
     ``filling.fill`` does, and BrokenCheckError if a check could not be evaluated, after all other partitions were decided.
     """
     home = load()

@@ -50,7 +50,7 @@ def monitor(
     With ``retrain`` the training follows at once, if that is the decision; without, it is left to the triggers.
 
     The clock is that of the events: the newest prediction's event time ends the window, its length is
-    ``spec.triggers.window_days`` by default, and it begins no earlier than what the champion was fitted on ends. Drift
+    ``spec.triggers.window_days`` by default, and it begins no earlier than the end of what the champion was fitted on. Drift
     is measured on the newest of them, ``spec.triggers.drift_days``, so that a sudden one is not diluted.
     Raises RefusedError without a champion, and ContractError if a column whose drift is watched is nowhere.
     """
@@ -119,12 +119,12 @@ def conclude(
     )  # fmt: skip
 
 
-def publish(findings: report.Findings, drawn: dict[str, bytes], links: str) -> None:
-    """Show the findings, their pictures and where to read on in Prefect."""
+def publish(findings: report.Findings, drawn: dict[str, bytes], where: str) -> None:
+    """Show the findings, their pictures and links to ``where`` to read on, on the run's page in Prefect."""
     shown = [pictures.embedded(name, png) for name, png in drawn.items()]
     create_markdown_artifact(
         key=f"monitor-{findings.model.replace('_', '-')}",
-        markdown="\n\n".join([report.markdown(findings), links, *shown]),
+        markdown="\n\n".join([report.markdown(findings), where, *shown]),
         description=f"{findings.model} version {findings.version}",
     )
 
@@ -149,7 +149,7 @@ def tell(engine: Engine, spec: ModelSpec, findings: report.Findings, page: str) 
 
 
 def warn(findings: report.Findings, page: str) -> None:
-    """Tell of features that were served otherwise than training sees them: a fault to mend, no cause to retrain."""
+    """Tell of training-serving skew: a fault to mend, and no cause to retrain."""
     if findings.skew.skewed:
         get_run_logger().warning(findings.skew.warning)
         payload = {

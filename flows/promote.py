@@ -81,7 +81,7 @@ def refuse(home: Settings, engine: Engine, version: registry.Version, word: str)
 
 
 def announce(home: Settings, engine: Engine, made: Promotion) -> dict[str, Any]:
-    """Let alias and event follow the ledger's row, and end a trial beside the champion before; the row stands if they cannot."""
+    """End a trial beside the former champion, set the MLflow alias and emit the event; the ledger's row stands without them."""
     stop_outdated(engine, trials.running(engine, made.model))
     try:
         registry.follow(home, made.model, made.version, made.digest)

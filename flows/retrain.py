@@ -40,11 +40,11 @@ def retrain(
     engine = database.connect(home)
     why = worded(trigger, reason)
     with recorded(engine, model, "retrain", why) as run:
-        # Those of schedules, people and other systems are not in the ledger yet; any other is left as it is.
+        # The cause of a schedule, a person or another system is not in the ledger yet; one that is stays as it is.
         named = {"partitions": list(partitions)}
         causes.record(engine, model=model, kind=trigger, event="", reason=why, payload=named, key=cause or run.id)
         going_on = bool(causes.claimed(engine, run.id))
-        # Without another run that lives, a slot that is taken is that of a killed one, and comes free with its lease.
+        # If no other run lives, a slot that is taken is a killed run's, and comes free with its lease.
         brief = not going_on and under_way(engine, model, run.id)
         try:
             with alone("retrain", model, GLANCE_SECONDS if brief else PATIENCE_SECONDS):
@@ -70,7 +70,7 @@ def worded(trigger: Kind, reason: str) -> str:
 
 
 def answer(engine: Engine, spec: ModelSpec, run_id: str) -> dict[str, Any]:
-    """Decide on the causes that wait and train for them, or say why not; what this run had begun it brings to its end."""
+    """Decide on the causes that wait, and train for them or say why not; a run that goes on first ends what it had begun."""
     mine = causes.claimed(engine, run_id)
     if mine:
         choice = decision.Decision(retrain=True, reasons=tuple(dict.fromkeys(one.reason for one in mine)))

@@ -60,19 +60,19 @@ class Record:
 
 
 CANCELLED = "it was cancelled in Prefect"
-TAG = "evergreen"  # of every flow run: by it the automations know theirs on a server of many
+TAG = "evergreen"  # on every flow run: the automations find ours by it on a server that others use too
 SETTLE_SECONDS = 10.0
 ASK_SECONDS = 1.0  # between two questions whether a run was cancelled
-ASK_PAUSE = 10.0  # times as long as the answer took, if that is more
-LOOK_SECONDS = 5.0  # that somebody who only looks waits for an answer
-_unsent: list[str | None] = []  # servers that did not take all
-_stopped: list[str] = []  # runs that were cancelled and have not told so
+ASK_PAUSE = 10.0  # the same as a multiple of how long the answer took; the longer of the two counts
+LOOK_SECONDS = 5.0  # how long a look at a run waits for Prefect's answer
+_unsent: list[str | None] = []  # servers that did not take all logs and events
+_stopped: list[str] = []  # runs that were stopped as cancelled, and Prefect has not been told of
 _current: ContextVar[Record | None] = ContextVar("evergreen_run", default=None)
 
 
 @contextmanager
 def recorded(engine: Engine, model: str, flow: str, reason: str = "") -> Iterator[Record]:
-    """Record a flow run in the ledger, with its stages; an error makes it failed and goes on.
+    """Record a flow run in the ledger, with its stages; an error ends it as failed, or cancelled, and is raised on.
 
     Runs of the model that were killed or cancelled before are recorded as such first.
     """

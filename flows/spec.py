@@ -76,7 +76,7 @@ class Label(Frozen):
 
 
 class Metric(Frozen):
-    """The figure that decides."""
+    """The metric by which a model is judged, against the baseline and against the champion."""
 
     name: Literal["rmse", "mae", "log_loss", "brier", "accuracy"]
 

@@ -141,7 +141,7 @@ def train(
 
 
 def find_made(home: Settings, engine: Engine, spec: ModelSpec, fingerprint: str) -> registry.Version | None:
-    """Return the version that an earlier run made of the very same, None if there is none.
+    """Return the version that an earlier run made of exactly the same data, code and parameters, None if there is none.
 
     One that waits for its promotion and was judged against another champion has to be made anew.
     """
@@ -193,11 +193,11 @@ def hand_over(
     return {"promoted": True}
 
 
-def show(spec: ModelSpec, verdicts: list[gates.Verdict], run: Record, folder: Path, links: str) -> None:
-    """Put the verdicts and the pictures of the evaluation on the run's page in Prefect."""
+def show(spec: ModelSpec, verdicts: list[gates.Verdict], run: Record, folder: Path, where: str) -> None:
+    """Put the verdicts, the pictures of the evaluation and links to ``where`` more is on the run's page in Prefect."""
     drawn = [pictures.embedded(file.stem, file.read_bytes()) for file in sorted(folder.glob("*.png"))]
     create_markdown_artifact(
         key=f"gates-{spec.name.replace('_', '-')}",
-        markdown="\n\n".join([gates.markdown(verdicts), links, *drawn]),
+        markdown="\n\n".join([gates.markdown(verdicts), where, *drawn]),
         description=f"MLflow run {run.summary['run_id']}",
     )

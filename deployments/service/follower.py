@@ -76,7 +76,7 @@ class Follower:
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
         self.following = Following()
-        self._asks = False  # the ledger, at this moment
+        self._asks = False  # whether the ledger is being asked at this moment
         self.swaps = 0  # champions put in place
         self._begun = threading.Event()  # a first champion serves, or the ledger says that there is none
         self._newest: datetime | None = None  # event that the features know of
@@ -120,7 +120,7 @@ class Follower:
             self._begun.set()
 
     def seen(self, now: datetime) -> Following:
-        """Return what the last look came to; where the ledger has been asked since for long, that it does not answer.
+        """Return what the last look came to, or that the ledger does not answer a question that was put long ago.
 
         A server that hangs, or is cut off by the network, refuses nothing: the question stands for minutes.
         """

@@ -44,10 +44,8 @@ class Guard:
         self._log_all = log_all
         self._count_elsewhere = under_way
         self._under_way = 0
-        self._mine, self._numbers = (
-            secrets.token_hex(8),
-            itertools.count(),
-        )  # of request ids: no call of the system each
+        # What request ids are made of, without a system call for each.
+        self._mine, self._numbers = secrets.token_hex(8), itertools.count()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass a request on, or answer 401 or 503."""

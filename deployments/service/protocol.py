@@ -1,4 +1,4 @@
-"""HTTP by uvicorn, with head and body of a response sent in one piece: one call of the system and one packet, not two."""
+"""HTTP by uvicorn, with head and body of a response sent in one piece: one system call and one packet, not two."""
 
 from __future__ import annotations
 

@@ -101,9 +101,8 @@ class RequestParser:
         return [self._values(self._row.model_validate(self._example))]
 
     def _values(self, row: BaseModel) -> dict[str, Any]:
-        return dict(
-            zip(self._names, row.__dict__.values(), strict=True)
-        )  # pydantic keeps them in the order of the fields
+        # Pydantic keeps them in the order of the fields.
+        return dict(zip(self._names, row.__dict__.values(), strict=True))
 
     def openapi(self) -> dict[str, Any]:
         """Return the request body's description for OpenAPI."""

@@ -33,7 +33,8 @@ CHECK_EVERY = 16  # answers between two looks at the medians
 MOST_THREADS = 8  # requests that a canary has under way; one that hangs keeps its thread
 COPIES = 64  # requests that wait for the shadow
 HANGING_SECONDS = 5.0  # a shadow that is so long at one request hangs, whatever its deadline
-UNFIT = (UnavailableError, BadRequestError, RequestError)  # not the challenger's fault: the champion is to tell
+# Not the challenger's fault: the champion answers, and says what is wrong.
+UNFIT = (UnavailableError, BadRequestError, RequestError)
 log = logging.getLogger("evergreen.service")
 
 

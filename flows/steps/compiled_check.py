@@ -82,9 +82,8 @@ def _cuts(compiled: Compiled, frame: pd.DataFrame) -> list[Any]:
     trees = compiled.trees
     if trees is None or compiled.program.steps:
         return [np.unique(column[column == column]) for _, column in frame.items()]
-    numeric = (
-        (trees.feature >= 0) & (trees.category < 0) & np.isfinite(trees.threshold)
-    )  # infinite: all but the missing
+    # An infinite threshold parts missing values from all others.
+    numeric = (trees.feature >= 0) & (trees.category < 0) & np.isfinite(trees.threshold)
     return [np.unique(trees.threshold[numeric & (trees.feature == place)]) for place in range(len(frame.columns))]
 
 

@@ -63,7 +63,7 @@ def compiled(spec: ModelSpec) -> tuple[str, dict[str, str]]:
     """Return a model's event rows as SQL over a table ``raw``, and their columns, name -> DuckDB type.
 
     Raises ContractError if the function fails, drops a column, or does not give event time, label, key and ``label_time``,
-    or if a raw column is called as rows are numbered by.
+    or if a raw column has a name by which rows are numbered here.
     """
     taken = [name for name in spec.source.columns if name.lower() in NUMBERED_BY]
     if taken:
@@ -143,8 +143,8 @@ class Events(NamedTuple):
 def create_events(connection: DuckDBPyConnection, spec: ModelSpec, uri: str, loaded: str | None = None) -> Events:
     """Create ``events`` from the raw rows of a landed file, whose columns keep the contract.
 
-    Columns: the row's number, from 0 on, and those of the model's rows. NaN counts as missing and becomes null. Is there
-    a table ``loaded`` of the very rows in their order, it is read instead of the file. If each event row is computed from
+    Columns: the row's number, from 0 on, and those of the model's rows. NaN counts as missing and becomes null. If there
+    is a table ``loaded`` of the same rows in their order, it is read instead of the file. If each event row is computed from
     its raw row alone, ``events`` is a view over the raw rows and what is computed of them; ``loaded`` is taken for that.
     """
     for kind in ("VIEW", "TABLE"):

@@ -43,7 +43,7 @@ def plan(
     replaced: Sequence[Partition] = (),
     refused: Sequence[Partition] = (),
 ) -> FeaturePlan:
-    """Plan the ticks that the accepted partitions not yet featurized make new, or change, and those that were to come.
+    """Plan the ticks that partitions not yet featurized make new, or change, and those that have come due since.
 
     A partition changes every tick from its first event until ``spec.history`` after its last one, and those that its own
     former rows and the revisions ``replaced`` before it had changed; so do former rows of one that is ``refused`` by now. No

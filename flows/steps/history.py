@@ -55,7 +55,7 @@ def part(spec: ModelSpec, settings: Settings, data: str | None, folder: Path) ->
 
 
 def landable(source: str, folder: Path) -> str:
-    """Return a source that can be landed: what a function returns is written as a parquet file, all else is itself."""
+    """Return a source that can be landed: what a function returns becomes a parquet file, any other source stays as it is."""
     if not FUNCTION.fullmatch(source):
         return source
     import pyarrow as pa

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def connect(home: Path | None = None, **options: Any) -> DuckDBPyConnection:
-    """Open a database in memory that works in UTC, and lays what does not fit into a folder of its own in a home.
+    """Open a database in memory that works in UTC, and lays what memory cannot hold into a folder of its own in a home.
 
     DuckDB numbers those files from 0: two databases with one folder, its default too, write into each other's files, and
     rows come back wrong or not at all (duckdb issue 15173). It makes the folder when it needs it and removes it at the end.

@@ -45,9 +45,9 @@ def newest(predictions: pa.Table, version: int, days: int) -> pa.Table:
     """Return the predictions of one version for the newest ``days`` of events.
 
     The clock is the events' own, so that history and simulations are read like the present. A client may ask for any
-    time, so events do not set it that lie more than a day further after their answer than nine in ten do, nor the few that
-    lie more than a day after all others (above the 99.9 % quantile). A request without an event time is as old as its
-    answer.
+    time, so two kinds of events do not set it: those that lie more than a day further after their answer than nine in ten
+    do, and the few that lie more than a day after all others (above the 99.9 % quantile). A request without an event time
+    is as old as its answer.
     """
     rows = dated(predictions.filter(pc.equal(predictions["version"], version)))
     if not rows.num_rows:

@@ -52,7 +52,7 @@ MAKERS = (
 
 
 class Stage(Frozen):
-    """One step of a run: when it began and ended, in UTC, who ran it, and in which run: a resumed one takes over others."""
+    """One step of a run: its times in UTC, who ran it, and in which run: a resumed run takes over finished steps."""
 
     name: str
     start: datetime
@@ -186,9 +186,8 @@ def fingerprint(
 
     ``partitions`` are those of the window, and those beside it that its features know of.
     """
-    rows = [
-        (one.key, one.digest, one.accepted_sha256) for one in partitions
-    ]  # what is made of the landed ones may change
+    # Landed rows stay as they are, but other accepted rows may be made of them.
+    rows = [(one.key, one.digest, one.accepted_sha256) for one in partitions]
     parts: list[Any] = [
         spec.model_dump_json(), rows, window.model_dump_json(exclude={"partition_ids"}), definitions,
         estimator, trials, sources_hash(spec, estimator), {name: metadata.version(name) for name in LIBRARIES},

@@ -1,4 +1,4 @@
-"""The file of the SQLite online store: whether it is damaged, and away with it, so that it is written anew."""
+"""The file of the SQLite online store: whether it is damaged, and its removal, so that it is written anew."""
 
 from __future__ import annotations
 

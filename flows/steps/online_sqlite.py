@@ -104,9 +104,7 @@ class SqliteValues:
                 check_same_thread=False,
                 isolation_level=None,
             )
-            self._connection.execute(
-                f"PRAGMA mmap_size = {MAPPED_BYTES}"
-            )  # pages are read without a call of the system
+            self._connection.execute(f"PRAGMA mmap_size = {MAPPED_BYTES}")  # pages are read without a system call
             self._identity = identity
         return self._connection
 

@@ -54,7 +54,7 @@ class Part(Frozen):
 
 
 class Performance(Frozen):
-    """How the champion did; errors smaller is better, in the unit of the metric, NaN without labelled rows.
+    """How the champion did; errors are smaller-is-better, in the unit of the metric, NaN without labelled rows.
 
     ``expected`` is the error that its own test leads one to expect of these rows, ``ratio`` is error over expected.
     """

@@ -44,7 +44,7 @@ class Answer(NamedTuple):
 class PredictionLog:
     """Appends answers to a journal of its own, a new one each UTC hour.
 
-    A journal is written through mapped memory: no call of the system an answer, and what is written is the kernel's, so
+    A journal is written through mapped memory: no system call for an answer, and what is written is the kernel's, so
     that a kill leaves at most one torn line. Its space is reserved before, zeros that are cut off when it is closed and
     that its readers skip. It is safe against the end of the process, not of the machine: nothing is synced for each answer.
     """

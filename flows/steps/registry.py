@@ -51,7 +51,7 @@ class Version(Frozen):
 
 @contextmanager
 def at_a_glance() -> Iterator[None]:
-    """Ask MLflow once and for seconds only, for as long as the block runs: who looks whether it answers does not wait."""
+    """Ask MLflow once and for seconds only, for as long as the block runs: for a look at whether it answers."""
     before = {name: os.environ.get(name) for name in GLANCE}
     os.environ.update(GLANCE)
     try:

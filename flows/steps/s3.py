@@ -32,7 +32,7 @@ _at_a_glance: ContextVar[bool] = ContextVar("evergreen_at_a_glance", default=Fal
 
 @contextmanager
 def at_a_glance() -> Iterator[None]:
-    """Ask the bucket once and for seconds only, for as long as the block runs: who looks whether it answers does not wait."""
+    """Ask the bucket once and for seconds only, for as long as the block runs: for a look at whether it answers."""
     token = _at_a_glance.set(True)
     try:
         yield

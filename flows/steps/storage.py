@@ -79,7 +79,7 @@ def locals_of(settings: Settings, uris: Iterable[str]) -> list[str]:
 
 
 def at_hand(settings: Settings, partitions: Iterable[Partition], landed: bool = False) -> list[Partition]:
-    """Return partitions with the paths in this home of their accepted rows, and of the landed ones, for addresses.
+    """Return partitions whose accepted rows, and with ``landed`` the landed ones, are named by their paths in this home.
 
     A file that the bucket has not keeps its address, under which nobody finds it.
     """
