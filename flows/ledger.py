@@ -68,8 +68,9 @@ class Partition(Record):
         if self.featurized_at is None and FEATURED in self.validation:
             first, last = map(datetime.fromisoformat, self.validation[FEATURED])
             return first, last
-        known = self.featurized_at and self.first_event and self.last_event
-        return (self.first_event, self.last_event) if known else None  # type: ignore[return-value]
+        if self.featurized_at and self.first_event and self.last_event:
+            return self.first_event, self.last_event
+        return None
 
 
 class Promotion(Record):

@@ -70,7 +70,9 @@ def gather(
     missing = gone_missing(drift, triggers)
     problems = list(known.data_problems)
     if missing:
-        problems.append(f"missing far more often than at training: {', '.join(missing)}; see `evergreen featurize`")
+        problems.append(
+            f"missing far more often than at training: {', '.join(missing)}; `evergreen features` says what their tables hold"
+        )
     return known.model_copy(
         update={
             "performance": performance, "drift": drift, "data_problems": tuple(problems),

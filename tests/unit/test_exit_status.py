@@ -14,7 +14,7 @@ from flows.errors import UsageError
         ((), 0),
         (("accepted", "quarantined"), 0),
         (("quarantined", "quarantined"), 1),
-        (("superseded",), 0),
+        (("replaced",), 0),
     ],
 )
 @pytest.mark.parametrize("command", [("ingest",), ("label", "labels.csv")])

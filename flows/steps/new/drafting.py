@@ -21,7 +21,6 @@ from flows.steps.new.table import plain
 from flows.steps.new.wanted import span_text
 
 LINE = 120
-OPEN = 88  # columns up to which a list stays on its line
 
 
 class Place(Frozen):

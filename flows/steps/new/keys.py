@@ -18,7 +18,7 @@ REPEATED = 0.02  # share of rows that may repeat a key
 
 def find_key(
     connection: DuckDBPyConnection, looked: Looked, moments: Moments, event_time: str, given: tuple[Given, ...],
-    entities: list[str], slot: str | None, told: tuple[str, ...] = (),
+    entities: list[str], slot: str | None, told: tuple[str, ...],
 ) -> tuple[tuple[str, ...], int]:  # fmt: skip
     """Return the fields that together name one row, and how many rows repeat another's all the same.
 
