@@ -24,6 +24,9 @@ YEARS = 1800, 2200  # between which whole numbers are taken for those of years
 EPOCH_YEARS = (20, 130)  # after 1970, between which a number is a time and no count
 MISSING = 0.05  # share of rows without a time that can be done without
 WEEK, DAY, HOUR = timedelta(days=7), timedelta(days=1), timedelta(hours=1)
+DAILY = (
+    10 * DAY
+)  # from which on ticks are days: a file holds one at least, and of hours training would know a fresher past
 ENOUGH = 500  # rows that make a partition worth a judgement of its own, and weeks enough to judge by
 FEW = 200  # rows below which as long a part as can be judges
 STANDING = 20  # what part of a usual period's rows makes one of its own
@@ -190,8 +193,8 @@ def _measure(
         f"FROM {TIMED})"
     ).fetchone() or (0,)
     span = last - first
-    tick = DAY if span >= 20 * DAY else HOUR
-    if span < 20 * tick:
+    tick = DAY if span >= DAILY else HOUR
+    if span < 20 * HOUR:
         raise UsageError(
             f"{where}: the rows span {span_text(span)}, and a model needs 20 hours at least to learn from and be judged on; "
             + ("give a longer --every" if every else "name a table with a longer past")
