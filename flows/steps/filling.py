@@ -10,6 +10,7 @@ from flows.errors import UnavailableError, UsageError
 from flows.ledger import Partition
 from flows.settings import Settings
 from flows.spec import Frozen, ModelSpec
+from flows.steps.contract import fits
 from flows.steps.event_rows import FLOATS
 from flows.steps.landing import PARQUET_OPTIONS
 from flows.steps.periods import Kind, parse_key
@@ -163,7 +164,10 @@ def _fill_one(
         return None
     parameters = {"path": path}
     on = " AND ".join(f"raw.{identifier(name)} = told.{identifier(name)}" for name in labels.on)
-    joined = f"{NUMBERED} AS raw LEFT JOIN {LABELS} AS told ON {on}"
+    # A file that lacks the label lies here as it came, of times to the nanosecond for one.
+    kinds = [(name, kind) for name, kind in spec.source.columns.items() if name in columns]
+    casts = ", ".join(f"CAST({identifier(name)} AS {kind}) AS {identifier(name)}" for name, kind in kinds)
+    joined = f"(SELECT {casts}, file_row_number FROM {NUMBERED}) AS raw LEFT JOIN {LABELS} AS told ON {on}"
     old = {name: f"raw.{identifier(name)}" if name in columns else "NULL" for name in labels.filled}
     changed = " OR ".join(
         f"(told.{identifier(name)} IS NOT NULL AND told.{identifier(name)} IS DISTINCT FROM {was})"
@@ -192,5 +196,7 @@ def _fits(spec: ModelSpec, columns: dict[str, str], labels: Labels) -> bool:
     wanted, known = spec.source.columns, {*spec.source.columns, *spec.source.ignored}
     lacking = [name for name in wanted if name not in columns and name not in labels.filled]
     return (
-        not lacking and known >= set(columns) and all(columns.get(name, kind) == kind for name, kind in wanted.items())
+        not lacking
+        and known >= set(columns)
+        and all(fits(columns.get(name, kind), kind) for name, kind in wanted.items())
     )

@@ -77,6 +77,17 @@ def test_a_column_that_the_file_never_had_is_filled_too(tmp_path):
     pd.testing.assert_frame_equal(frame, day[frame.columns], check_dtype=False)
 
 
+def test_a_file_of_nanoseconds_that_never_had_the_column_is_filled_too(tmp_path):
+    place = Place(tmp_path / "home")
+    day = clean_day()
+    early = day.drop(columns=LATE).astype({"lpep_pickup_datetime": "datetime64[ns]"})  # as pandas writes them
+    (landed,) = place.ingest(write(early, tmp_path / "day.parquet"))
+    assert landed.reasons == [f"column {LATE!r} is missing"]
+    found, (frame,) = fill(place, tmp_path / "out", day[[*KEY, LATE]])
+    assert found.met == len(day)
+    pd.testing.assert_frame_equal(frame, day[frame.columns], check_dtype=False)
+
+
 def test_what_is_broken_in_other_ways_is_left(place, tmp_path):
     other = clean_day(clean_day().lpep_pickup_datetime[0].date() + pd.Timedelta(days=1))
     place.ingest(write(other.rename(columns={"trip_distance": "miles"}), tmp_path / "renamed.parquet"))
