@@ -57,7 +57,8 @@ def read(
     """Load the files of one source, in their order.
 
     All that fit the contract become one table with the contract's columns and types; rows keep their order. A file alone
-    has beside them what the model computes of each row. A file that does not fit becomes a table of its own, as it came.
+    has beside them what the model computes of each row. Files that do not fit become tables as they came: one of those that
+    lack the same, for a week may lie in two of them, and each other one a table of its own.
     A CSV column counts as of the contract's type if all its values read as such, and one of floats in a parquet file as of
     whole numbers if all its values are: pandas makes floats of whole numbers among which one is missing.
     """
@@ -65,13 +66,10 @@ def read(
 
     batches: list[Batch] = []
     unreadable: list[Unreadable] = []
-    fitting: int | None = None  # which of the batches fits
     rows = 0  # of the files before
     for number, file in enumerate(files):
         try:
-            batch, read_rows = _load(
-                connection, spec, file, number, before=rows, adds=fitting is not None, alone=len(files) == 1
-            )
+            batch, read_rows = _load(connection, spec, file, number, batches, before=rows, alone=len(files) == 1)
         except duckdb.OutOfMemoryException as error:
             raise UnavailableError(f"{file.origin} does not fit into memory and temporary space; free some") from error
         except (duckdb.Error, ValueError, csv.Error, EOFError, OSError, zlib.error) as error:
@@ -80,13 +78,12 @@ def read(
             unreadable.append(Unreadable(file=file, reason=_complaint(error, file)))
             continue
         rows += read_rows
-        if batch.fits and fitting is not None:
-            origin = _folder_of(batches[fitting].origin, file.origin)
-            batches[fitting] = batches[fitting].model_copy(update={"origin": origin, "file": None})
-            continue
-        if batch.fits:
-            fitting = len(batches)
-        batches.append(batch)
+        place = next((n for n, one in enumerate(batches) if one.table == batch.table), None)
+        if place is None:
+            batches.append(batch)
+        else:
+            origin = _folder_of(batches[place].origin, file.origin)
+            batches[place] = batches[place].model_copy(update={"origin": origin, "file": None})
     return batches, unreadable
 
 
@@ -95,12 +92,12 @@ def _load(
     spec: ModelSpec,
     file: SourceFile,
     number: int,
+    batches: list[Batch],
     *,
     before: int,
-    adds: bool,
     alone: bool,
 ) -> tuple[Batch, int]:
-    """Load one file into its table, or ``adds`` it to the one that fits; return the table and how many rows it brought.
+    """Load one file into its table, or into that of a batch that it belongs to; return the table and how many rows it brought.
 
     ``number`` is the file's place in its source, ``before`` the number of rows before it.
     """
@@ -112,8 +109,11 @@ def _load(
     fits = not problems
     wanted = spec.source.columns if fits else columns
     as_it_is = list(columns.items()) == list(wanted.items()) and reader == PARQUET
-    table = "fitting" if fits else f"misfit_{number}"
-    verb = f"INSERT INTO {table}" if fits and adds else f"CREATE OR REPLACE TABLE {table} AS"
+    dated = spec.source.event_time in columns  # a table without times has no periods, and is called by its file
+    alike = (one for one in batches if (one.columns, one.problems) == (wanted, problems) and (fits or dated))
+    into = next(alike, None)
+    table = into.table if into else "fitting" if fits else f"misfit_{number}"
+    verb = f"INSERT INTO {table} BY NAME" if into else f"CREATE OR REPLACE TABLE {table} AS"
     select = f"SELECT {', '.join(_cast(name, kind) for name, kind in wanted.items())} FROM {reader}"
     rows = _fill_computed(connection, spec, verb, select, parameters) if fits and alone else None
     if rows is None:

@@ -88,6 +88,19 @@ def test_a_file_of_nanoseconds_that_never_had_the_column_is_filled_too(tmp_path)
     pd.testing.assert_frame_equal(frame, day[frame.columns], check_dtype=False)
 
 
+def test_a_period_that_lies_in_two_files_without_the_column_is_filled_whole(tmp_path):
+    place = Place(tmp_path / "home")
+    day = clean_day()
+    for number, part in enumerate((day[:200], day[200:])):
+        part = part.drop(columns=LATE)
+        write(part[list(part)[:: 1 - 2 * number]], tmp_path / "in" / f"{number}.parquet")  # in any order
+    (landed,) = place.ingest(tmp_path / "in")
+    assert (landed.rows, landed.status, landed.source) == (len(day), "quarantined", f"{tmp_path}/in/")
+    found, (frame,) = fill(place, tmp_path / "out", day[[*KEY, LATE]])
+    assert found.met == len(day)
+    pd.testing.assert_frame_equal(frame, day[frame.columns], check_dtype=False)
+
+
 def test_what_is_broken_in_other_ways_is_left(place, tmp_path):
     other = clean_day(clean_day().lpep_pickup_datetime[0].date() + pd.Timedelta(days=1))
     place.ingest(write(other.rename(columns={"trip_distance": "miles"}), tmp_path / "renamed.parquet"))
