@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
+from flows.steps.contract import fits
 from flows.steps.event_rows import FLOATS, ROW, ZONED
 from flows.steps.sql import identifier, identifiers
 
@@ -69,6 +70,18 @@ def whole_again(
     tests = ", ".join(f"count(*) FILTER (NOT {_is_whole(name, kind)})" for name, kind in floats.items())
     bad = connection.execute(f"SELECT {tests} FROM {PARQUET}", parameters).fetchone() or ()
     return {name: kind for (name, kind), failed in zip(floats.items(), bad, strict=True) if not failed}
+
+
+def without_values(
+    connection: DuckDBPyConnection, known: Mapping[str, str], columns: Mapping[str, str], parameters: dict[str, str]
+) -> dict[str, str]:
+    """Return the columns of a parquet file without any value whose type is not the contract's; each with the contract's."""
+    others = {name: kind for name, kind in known.items() if not fits(columns.get(name, kind), kind)}
+    if not others:
+        return {}
+    counts = ", ".join(f"count({identifier(name)})" for name in others)
+    found = connection.execute(f"SELECT {counts} FROM {PARQUET}", parameters).fetchone() or ()
+    return {name: kind for (name, kind), values in zip(others.items(), found, strict=True) if not values}
 
 
 def _is_whole(name: str, wanted: str) -> str:

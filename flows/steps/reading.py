@@ -16,7 +16,16 @@ from flows.errors import ContractError, UnavailableError, UsageError
 from flows.spec import Frozen, ModelSpec, Source
 from flows.steps.contract import schema_problems
 from flows.steps.event_rows import with_computed
-from flows.steps.raw_types import GUESSES, PARQUET, TEXT, first_misfits, reads_as, types_to_try, whole_again
+from flows.steps.raw_types import (
+    GUESSES,
+    PARQUET,
+    TEXT,
+    first_misfits,
+    reads_as,
+    types_to_try,
+    whole_again,
+    without_values,
+)
 from flows.steps.sources import SourceFile
 from flows.steps.sql import identifier, identifiers, literal
 
@@ -60,7 +69,8 @@ def read(
     has beside them what the model computes of each row. Files that do not fit become tables as they came: one of those that
     lack the same, for a week may lie in two of them, and each other one a table of its own.
     A CSV column counts as of the contract's type if all its values read as such, and one of floats in a parquet file as of
-    whole numbers if all its values are: pandas makes floats of whole numbers among which one is missing.
+    whole numbers if all its values are: pandas makes floats of whole numbers among which one is missing. So does a column
+    without any value: pandas cannot know its type.
     """
     import duckdb
 
@@ -214,12 +224,12 @@ def _prepare(
         parameters = {"path": str(file.path)}
         columns = describe(connection, f"SELECT * FROM {PARQUET}", parameters)
         whole = whole_again(connection, known, columns, parameters)
-        if not whole:
+        empty = without_values(connection, known, {**columns, **whole}, parameters)
+        if not whole and not empty:
             return PARQUET, parameters, columns
-        casts = ", ".join(
-            f"TRY_CAST({identifier(name)} AS {kind}) AS {identifier(name)}" for name, kind in whole.items()
-        )
-        return f"(SELECT * REPLACE ({casts}) FROM {PARQUET})", parameters, {**columns, **whole}
+        casts = [f"TRY_CAST({identifier(name)} AS {kind}) AS {identifier(name)}" for name, kind in whole.items()]
+        casts += [f"CAST(NULL AS {kind}) AS {identifier(name)}" for name, kind in empty.items()]
+        return f"(SELECT * REPLACE ({', '.join(casts)}) FROM {PARQUET})", parameters, {**columns, **whole, **empty}
     text = TEXT
     path = _unpacked(file.path)
     separator, header = _header(path, set(known))

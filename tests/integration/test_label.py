@@ -88,6 +88,15 @@ def test_a_file_of_nanoseconds_that_never_had_the_column_is_filled_too(tmp_path)
     pd.testing.assert_frame_equal(frame, day[frame.columns], check_dtype=False)
 
 
+def test_an_empty_column_that_pandas_knows_no_type_of_is_filled(tmp_path):
+    place = Place(tmp_path / "home")
+    day = clean_day()
+    (landed,) = place.ingest(write(day.assign(**{LATE: None}), tmp_path / "day.parquet"))
+    assert landed.reasons[0].startswith(f"each column holds values: {LATE!r} all missing")
+    _, (frame,) = fill(place, tmp_path / "out", day[[*KEY, LATE]])
+    pd.testing.assert_frame_equal(frame, day[frame.columns], check_dtype=False)
+
+
 def test_a_period_that_lies_in_two_files_without_the_column_is_filled_whole(tmp_path):
     place = Place(tmp_path / "home")
     day = clean_day()
