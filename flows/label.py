@@ -39,7 +39,8 @@ def label(source: str, model: str = "taxi", on: list[str] | None = None, featuri
                 found = fill(connection, spec, home, known, source, tuple(on or ()), folder)
             partitions, broken = [], []
             for one in found.partitions:
-                decided, errors = land_and_judge(home, spec, engine, one.kind, str(one.file), origin=found.origin)
+                # What a table of labels says last counts, though it may be what stood there before another one.
+                decided, errors = land_and_judge(home, spec, engine, one.kind, str(one.file), True, found.origin)
                 partitions += decided
                 broken += errors
             write_index(home, spec, ledger.list_partitions(engine, model))

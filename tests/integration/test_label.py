@@ -174,4 +174,8 @@ def test_the_flow_accepts_what_waited_for_its_labels_once(flow_home, tmp_path):
     wrong = day[[*KEY, LATE]][:1].assign(**{LATE: day[LATE][0] + pd.Timedelta(minutes=5)})
     corrected = label(source=str(write(wrong, tmp_path / "corrected.csv")))
     assert (corrected["rows"], corrected["partitions"][0]["revision"]) == (1, 3)
+    back = label(source=str(labels))  # the first verdict was right: the very rows of revision 2
+    assert [(one["revision"], one["status"]) for one in back["partitions"]] == [(4, "accepted")]
+    (accepted,) = ledger.list_partitions(engine, "taxi", "accepted")
+    assert (accepted.revision, accepted.digest) == (4, same.digest)
     assert not list((flow_home.home / "tmp").iterdir())
