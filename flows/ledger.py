@@ -18,6 +18,7 @@ from flows.errors import ConflictError
 
 LABELLED_UNTIL = "labelled_until"  # among a partition's statistics
 ROWS = "rows"  # in its validation: the hash of what made its event rows
+BY = "by"  # there too: the command that brought the rows, ingest or label
 FEATURED = "featured"  # there too: first and last event of former rows that the features know
 
 

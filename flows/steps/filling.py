@@ -62,7 +62,9 @@ def fill(
     on: tuple[str, ...],
     folder: Path,
 ) -> Found:
-    """Write each partition whose rows the labels of a source change, whole and with them, into a folder.
+    """Write each partition that the labels of a source change, whole and with them, into a folder.
+
+    So is one that they belong to and that is not accepted, or has lost its accepted rows, for it is to be decided anew.
 
     The source holds columns of the raw table: those that tell which rows are meant, ``on`` or else the model's key, and
     those to fill in, the label or what it is made of. A value that is missing changes nothing. Raises UsageError for a
@@ -151,7 +153,7 @@ def _fill_one(
     labels: Labels,
     folder: Path,
 ) -> Filled | None:
-    """Fill the labels of one partition in; None if none of its rows changes, or if it is broken in other ways."""
+    """Fill the labels of one partition in; None if that changes nothing of it, or if it is broken in other ways."""
     period = parse_key(partition.key)
     assert period
     path = local(settings, partition.uri)
@@ -176,8 +178,11 @@ def _fill_one(
     connection.execute(
         f"INSERT INTO {MET} SELECT DISTINCT {NUMBER} FROM {joined} WHERE {NUMBER} IS NOT NULL", parameters
     )
-    (rows,) = connection.execute(f"SELECT count(*) FILTER ({changed}) FROM {joined}", parameters).fetchone() or (0,)
-    if not rows:
+    counts = f"SELECT count({NUMBER}), count(*) FILTER ({changed}) FROM {joined}"
+    met, rows = connection.execute(counts, parameters).fetchone() or (0, 0)
+    # What is refused, was left undecided by a run that was killed, or has lost its accepted rows is looked at once more.
+    settled = partition.status == "accepted" and not is_lost(partition.accepted_uri or "")
+    if not met or (settled and not rows):
         return None
     values = ", ".join(
         f"coalesce(told.{identifier(name)}, {old[name]}) AS {identifier(name)}"

@@ -15,7 +15,7 @@ from sqlalchemy.engine import Engine
 
 from flows import ledger
 from flows.errors import BrokenCheckError, UnavailableError
-from flows.ledger import LABELLED_UNTIL, ROWS, Partition
+from flows.ledger import BY, LABELLED_UNTIL, ROWS, Partition
 from flows.settings import Settings
 from flows.spec import Frozen, ModelSpec
 from flows.steps import docs, judged_rows, revisions, storage
@@ -60,7 +60,7 @@ class Bench:
         self, connection: DuckDBPyConnection, spec: ModelSpec, settings: Settings, engine: Engine, landed: Landed
     ) -> None:
         self.connection, self.spec, self.settings, self.engine = connection, spec, settings, engine
-        self.tables = dict(landed.tables)
+        self.tables, self.by = dict(landed.tables), landed.by
         self.expectations = load_suite(spec)
         self.rules = rules_digest(spec, self.expectations)
         self.rows = sha256(compiled(spec)[0].encode()).hexdigest()  # what makes event rows of the raw ones
@@ -158,6 +158,7 @@ def decide(bench: Bench, partition: Partition) -> Partition:
         validation={
             "rules": bench.rules,
             ROWS: bench.rows,
+            BY: bench.by,
             "checks": [check.model_dump() for check in decision.checks],
         },
         first_event=decision.first_event,

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import date
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from sqlalchemy.engine import Engine
 
@@ -47,10 +47,12 @@ class Landed(Frozen):
     """What a source became: its partitions in order, and where rows lie in memory still.
 
     ``tables`` maps the id of a partition to the table of the connection that holds its rows in order, and no others.
+    ``by`` is the command that brought it.
     """
 
     partitions: list[Partition]
     tables: dict[int, str]
+    by: Literal["ingest", "label"] = "ingest"
 
 
 def land(
@@ -65,7 +67,7 @@ def land(
 ) -> Landed:
     """Land a source by periods of a kind: new partitions have status ``landed``, known ones are as they were.
 
-    ``origin`` is what the ledger calls it, if not what it is called by itself.
+    ``origin`` is what the ledger calls it, if it was made of landed rows and the labels that came from there.
 
     Rows that a later revision has replaced stay replaced, so that sources which tell of one period in turn do not replace
     each other for ever; with ``again`` they become the newest revision.
@@ -91,7 +93,8 @@ def land(
             if len(slices) > 1:  # its rows are in the files of its slices by now
                 connection.execute(f"DROP TABLE {batch.table}")
     unique = {partition.id: partition for partition in landed}.values()
-    return Landed(partitions=sorted(unique, key=lambda partition: (partition.key, partition.revision)), tables=tables)
+    partitions = sorted(unique, key=lambda partition: (partition.key, partition.revision))
+    return Landed(partitions=partitions, tables=tables, by="label" if origin else "ingest")
 
 
 @contextmanager

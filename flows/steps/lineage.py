@@ -16,12 +16,12 @@ from pydantic import Field
 
 from flows.errors import ContractError, TamperedError, UnavailableError
 from flows.ledger import Partition
-from flows.secret import shown
 from flows.spec import Frozen, ModelSpec
 from flows.steps.feature_record import FeatureFile, ViewRecord
 from flows.steps.files import sha256_of
 from flows.steps.git import git
 from flows.steps.own_code import code_hash, own_files
+from flows.steps.revisions import brought_by
 from flows.steps.training_set import TrainingSet, Window
 
 ROOT = Path(__file__).parents[2]
@@ -239,7 +239,7 @@ def _accepted(partition: Partition) -> str:
     if partition.accepted_sha256 and digest != partition.accepted_sha256:
         raise TamperedError(
             f"{partition.accepted_uri} does not hold the rows of {partition.key} that were accepted: somebody has altered it; "
-            f"remove it, then `evergreen ingest {shown(partition.source)} --model {partition.model}`, which makes it anew"
+            f"remove it, then `{brought_by(partition)} --model {partition.model}`, which makes it anew"
         )
     return digest
 

@@ -8,7 +8,7 @@ from typing import Any
 from sqlalchemy.engine import Engine
 
 from flows import ledger
-from flows.ledger import Partition
+from flows.ledger import BY, Partition
 from flows.secret import shown
 from flows.steps.periods import parse_key
 
@@ -50,7 +50,7 @@ def left_out(
         return ()
     return (
         f"it tells of {less} alone and replaces revision {before.revision} of {whole} whole; if it is {part}, take that "
-        f"one back: `evergreen ingest {shown(before.source)} --again`",
+        f"one back: `{brought_by(before, again=True)}`",
     )
 
 
@@ -62,8 +62,16 @@ def taken_back(engine: Engine, partition: Partition, before: Partition) -> tuple
         return ()
     return (
         f"the rows of revision {max(same)} once more, in place of revision {before.revision}; if that one is to stay, take it "
-        f"back: `evergreen ingest {shown(before.source)} --again`",
+        f"back: `{brought_by(before, again=True)}`",
     )
+
+
+def brought_by(partition: Partition, again: bool = False) -> str:
+    """Return the command that brings the rows of a partition once more; ``again`` if others have replaced them by then."""
+    source = shown(partition.source)
+    if partition.validation.get(BY) == "label":
+        return f"evergreen label {source}"
+    return f"evergreen ingest {source}{' --again' if again else ''}"
 
 
 def _labels(statistics: dict[str, Any]) -> int:

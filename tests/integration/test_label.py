@@ -1,5 +1,7 @@
 """Labels that came in a table of their own: what they change, what they leave, and which tables are refused."""
 
+from pathlib import Path
+
 import pandas as pd
 import pytest
 from ingest_parts import Place, clean_day, write
@@ -120,6 +122,24 @@ def test_what_is_broken_in_other_ways_is_left(place, tmp_path):
     assert (found.labels, found.met) == (len(labels), len(day))
 
 
+def test_what_a_killed_run_left_undecided_or_has_lost_since_is_decided_by_the_next(place, tmp_path):
+    day = clean_day()
+    labels = write(day[[*KEY, LATE]], tmp_path / "labels.csv")
+    found, _ = fill(place, tmp_path / "first", labels)
+    (landed,) = place.land(found.partitions[0].file)
+    assert landed.status == "landed"
+    found, _ = fill(place, tmp_path / "second", labels)
+    assert [(one.key, one.rows) for one in found.partitions] == [("2024-01-10", 0)]
+    (decided,) = place.ingest(found.partitions[0].file)
+    assert (decided.status, decided.revision) == ("accepted", 2)
+    assert fill(place, tmp_path / "third", labels)[0].partitions == ()
+    Path(decided.accepted_uri).unlink()
+    found, _ = fill(place, tmp_path / "fourth", labels)
+    (made_anew,) = place.ingest(found.partitions[0].file)
+    assert (made_anew.id, made_anew.accepted_sha256) == (decided.id, decided.accepted_sha256)
+    assert Path(made_anew.accepted_uri).exists()
+
+
 @pytest.mark.parametrize(
     ("change", "on", "told"),
     [
@@ -178,4 +198,11 @@ def test_the_flow_accepts_what_waited_for_its_labels_once(flow_home, tmp_path):
     assert [(one["revision"], one["status"]) for one in back["partitions"]] == [(4, "accepted")]
     (accepted,) = ledger.list_partitions(engine, "taxi", "accepted")
     assert (accepted.revision, accepted.digest) == (4, same.digest)
+    older = day.assign(**{LATE: day[LATE].where(day.index > 0, day[LATE] + pd.Timedelta(minutes=5))})
+    (taken,) = ingest(source=str(write(older, tmp_path / "older.parquet")), again=True)
+    assert (taken["revision"], taken["status"]) == (5, "accepted")
+    assert taken["reasons"][-1].endswith(f"take it back: `evergreen label {labels}`")
+    assert label(source=str(labels))["partitions"][0]["status"] == "accepted"
+    (accepted,) = ledger.list_partitions(engine, "taxi", "accepted")
+    assert accepted.digest == same.digest
     assert not list((flow_home.home / "tmp").iterdir())
