@@ -24,7 +24,8 @@ if TYPE_CHECKING:
 
 LABELS = "labels"  # the table of them, each once
 NUMBER = "evergreen_label"  # of a label in it
-MET = "labels_met"  # the numbers of those that belong to a landed row
+MET = "labels_met"  # the numbers of those that belong to landed rows, and to how many
+REPEATED = 0.02  # share of landed rows that may repeat another
 
 
 class Labels(Frozen):
@@ -75,13 +76,18 @@ def fill(
         labels = _split(spec, files[0].origin if len(files) == 1 else source, set().union(*parts), on)
         rows = " UNION ALL BY NAME ".join(f"SELECT * FROM labels_{n}" for n in range(len(parts)))
         count = _keep(connection, spec, labels, rows)
-    connection.execute(f"CREATE TABLE {MET} ({NUMBER} BIGINT)")
+    connection.execute(f"CREATE TABLE {MET} ({NUMBER} BIGINT, rows BIGINT)")
     found = [_fill_one(connection, spec, settings, one, labels, folder) for one in _standing(partitions)]
-    (met,) = connection.execute(f"SELECT count(DISTINCT {NUMBER}) FROM {MET}").fetchone() or (0,)
+    met, rows = connection.execute(f"SELECT count(DISTINCT {NUMBER}), sum(rows) FROM {MET}").fetchone() or (0, 0)
     if not met:
         raise UsageError(
             f"{labels.origin}: none of its {count:,} labels belongs to a landed row by {', '.join(labels.on)}; land the rows "
             "first, or name the columns that tell which row is meant with --on"
+        )
+    if set(spec.key) - set(labels.on) and rows > (1 + REPEATED) * met:
+        raise UsageError(
+            f"{labels.origin}: {met:,} of its labels belong to {rows:,} landed rows by {', '.join(labels.on)}; name all columns "
+            "that tell which row is meant with --on"
         )
     return Found(origin=labels.origin, labels=count, met=met, partitions=tuple(one for one in found if one))
 
@@ -176,7 +182,7 @@ def _fill_one(
         for name, was in old.items()
     )
     connection.execute(
-        f"INSERT INTO {MET} SELECT DISTINCT {NUMBER} FROM {joined} WHERE {NUMBER} IS NOT NULL", parameters
+        f"INSERT INTO {MET} SELECT {NUMBER}, count(*) FROM {joined} WHERE {NUMBER} IS NOT NULL GROUP BY 1", parameters
     )
     counts = f"SELECT count({NUMBER}), count(*) FILTER ({changed}) FROM {joined}"
     met, rows = connection.execute(counts, parameters).fetchone() or (0, 0)

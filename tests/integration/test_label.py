@@ -155,6 +155,10 @@ def test_what_a_killed_run_left_undecided_or_has_lost_since_is_decided_by_the_ne
             r"says different things of \d+ rows in .*\(first: PULocationID \d+\)",
         ),
         (lambda day: day[[*KEY, LATE]][:0], (), "none of its 0 labels"),
+        (
+            lambda day: day[["PULocationID", LATE]].drop_duplicates("PULocationID"), ("PULocationID",),
+            r"\d+ of its labels belong to 4.. landed rows by PULocationID; name all columns .* with --on",
+        ),
     ],
 )  # fmt: skip
 def test_a_table_that_cannot_be_labels_is_refused_with_what_to_do(place, tmp_path, change, on, told):
