@@ -77,7 +77,7 @@ def fill(
         rows = " UNION ALL BY NAME ".join(f"SELECT * FROM labels_{n}" for n in range(len(parts)))
         count = _keep(connection, spec, labels, rows)
     connection.execute(f"CREATE TABLE {MET} ({NUMBER} BIGINT, rows BIGINT)")
-    found = [_fill_one(connection, spec, settings, one, labels, folder) for one in _standing(partitions)]
+    found = [_fill_one(connection, spec, settings, one, labels, folder, known) for one, known in _standing(partitions)]
     met, rows = connection.execute(f"SELECT count(DISTINCT {NUMBER}), sum(rows) FROM {MET}").fetchone() or (0, 0)
     if not met:
         raise UsageError(
@@ -142,13 +142,21 @@ def _firsts(names: Iterable[str]) -> str:
     return ", ".join(f"first(CAST({identifier(name)} AS VARCHAR))" for name in names)
 
 
-def _standing(partitions: Iterable[Partition]) -> list[Partition]:
-    """Return the revision of each period that is in force: the accepted one, or the newest where none was accepted."""
-    found: dict[str, Partition] = {}
-    for one in sorted(partitions, key=lambda one: (one.status == "accepted", one.revision)):
+def _standing(partitions: Iterable[Partition]) -> list[tuple[Partition, Partition | None]]:
+    """Return the revisions of each period that labels are for: the accepted one, and the newest if it came after that.
+
+    Such a one may wait for its labels alone; beside it is the accepted one, whose labels it takes over.
+    """
+    found: dict[str, list[Partition]] = {}
+    for one in sorted(partitions, key=lambda one: one.revision):
         if one.status != "replaced" and one.rows and parse_key(one.key):
-            found[one.key] = one
-    return [found[key] for key in sorted(found)]
+            found.setdefault(one.key, []).append(one)
+    pairs: list[tuple[Partition, Partition | None]] = []
+    for key in sorted(found):
+        accepted = next((one for one in found[key] if one.status == "accepted"), None)
+        pairs += [(accepted, None)] if accepted else []
+        pairs += [(found[key][-1], accepted)] if found[key][-1] is not accepted else []
+    return pairs
 
 
 def _fill_one(
@@ -158,12 +166,18 @@ def _fill_one(
     partition: Partition,
     labels: Labels,
     folder: Path,
+    accepted: Partition | None,
 ) -> Filled | None:
-    """Fill the labels of one partition in; None if that changes nothing of it, or if it is broken in other ways."""
+    """Fill the labels of one partition in; None if that changes nothing of it, or if it is broken in other ways.
+
+    Those that it lacks and nobody tells of now are those of the ``accepted`` revision of its period, by the model's key.
+    """
     period = parse_key(partition.key)
     assert period
     path = local(settings, partition.uri)
     if is_lost(path):
+        if accepted:  # what is in force is not this one
+            return None
         raise UnavailableError(
             f"partition {partition.key} has lost the rows that landed: restore a backup, or land it again"
         )
@@ -181,8 +195,16 @@ def _fill_one(
         f"(told.{identifier(name)} IS NOT NULL AND told.{identifier(name)} IS DISTINCT FROM {was})"
         for name, was in old.items()
     )
+    if accepted and not is_lost(accepted.accepted_uri or "") and set(spec.key) <= set(columns):
+        firsts = ", ".join(f"first({identifier(name)}) AS {identifier(name)}" for name in labels.filled)
+        before = f"SELECT {identifiers(spec.key)}, {firsts} FROM read_parquet($before) GROUP BY {identifiers(spec.key)}"
+        same = " AND ".join(f"raw.{identifier(name)} = before.{identifier(name)}" for name in spec.key)
+        joined += f" LEFT JOIN ({before}) AS before ON {same}"
+        parameters["before"] = local(settings, accepted.accepted_uri or "")
+        old = {name: f"coalesce({was}, before.{identifier(name)})" for name, was in old.items()}
+    rows_met = "0" if accepted else "count(*)"  # they are those of the accepted revision once more
     connection.execute(
-        f"INSERT INTO {MET} SELECT {NUMBER}, count(*) FROM {joined} WHERE {NUMBER} IS NOT NULL GROUP BY 1", parameters
+        f"INSERT INTO {MET} SELECT {NUMBER}, {rows_met} FROM {joined} WHERE {NUMBER} IS NOT NULL GROUP BY 1", parameters
     )
     counts = f"SELECT count({NUMBER}), count(*) FILTER ({changed}) FROM {joined}"
     met, rows = connection.execute(counts, parameters).fetchone() or (0, 0)
@@ -196,7 +218,7 @@ def _fill_one(
         else f"raw.{identifier(name)}"
         for name in spec.source.columns
     )
-    file = folder / f"{partition.key}.parquet"
+    file = folder / f"{partition.key}-{partition.revision}.parquet"
     copy = f"COPY (SELECT {values} FROM {joined} ORDER BY raw.file_row_number) TO $target {PARQUET_OPTIONS}"
     connection.execute(copy, {**parameters, "target": str(file)})
     return Filled(key=partition.key, kind=period.kind, file=file, rows=int(rows))

@@ -140,6 +140,23 @@ def test_what_a_killed_run_left_undecided_or_has_lost_since_is_decided_by_the_ne
     assert Path(made_anew.accepted_uri).exists()
 
 
+def test_a_newer_revision_that_waits_for_labels_takes_those_over_that_are_known(tmp_path):
+    day = clean_day()
+    labels, half = day[[*KEY, LATE]], len(day) // 2
+    place = Place(tmp_path / "grown")
+    place.ingest(write(unlabelled(day[:half]), tmp_path / "half.parquet"))
+    found, _ = fill(place, tmp_path / "first", labels[:half])
+    (accepted,) = place.ingest(found.partitions[0].file)
+    (waiting,) = place.ingest(write(unlabelled(day), tmp_path / "whole.parquet"))
+    assert [(one.revision, one.status) for one in (accepted, waiting)] == [(2, "accepted"), (3, "quarantined")]
+    found, (frame,) = fill(place, tmp_path / "second", labels[half:])
+    assert (found.met, [one.rows for one in found.partitions]) == (len(day) - half, [len(day) - half])
+    pd.testing.assert_frame_equal(frame, day[frame.columns], check_dtype=False)
+    (accepted,) = place.ingest(found.partitions[0].file)
+    assert (accepted.revision, accepted.status) == (4, "accepted")
+    assert fill(place, tmp_path / "third", labels)[0].partitions == ()
+
+
 @pytest.mark.parametrize(
     ("change", "on", "told"),
     [
