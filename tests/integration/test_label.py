@@ -5,6 +5,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 from ingest_parts import Place, clean_day, write
+from team_parts import stores
 
 from flows import database, ledger, run_records
 from flows.errors import UsageError
@@ -184,6 +185,23 @@ def test_a_table_that_cannot_be_labels_is_refused_with_what_to_do(place, tmp_pat
     with pytest.raises(UsageError, match=told):
         fill(place, tmp_path / "out", labels, on)
     assert ledger.list_partitions(place.engine, "taxi") == before
+
+
+def test_labels_reach_rows_that_another_host_has_landed(tmp_path, postgres, s3):
+    day = clean_day()
+    labels, half = day[[*KEY, LATE]], len(day) // 2
+    with stores(tmp_path, postgres, s3, "labels") as team:
+        with team.host(tmp_path / "one"):
+            Place(tmp_path / "one").ingest(write(unlabelled(day[:half]), tmp_path / "half.parquet"))
+        with team.host(tmp_path / "two"):
+            place = Place(tmp_path / "two")
+            found, _ = fill(place, tmp_path / "first", labels[:half])
+            (accepted,) = place.ingest(found.partitions[0].file)
+            assert (accepted.status, accepted.uri[:5], accepted.accepted_uri[:5]) == ("accepted", "s3://", "s3://")
+            place.ingest(write(unlabelled(day), tmp_path / "whole.parquet"))
+        with team.host(tmp_path / "one"):
+            _, (frame,) = fill(Place(tmp_path / "one"), tmp_path / "second", labels[half:])
+    pd.testing.assert_frame_equal(frame, day[frame.columns], check_dtype=False)
 
 
 def test_the_flow_accepts_what_waited_for_its_labels_once(flow_home, tmp_path):
