@@ -68,9 +68,8 @@ def taken_back(engine: Engine, partition: Partition, before: Partition) -> tuple
 
 def brought_by(partition: Partition, again: bool = False) -> str:
     """Return the command that brings the rows of a partition once more; ``again`` if others have replaced them by then."""
-    source = shown(partition.source)
-    if partition.validation.get(BY) == "label":
-        return f"evergreen label {source}"
+    # Rows and labels that came apart are together in the landed file alone.
+    source = partition.uri if partition.validation.get(BY) == "label" else shown(partition.source)
     return f"evergreen ingest {source}{' --again' if again else ''}"
 
 

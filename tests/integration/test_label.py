@@ -240,8 +240,8 @@ def test_the_flow_accepts_what_waited_for_its_labels_once(flow_home, tmp_path):
     older = day.assign(**{LATE: day[LATE].where(day.index > 0, day[LATE] + pd.Timedelta(minutes=5))})
     (taken,) = ingest(source=str(write(older, tmp_path / "older.parquet")), again=True)
     assert (taken["revision"], taken["status"]) == (5, "accepted")
-    assert taken["reasons"][-1].endswith(f"take it back: `evergreen label {labels}`")
-    assert label(source=str(labels))["partitions"][0]["status"] == "accepted"
+    assert taken["reasons"][-1].endswith(f"take it back: `evergreen ingest {accepted.uri} --again`")
+    assert ingest(source=accepted.uri, again=True)[0]["status"] == "accepted"
     (accepted,) = ledger.list_partitions(engine, "taxi", "accepted")
     assert accepted.digest == same.digest
     assert not list((flow_home.home / "tmp").iterdir())
