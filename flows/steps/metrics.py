@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     Floats = NDArray[np.float64]
 
 RESAMPLES = 2000
+FEW_BLOCKS = 10  # hours of which fewer say nothing of how much others may differ
+GROUPS = 500  # into which the rows of fewer are dealt
 SHOWN = 5  # classes that are named, of those that training never saw
 SLICE_VALUES = 12  # a column of numbers with more values is cut into quarters
 
@@ -74,18 +76,30 @@ def ratio(error: float, other: float) -> float:
     return error / other
 
 
+def blocks_of(hours: NDArray[np.int64], seed: int) -> NDArray[np.int64]:
+    """Return the number of the block that each row is resampled with, shape (n,).
+
+    Rows of one hour stay together: errors of neighbouring rows are alike, and resampling single rows would promise too
+    narrow an interval. Of a few hours, as monthly tables have, resampling would promise a narrower one still, of a single
+    hour one without width: their rows are dealt out to groups instead.
+    """
+    _, block = np.unique(hours, return_inverse=True)
+    if len(hours) and block.max() + 1 >= FEW_BLOCKS:
+        return np.asarray(block, dtype=np.int64)
+    return np.random.default_rng(seed).permutation(len(hours)) % GROUPS
+
+
 def block_interval(
     metric: Metric, ours: Floats, theirs: Floats | None, hours: NDArray[np.int64], confidence: float, seed: int
 ) -> tuple[float, float]:
     """Return the bootstrap interval of our error, or of ours minus theirs on the same rows.
 
-    Rows of one hour stay together: errors of neighbouring rows are alike, and resampling single rows would promise
-    too narrow an interval (block bootstrap: Carlstein, Annals of Statistics 14, 1986; paired as in Efron and
+    Rows stay together by ``blocks_of`` (block bootstrap: Carlstein, Annals of Statistics 14, 1986; paired as in Efron and
     Tibshirani, An Introduction to the Bootstrap, 1993). Of an infinite loss there is none: both ends are no numbers.
     """
     if not all(np.isfinite(losses).all() for losses in (ours, theirs) if losses is not None):
         return float("nan"), float("nan")
-    _, block = np.unique(hours, return_inverse=True)
+    block = blocks_of(hours, seed)
     blocks = int(block.max()) + 1
     counts = np.bincount(block, minlength=blocks).astype(np.float64)
     weights = np.random.default_rng(seed).multinomial(blocks, np.full(blocks, 1.0 / blocks), size=RESAMPLES)

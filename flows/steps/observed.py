@@ -86,7 +86,7 @@ def observe(spec: ModelSpec, joined: pa.Table, expected: Expected) -> dict[str, 
 def _error(metric: Metric, losses: Floats, hours: Any) -> tuple[float, float]:
     """Return the error of some rows and its standard deviation by chance; rows of one hour are alike, hours are not."""
     mean = float(np.mean(losses))
-    _, block = np.unique(hours, return_inverse=True)
+    block = metrics.blocks_of(hours, 0)
     strays = np.bincount(block, weights=losses - mean)
     spread = float(np.sqrt(np.square(strays).sum())) / len(losses)
     error = metrics.error(metric, losses)

@@ -191,7 +191,7 @@ def _ratio_interval(
         return float("nan"), float("nan")
     if not np.isfinite(losses).all():
         return float("inf"), float("inf")
-    _, block = np.unique(hours, return_inverse=True)
+    block = metrics.blocks_of(hours, spec.training.seed)
     blocks = int(block.max()) + 1
     weights = np.random.default_rng(spec.training.seed).multinomial(
         blocks, np.full(blocks, 1.0 / blocks), size=metrics.RESAMPLES

@@ -193,7 +193,7 @@ def unpaired_interval(
     Hours that both have are drawn together: what made an hour hard was hard for both.
     """
     both = np.concatenate([our_hours, their_hours])
-    _, block = np.unique(both, return_inverse=True)
+    block = metrics.blocks_of(both, seed)
     blocks = int(block.max()) + 1
     weights = np.random.default_rng(seed).multinomial(blocks, np.full(blocks, 1.0 / blocks), size=metrics.RESAMPLES)
 
