@@ -52,4 +52,4 @@ def label(source: str, model: str = "taxi", on: list[str] | None = None, featuri
         if broken:
             raise told(broken, partitions)
     summaries = [judging.summary(partition) for partition in partitions]
-    return {"labels": found.labels, "met": found.met, "rows": rows, "partitions": summaries}
+    return {"labels": found.labels, "met": found.met, "rows": rows, "others": found.others, "partitions": summaries}

@@ -26,6 +26,8 @@ def show_labelled(found: dict[str, Any]) -> None:
     """Show what became of labels, and of the partitions that they changed."""
     if found["partitions"]:
         show_ingested(found["partitions"])
+    if found["others"]:
+        line(f"left out, as the raw table has no such column: {', '.join(found['others'])}", QUIET)
     none = found["labels"] - found["met"]
     line(
         f"{found['labels']:,} labels: {found['met']:,} belong to landed rows, {none:,} to none; {found['rows']:,} rows changed"

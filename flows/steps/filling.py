@@ -46,9 +46,13 @@ class Filled(Frozen):
 
 
 class Found(Frozen):
-    """What became of a table of ``labels``: how many there are, how many ``met`` a row, and the partitions that changed."""
+    """What became of a table of ``labels``: how many there are, how many ``met`` a row, and the partitions that changed.
+
+    ``others`` are its columns that the raw table has not.
+    """
 
     origin: str
+    others: tuple[str, ...]
     labels: int
     met: int
     partitions: tuple[Filled, ...]
@@ -72,9 +76,12 @@ def fill(
     table that cannot be that, or of which nothing belongs to a landed row.
     """
     with opened(source, settings) as files:
-        parts = [read_some(connection, f"labels_{n}", spec.source, file) for n, file in enumerate(files)]
-        labels = _split(spec, files[0].origin if len(files) == 1 else source, set().union(*parts), on)
-        rows = " UNION ALL BY NAME ".join(f"SELECT * FROM labels_{n}" for n in range(len(parts)))
+        read = [read_some(connection, f"labels_{n}", spec.source, file) for n, file in enumerate(files)]
+        others = tuple(dict.fromkeys(name for _, more in read for name in more))
+        labels = _split(
+            spec, files[0].origin if len(files) == 1 else source, {name for own, _ in read for name in own}, others, on
+        )
+        rows = " UNION ALL BY NAME ".join(f"SELECT * FROM labels_{n}" for n in range(len(read)))
         count = _keep(connection, spec, labels, rows)
     connection.execute(f"CREATE TABLE {MET} ({NUMBER} BIGINT, rows BIGINT)")
     found = [_fill_one(connection, spec, settings, one, labels, folder, known) for one, known in _standing(partitions)]
@@ -89,10 +96,12 @@ def fill(
             f"{labels.origin}: {met:,} of its labels belong to {rows:,} landed rows by {', '.join(labels.on)}; name all columns "
             "that tell which row is meant with --on"
         )
-    return Found(origin=labels.origin, labels=count, met=met, partitions=tuple(one for one in found if one))
+    return Found(
+        origin=labels.origin, others=others, labels=count, met=met, partitions=tuple(one for one in found if one)
+    )
 
 
-def _split(spec: ModelSpec, origin: str, columns: set[str], on: tuple[str, ...]) -> Labels:
+def _split(spec: ModelSpec, origin: str, columns: set[str], others: tuple[str, ...], on: tuple[str, ...]) -> Labels:
     """Return which columns of a table tell the row, and which are filled in."""
     told = on or spec.key
     missing = [name for name in told if name not in columns]
@@ -101,7 +110,8 @@ def _split(spec: ModelSpec, origin: str, columns: set[str], on: tuple[str, ...])
         raise UsageError(f"{origin} has no column {', '.join(missing)}{hint}")
     filled = [name for name in spec.source.columns if name in columns and name not in told]
     if not filled:
-        raise UsageError(f"{origin} has {', '.join(told)} alone, and nothing to fill in")
+        unknown = f": {', '.join(others)} is no column of the raw table" if others else ""
+        raise UsageError(f"{origin} has {', '.join(told)} alone, and nothing to fill in{unknown}")
     if spec.source.event_time in filled:
         raise UsageError(
             f"{spec.source.event_time} is the time of a row, no label: leave it out, or name it in --on too"

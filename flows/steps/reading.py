@@ -172,17 +172,21 @@ def read_unknown(connection: DuckDBPyConnection, table: str, file: SourceFile) -
     return columns
 
 
-def read_some(connection: DuckDBPyConnection, table: str, source: Source, file: SourceFile) -> dict[str, str]:
-    """Load a file that holds some columns of a contract, in any order, into a table; return them, name -> DuckDB type.
+def read_some(
+    connection: DuckDBPyConnection, table: str, source: Source, file: SourceFile
+) -> tuple[dict[str, str], list[str]]:
+    """Load what a file holds of a contract's columns, in any order, into a table.
 
-    Raises UsageError if it cannot be read, or holds other columns or types.
+    Return them, name -> DuckDB type, and the columns that are not the contract's. Raises UsageError if the file cannot be
+    read, or a column has another type.
     """
     import duckdb
 
     try:
         reader, parameters, columns = _prepare(connection, source.columns, file)
         wanted = {name: source.columns[name] for name in columns if name in source.columns}
-        some = source.model_copy(update={"columns": wanted, "layouts": ()})
+        others = [name for name in columns if name not in wanted]
+        some = source.model_copy(update={"columns": wanted, "layouts": (), "ignored": tuple(others)})
         problems = schema_problems(some, columns, first_misfits(connection, wanted, reader, parameters, columns))
         if not problems:
             casts = ", ".join(_cast(name, kind) for name, kind in wanted.items()) or "NULL"
@@ -191,7 +195,7 @@ def read_some(connection: DuckDBPyConnection, table: str, source: Source, file: 
         raise UsageError(f"{file.origin}: {_complaint(error, file)}; correct the file") from error
     if problems:
         raise UsageError(f"{file.origin}: {'; '.join(problems)}")
-    return wanted
+    return wanted, others
 
 
 def zero_padded(connection: DuckDBPyConnection, file: SourceFile, columns: Mapping[str, str]) -> list[str]:

@@ -22,7 +22,7 @@ def test_accepting_nothing_of_what_came_is_a_refusal(monkeypatch, tmp_path, stat
     names = ("key", "revision", "rows", "accepted_rows", "rejected_rows", "reasons")
     found = [dict.fromkeys(names, 0) | {"key": "2024-01-01", "reasons": [], "status": status} for status in statuses]
     if command[0] == "label":
-        found = {"labels": 2, "met": 2, "rows": 2, "partitions": found}
+        found = {"labels": 2, "met": 2, "rows": 2, "others": ("verdict_date",), "partitions": found}
     monkeypatch.setattr(cli_data, "run_flow", lambda *_, **__: found)
     done = CliRunner().invoke(cli.app, [*command, "--home", str(tmp_path)])
     assert done.exit_code == code, done.output
