@@ -80,6 +80,9 @@ def reference(table: pa.Table, columns: Sequence[str]) -> Reference:
     times = pc.min_max(table["event_timestamp"]).as_py() if timed else {"min": None, "max": None}
     table = _thinned(table, columns)
     days = _days(table)
+    if days is not None and (np.diff(days) < 0).any():
+        order = np.argsort(days, kind="stable")
+        table, days = table.take(pa.array(order)), days[order]
     found = tuple(_distribution(name, table[name], days) for name in columns)
     return Reference(rows=table.num_rows, start=times["min"], end=times["max"], columns=found)
 
@@ -254,18 +257,22 @@ def _beyond(numbers: Floats, days: Bins) -> float:
     """Return the distance that a day usually has from all but the newest before it, by the values alone that lie beyond theirs.
 
     A charge that only falls, or a count that only rises, does so on each day: a training set holds none of what is next.
+    ``days`` come in order.
     """
     known = np.isfinite(numbers)
-    numbers, days = numbers[known], days[known]
-    if not len(days) or days.max() < 3:
+    numbers, days = (numbers, days) if known.all() else (numbers[known], days[known])
+    starts = np.flatnonzero(np.diff(days, prepend=-1))
+    present, rows = days[starts], np.diff(starts, append=len(days))
+    before = (
+        np.searchsorted(present, present - 2, side="right") - 1
+    )  # the last day to compare with; -1 if there is none
+    later = (before >= 0) & (present > days[-1] / 2 if len(days) else False)  # those before have seen little
+    if not later.any():
         return 0.0
-    lows, highs = np.full((2, int(days.max()) + 1), [[np.inf], [-np.inf]])
-    np.minimum.at(lows, days, numbers)
-    np.maximum.at(highs, days, numbers)
-    beyond = (numbers < np.minimum.accumulate(lows)[days - 2]) | (numbers > np.maximum.accumulate(highs)[days - 2])
-    rows = np.bincount(days)
-    later = (np.arange(len(rows)) >= len(rows) / 2) & (rows > 0)  # those before have seen little
-    share = float(np.quantile(np.bincount(days, weights=beyond)[later] / rows[later], USUAL))
+    low = np.minimum.accumulate(np.minimum.reduceat(numbers, starts))[before]
+    high = np.maximum.accumulate(np.maximum.reduceat(numbers, starts))[before]
+    beyond = (numbers < np.repeat(low, rows)) | (numbers > np.repeat(high, rows))
+    share = float(np.quantile((np.add.reduceat(beyond, starts) / rows)[later], USUAL))
     return float(_distance(np.array([[0.0, 1.0]]), np.array([[share, 1.0 - share]]))[0])
 
 
