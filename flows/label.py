@@ -40,7 +40,9 @@ def label(source: str, model: str = "taxi", on: list[str] | None = None, featuri
             partitions, broken = [], []
             for one in found.partitions:
                 # What a table of labels says last counts, though it may be what stood there before another one.
-                decided, errors = land_and_judge(home, spec, engine, one.kind, str(one.file), True, found.origin)
+                decided, errors = land_and_judge(
+                    home, spec, engine, one.kind, str(one.file), again=True, origin=found.origin
+                )
                 partitions += decided
                 broken += errors
             write_index(home, spec, ledger.list_partitions(engine, model))

@@ -69,11 +69,11 @@ def fill(
 ) -> Found:
     """Write each partition that the labels of a source change, whole and with them, into a folder.
 
-    So is one that they belong to and that is not accepted, or has lost its accepted rows, for it is to be decided anew.
-
     The source holds columns of the raw table: those that tell which rows are meant, ``on`` or else the model's key, and
-    those to fill in, the label or what it is made of. A value that is missing changes nothing. Raises UsageError for a
-    table that cannot be that, or of which nothing belongs to a landed row.
+    those to fill in, the label or what it is made of. A value that is missing changes nothing. A partition that labels
+    belong to, and that is not accepted or has lost its accepted rows, is written unchanged too, to be decided anew. Raises
+    UsageError for a table that cannot be that, or of which nothing belongs to a landed row, and UnavailableError if landed
+    rows are gone.
     """
     with opened(source, settings) as files:
         read = [read_some(connection, f"labels_{n}", spec.source, file) for n, file in enumerate(files)]

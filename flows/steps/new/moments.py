@@ -24,9 +24,8 @@ YEARS = 1800, 2200  # between which whole numbers are taken for those of years
 EPOCH_YEARS = (20, 130)  # after 1970, between which a number is a time and no count
 MISSING = 0.05  # share of rows without a time that can be done without
 WEEK, DAY, HOUR = timedelta(days=7), timedelta(days=1), timedelta(hours=1)
-DAILY = (
-    10 * DAY
-)  # from which on ticks are days: a file holds one at least, and of hours training would know a fresher past
+# From which span on ticks are days: a file holds one at least, and of hours training would know a fresher past.
+DAILY = 10 * DAY
 ENOUGH = 500  # rows that make a partition worth a judgement of its own, and weeks enough to judge by
 FEW = 200  # rows below which as long a part as can be judges
 STANDING = 20  # what part of a usual period's rows makes one of its own
