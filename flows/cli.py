@@ -18,6 +18,7 @@ from flows.cli_data import add as add_data
 from flows.cli_delivery import add as add_delivery
 from flows.cli_lineage import add as add_lineage
 from flows.cli_new import add as add_new
+from flows.cli_panels import arrange
 from flows.cli_promote import add as add_promote
 from flows.cli_research import add as add_research
 from flows.cli_stack import add as add_stack
@@ -209,6 +210,9 @@ def versions(model: Model = "taxi", home: Home = None, as_json: AsJson = False) 
 
     settings = find_home(home, model)
     report(look(settings, load_model(model, settings), database.connect(settings)), as_json, show_versions)
+
+
+arrange(app)
 
 
 def main() -> None:
