@@ -26,12 +26,15 @@ mark_featurized = stage(ledger.mark_featurized)
 def featurize(model: str = "taxi", again: bool = False) -> dict[str, Any]:
     """Bring the feature tables and the online store up to date with the accepted partitions.
 
-    Where a view is new, or its expression has changed since the last time, all ticks are computed anew. With ``again`` they
-    are computed anew also if a file of the feature tables is damaged or gone, and all that the tables hold is written to the
-    online store once more, which may have been emptied, damaged or replaced.
+    Where a view is new, or its expression has changed since the last time, all ticks are computed anew.
 
     One run at a time works on a model. A run that broke off is gone on with by the next: partitions are marked as
     featurized last, and computing or materializing a tick again would change nothing.
+
+    Args:
+        model: Name of the model.
+        again: Make what is damaged or gone of the feature tables anew, and write all that they hold to the online store once
+            more, which may have been emptied, damaged or replaced.
     """
     home = load()
     spec = load_model(model, home)

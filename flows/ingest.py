@@ -48,13 +48,17 @@ def ingest(
 ) -> list[dict[str, Any]]:
     """Land a source and decide on its partitions; return a summary of each, those that were known before included.
 
-    Without a source, these are the files of the model's landing folder that are new or have changed. With ``featurize``
-    the features are brought up to date as well. When enough partitions were accepted, the cause of a training is raised.
+    When enough partitions were accepted, the cause of a training is raised. One run at a time works on a model. A run that
+    broke off is made good by the next one of the same source: what has landed is not landed again, what is not decided is
+    decided. Raises UsageError for a source, model or period that is not there, and BrokenCheckError if a check could not be
+    evaluated, after all other partitions were decided.
 
-    One run at a time works on a model. A run that broke off is made good by the next one of the same source: what has
-    landed is not landed again, what is not decided is decided. Rows that a later revision has replaced stay so, unless
-    ``again`` makes them the newest once more: a correction was wrong. Raises UsageError for a source, model or period that is
-    not there, and BrokenCheckError if a check could not be evaluated, after all other partitions were decided.
+    Args:
+        source: Parquet or CSV file, folder, glob, http(s) or s3 URL; without one, the new files of the landing folder.
+        model: Name of the model.
+        partition_by: day, week or month, if another than the model's.
+        featurize: Bring the features up to date as well.
+        again: Make rows that a later revision has replaced the newest once more, if that correction was wrong.
     """
     home = load()
     spec = load_model(model, home)

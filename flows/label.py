@@ -24,9 +24,15 @@ fill = stage(filling.fill)
 def label(source: str, model: str = "taxi", on: list[str] | None = None, featurize: bool = False) -> dict[str, Any]:
     """Fill the labels of a source into the landed rows, and decide on the partitions that change as on any revision.
 
-    ``on`` names the columns that tell which row is meant, the model's key if it is left out. A period that was
-    quarantined because it had no label yet is accepted this way. Running again does nothing more. Raises UsageError as
-    ``filling.fill`` does, and BrokenCheckError if a check could not be evaluated, after all other partitions were decided.
+    A period that was quarantined because it had no label yet is accepted this way. Running again does nothing more. Raises
+    UsageError as ``filling.fill`` does, and BrokenCheckError if a check could not be evaluated, after all other partitions
+    were decided.
+
+    Args:
+        source: Parquet or CSV file, folder, glob, http(s) or s3 URL of labels.
+        model: Name of the model.
+        on: Columns that tell which row is meant, if others than the model's key.
+        featurize: Bring the features up to date as well.
     """
     home = load()
     spec = load_model(model, home)

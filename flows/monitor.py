@@ -47,12 +47,15 @@ def monitor(
 ) -> dict[str, Any]:
     """Judge the champion on the newest ``days`` of events; raise what is a cause to train anew.
 
-    With ``retrain`` the training follows at once, if that is the decision; without, it is left to the triggers.
-
     The clock is that of the events: the newest prediction's event time ends the window, its length is
     ``spec.triggers.window_days`` by default, and it begins no earlier than the end of what the champion was fitted on. Drift
     is measured on the newest of them, ``spec.triggers.drift_days``, so that a sudden one is not diluted.
     Raises RefusedError without a champion, and ContractError if a column whose drift is watched is nowhere.
+
+    Args:
+        model: Name of the model.
+        days: The newest days of events to look at, if not as many as the spec says.
+        retrain: Train at once if that is the decision; else it is left to the triggers.
     """
     settings = load()
     spec = load_model(model, settings)

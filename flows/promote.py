@@ -35,10 +35,16 @@ def promote(
 ) -> dict[str, Any]:
     """Make a version the champion: the named one, or the newest challenger.
 
-    An ``automatic`` promotion needs a version that was judged against the champion of this moment; a person may know better.
-    With ``approve`` the run waits for a person's word in Prefect; a version that the person refuses stays a challenger.
     Raises RefusedError for a version that may not serve, ConflictError if another promotion came first; the champion
     is then as it was.
+
+    Args:
+        model: Name of the model.
+        version: Its number; without one, the newest challenger.
+        why: Kept with the promotion.
+        who: Kept with the promotion; without one, the user whose process runs it.
+        automatic: Nobody has asked for it: promote only what was judged against the champion of this moment.
+        approve: Wait for a person's word in Prefect; what the person refuses stays a challenger.
     """
     home = load()
     spec = load_model(model, home)
@@ -62,7 +68,13 @@ def promote(
 
 @flow(name="rollback")
 def rollback(model: str = "taxi", why: str = "", who: str = "") -> dict[str, Any]:
-    """Make the version that served before the champion the champion again; raises RefusedError if there is none."""
+    """Make the version that served before the champion the champion again; raises RefusedError if there is none.
+
+    Args:
+        model: Name of the model.
+        why: Kept with the rollback.
+        who: Kept with the rollback; without one, the user whose process runs it.
+    """
     home = load()
     spec = load_model(model, home)
     engine = database.connect(home)

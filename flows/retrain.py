@@ -31,9 +31,14 @@ def retrain(
 ) -> dict[str, Any]:
     """Train if the causes that wait ask for it, and say in the ledger what came of them.
 
-    ``cause`` is the key that came with the event: the same one again changes nothing. ``partitions`` are the newly
-    accepted ones that the event names. While another run is at it, this one leaves its cause and ends: that run looks
-    again when it is done.
+    While another run is at it, this one leaves its cause and ends: that run looks again when it is done.
+
+    Args:
+        model: Name of the model.
+        trigger: What kind of cause it is.
+        reason: Why, in words; kept with the version.
+        cause: The key that came with the event: the same one again changes nothing.
+        partitions: The newly accepted ones that the event names.
     """
     home = load()
     spec = load_model(model, home)

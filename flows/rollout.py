@@ -37,9 +37,17 @@ def begin_trial(
 ) -> dict[str, Any]:
     """Put a version, or the newest challenger, on trial beside the champion: as canary, or as shadow and then as canary.
 
-    ``share`` of the requests goes to a canary, the spec's by default. Raises RefusedError for a version that may not serve
-    or without a champion, ConflictError if another trial runs, or for an ``automatic`` one that was judged against
-    another champion.
+    Raises RefusedError for a version that may not serve or without a champion, ConflictError if another trial runs, or for an
+    ``automatic`` one that was judged against another champion.
+
+    Args:
+        model: Name of the model.
+        version: Its number; without one, the newest challenger.
+        kind: Answer a share of the requests (canary), or first copies of them that nobody sees (shadow).
+        share: Of the requests that a canary answers, if another than the spec's.
+        why: Kept with the trial.
+        who: Kept with the trial; without one, the user whose process runs it.
+        automatic: Nobody has asked for it: try only what was judged against the champion of this moment.
     """
     home = load()
     spec = load_model(model, home)
@@ -71,6 +79,9 @@ def judge_trial(model: str = "taxi") -> dict[str, Any] | None:
     What has passed as shadow goes on as canary, what has passed as canary is promoted with the evidence; what has failed
     stays a challenger. A run that broke off in between is gone on with. Returns the newest trial, None if there never
     was one.
+
+    Args:
+        model: Name of the model.
     """
     home = load()
     spec = load_model(model, home)

@@ -25,6 +25,11 @@ def score(source: str, target: str, model: str = "taxi") -> dict[str, Any]:
     """Write the rows of ``source`` with the champion's predictions to ``target``; parquet or CSV, by their endings.
 
     Raises RefusedError without a champion, UsageError for input that does not fit; then nothing is written.
+
+    Args:
+        source: Parquet or CSV file of requests.
+        target: Parquet or CSV file to write.
+        model: Name of the model.
     """
     settings = load()
     spec = load_model(model, settings)

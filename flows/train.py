@@ -70,10 +70,17 @@ def train(
 ) -> dict[str, Any]:
     """Train on the newest window, judge on its newest part, and register what passes every gate.
 
-    ``estimator`` is another factory than the spec's, as ``package.module:build``; ``trials`` overrides the spec's number
-    of tuning trials. If a version was made of exactly the same (data, code, parameters), nothing is trained unless
-    ``force``. A run that was killed is gone on with by its retry, or by another run of the same. A version that passes
-    is promoted if the spec says so, or after a person's word if it says so or ``approve`` is set.
+    A run that was killed is gone on with by its retry, or by another run of the same. A version that passes is promoted if
+    the spec says so.
+
+    Args:
+        model: Name of the model.
+        reason: Why; kept with the version.
+        force: Train even if a version was made of exactly the same data, code and parameters.
+        judge_days: How many of the newest days judge, if not as many as the spec says.
+        estimator: Another estimator factory than the spec's, as package.module:build.
+        trials: Tuning trials inside the training window, if not as many as the spec says.
+        approve: Let a person decide on the promotion: the run waits for the answer in Prefect.
     """
     home = load()
     spec = load_model(model, home)

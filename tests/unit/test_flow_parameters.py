@@ -1,11 +1,17 @@
 """Parameters that a person types in Prefect's UI: what cannot be right is refused before there is a run."""
 
+from importlib import import_module
+from pathlib import Path
+
 import pytest
+import yaml
 from prefect.exceptions import ParameterTypeError
 
 from flows.monitor import monitor
 from flows.rollout import begin_trial
 from flows.train import train
+
+BLOCKS = yaml.safe_load((Path(__file__).parents[2] / "deployments" / "prefect.yaml").read_text())["deployments"]
 
 
 @pytest.mark.parametrize(
@@ -25,3 +31,11 @@ def test_a_number_that_cannot_be_is_refused_by_the_flows_schema(flow, name, wron
             flow.validate_parameters({name: value})
     for value in (right, None):
         assert flow.validate_parameters({name: value})[name] == value
+
+
+@pytest.mark.parametrize("entrypoint", sorted({block["entrypoint"] for block in BLOCKS}))
+def test_the_forms_of_prefects_ui_say_what_each_parameter_is(entrypoint):
+    module, name = entrypoint.rsplit(".", 1)
+    described = getattr(import_module(module), name).parameters.properties
+    assert described
+    assert [parameter for parameter, schema in described.items() if not schema.get("description")] == []
