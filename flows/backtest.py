@@ -22,7 +22,7 @@ from flows import database, ledger
 from flows.featurize import featurize
 from flows.ingest import ingest
 from flows.lookup import load_model
-from flows.runs import recorded, stage
+from flows.runs import recorded, run_name, stage
 from flows.settings import Settings, load
 from flows.spec import Costs, ModelSpec, PolicyName
 from flows.steps import feature_store, history, machines, past, spark, spark_tasks, stages
@@ -118,7 +118,7 @@ def replay_history(
 
 # Prefect sends the flow along with each task. A decorated function is not found by its name on another machine, and would
 # be sent whole, with all that it names.
-backtest = flow(name="backtest")(replay_history)
+backtest = flow(name="backtest", flow_run_name=run_name)(replay_history)
 
 
 def train_all(home: Settings, replayed: History, place: kept.Place, judge: timedelta) -> list[Made]:

@@ -8,7 +8,7 @@ from prefect import flow, get_run_logger
 
 from flows import database, ledger, run_records
 from flows.lookup import load_model
-from flows.runs import recorded, stage
+from flows.runs import recorded, run_name, stage
 from flows.settings import load
 from flows.steps import feature_plan, feature_store, feature_tables, online_file, stages
 from flows.steps.keeping import KeptTables
@@ -22,7 +22,7 @@ write_again = stage(feature_store.materialize, name="write-again", retries=2)
 mark_featurized = stage(ledger.mark_featurized)
 
 
-@flow(name="featurize")
+@flow(name="featurize", flow_run_name=run_name)
 def featurize(model: str = "taxi", again: bool = False) -> dict[str, Any]:
     """Bring the feature tables and the online store up to date with the accepted partitions.
 

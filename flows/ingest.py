@@ -16,7 +16,7 @@ from flows.featurize import featurize as update_features
 from flows.ledger import Partition
 from flows.locks import locked
 from flows.lookup import load_model
-from flows.runs import recorded, stage
+from flows.runs import recorded, run_name, stage
 from flows.secret import shown
 from flows.settings import Settings, load
 from flows.spec import ModelSpec
@@ -38,7 +38,7 @@ decide = stage(judging.decide, task_run_name="decide {partition.key}")
 write_index = stage(docs.write_index)
 
 
-@flow(name="ingest")
+@flow(name="ingest", flow_run_name=run_name)
 def ingest(
     source: str | None = None,
     model: str = "taxi",

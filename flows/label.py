@@ -11,7 +11,7 @@ from flows.featurize import featurize as update_features
 from flows.ingest import PATIENCE_SECONDS, hide_secrets, land_and_judge, raise_if_enough, told, write_index
 from flows.locks import locked
 from flows.lookup import load_model
-from flows.runs import recorded, stage
+from flows.runs import recorded, run_name, stage
 from flows.settings import load
 from flows.steps import filling, judging
 from flows.steps.files import scratch
@@ -20,7 +20,7 @@ from flows.steps.in_memory import connect
 fill = stage(filling.fill)
 
 
-@flow(name="label")
+@flow(name="label", flow_run_name=run_name)
 def label(source: str, model: str = "taxi", on: list[str] | None = None, featurize: bool = False) -> dict[str, Any]:
     """Fill the labels of a source into the landed rows, and decide on the partitions that change as on any revision.
 

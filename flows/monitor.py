@@ -13,7 +13,7 @@ from sqlalchemy.engine import Engine
 from flows import database, events, ledger, outbox, run_records
 from flows.causes import Cause
 from flows.lookup import load_model
-from flows.runs import recorded, stage
+from flows.runs import recorded, run_name, stage
 from flows.settings import Settings, load
 from flows.spec import ModelSpec
 from flows.steps import (
@@ -41,7 +41,7 @@ draw = stage(report.draw, name="draw-pictures")
 write_report = stage(report.write_report)
 
 
-@flow(name="monitor")
+@flow(name="monitor", flow_run_name=run_name)
 def monitor(
     model: str = "taxi", days: Annotated[int | None, Field(ge=1)] = None, retrain: bool = True
 ) -> dict[str, Any]:

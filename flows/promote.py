@@ -12,7 +12,7 @@ from flows import approval, database, events, ledger, trials
 from flows.errors import RefusedError, UnavailableError
 from flows.ledger import Promotion
 from flows.lookup import load_model
-from flows.runs import recorded, stage
+from flows.runs import recorded, run_name, stage
 from flows.settings import Settings, load
 from flows.steps import promotion, registry, rollout
 from flows.steps.processes import person
@@ -24,7 +24,7 @@ record = stage(promotion.promote, name="record")
 record_rollback = stage(promotion.roll_back, name="record-rollback")
 
 
-@flow(name="promote")
+@flow(name="promote", flow_run_name=run_name)
 def promote(
     model: str = "taxi",
     version: int | None = None,
@@ -66,7 +66,7 @@ def promote(
     return run.summary
 
 
-@flow(name="rollback")
+@flow(name="rollback", flow_run_name=run_name)
 def rollback(model: str = "taxi", why: str = "", who: str = "") -> dict[str, Any]:
     """Make the version that served before the champion the champion again; raises RefusedError if there is none.
 

@@ -13,7 +13,7 @@ from flows.errors import ConflictError
 from flows.events import Kind
 from flows.limits import PATIENCE_SECONDS, alone
 from flows.lookup import load_model
-from flows.runs import recorded
+from flows.runs import recorded, run_name
 from flows.settings import load
 from flows.spec import ModelSpec
 from flows.steps import decision
@@ -21,7 +21,7 @@ from flows.steps import decision
 GLANCE_SECONDS = 1.0
 
 
-@flow(name="retrain")
+@flow(name="retrain", flow_run_name=run_name)
 def retrain(
     model: str = "taxi",
     trigger: Kind = "on demand",

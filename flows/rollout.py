@@ -13,7 +13,7 @@ from flows import database, events, ledger, trials
 from flows.errors import ConflictError, RefusedError
 from flows.lookup import load_model
 from flows.promote import announce, check, choose, record, stop_outdated
-from flows.runs import recorded, stage
+from flows.runs import recorded, run_name, stage
 from flows.settings import Settings, load
 from flows.spec import ModelSpec
 from flows.steps import promotion, rollout, storage
@@ -25,7 +25,7 @@ measure = stage(rollout.measure, retries=2)
 begin = stage(trials.begin, name="begin")
 
 
-@flow(name="begin-trial")
+@flow(name="begin-trial", flow_run_name=run_name)
 def begin_trial(
     model: str = "taxi",
     version: int | None = None,
@@ -72,7 +72,7 @@ def begin_trial(
     return run.summary
 
 
-@flow(name="judge-trial")
+@flow(name="judge-trial", flow_run_name=run_name)
 def judge_trial(model: str = "taxi") -> dict[str, Any] | None:
     """Judge the trial that runs by what the service counted and by its labels, and do what follows from it.
 

@@ -6,6 +6,7 @@ import functools
 import inspect
 import os
 import platform
+import textwrap
 import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
@@ -16,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from prefect import tags
 from prefect.cache_policies import NO_CACHE
-from prefect.context import SyncClientContext, TagsContext
+from prefect.context import FlowRunContext, SyncClientContext, TagsContext
 from prefect.exceptions import TerminationSignal
 from prefect.runtime import flow_run
 from prefect.settings import (
@@ -64,6 +65,7 @@ TAG = "evergreen"  # on every flow run: the automations find ours by it on a ser
 SETTLE_SECONDS = 10.0
 ASK_SECONDS = 1.0  # between two questions whether a run was cancelled
 ASK_PAUSE = 10.0  # the same as a multiple of how long the answer took; the longer of the two counts
+NAME_WIDTH = 100  # of a run's name on Prefect's pages
 LOOK_SECONDS = 5.0  # how long a look at a run waits for Prefect's answer
 _unsent: list[str | None] = []  # servers that did not take all logs and events
 _stopped: list[str] = []  # runs that were stopped as cancelled, and Prefect has not been told of
@@ -271,6 +273,24 @@ def is_settled() -> bool:
 def root_run(record: Record) -> str:
     """Return the id of the run that a retry begins with: that of the outermost flow."""
     return str(flow_run.root_flow_run_id or record.id)
+
+
+def run_name() -> str:
+    """Return what Prefect's pages call the flow run that begins: its model, and why it runs or by what it was started.
+
+    The name that a run has from a person, or from the form on which a person started it, stays.
+    """
+    context = FlowRunContext.get()
+    assert context
+    assert context.flow_run
+    run, told = context.flow_run, context.parameters or {}
+    by = run.created_by if run.created_by and run.created_by.type in ("SCHEDULE", "AUTOMATION") else None
+    if run.deployment_id and not by:
+        return run.name
+    model, version = told["model"], f" version {told['version']}" if told.get("version") else ""
+    why = told.get("reason") or told.get("why") or (by.display_value if by else None) or ""
+    words = f"{model}{version}: {why.removeprefix(f'{model}: ')}" if why else f"{model}{version}"
+    return textwrap.shorten(words, NAME_WIDTH, placeholder="...")
 
 
 def executor() -> str:

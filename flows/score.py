@@ -8,7 +8,7 @@ from prefect import flow
 
 from flows import database
 from flows.lookup import load_model
-from flows.runs import recorded, stage
+from flows.runs import recorded, run_name, stage
 from flows.settings import load
 from flows.steps import scoring
 from flows.steps.bundle import load_bundle
@@ -20,7 +20,7 @@ from flows.steps.storage import folder
 score_file = stage(scoring.score_file)
 
 
-@flow(name="score")
+@flow(name="score", flow_run_name=run_name)
 def score(source: str, target: str, model: str = "taxi") -> dict[str, Any]:
     """Write the rows of ``source`` with the champion's predictions to ``target``; parquet or CSV, by their endings.
 

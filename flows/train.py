@@ -16,7 +16,7 @@ from flows import approval, database, events, ledger, trials
 from flows.lookup import load_model
 from flows.promote import outdated, promote
 from flows.rollout import begin_trial
-from flows.runs import TAG, Record, recorded, root_run, stage
+from flows.runs import TAG, Record, recorded, root_run, run_name, stage
 from flows.settings import Settings, load
 from flows.spec import ModelSpec
 from flows.steps import (
@@ -58,7 +58,7 @@ log_run = stage(run_log.log_run, keep=Plain(tuple[str, str, str]), retries=2, re
 register = stage(registry.register, keep=Plain(registry.Version), retries=2, retry_delay_seconds=2)
 
 
-@flow(name="train")
+@flow(name="train", flow_run_name=run_name)
 def train(
     model: str = "taxi",
     reason: str = "on demand",

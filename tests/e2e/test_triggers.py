@@ -123,6 +123,9 @@ def test_new_data_in_the_landing_folder_trains_with_the_partitions_as_parameters
     assert (cause.claimed_by, cause.outcome) == (run["id"], "trained version 1, promoted")
     timed(run, events.DATA_READY, up)
     (taken,) = up.runs("ingest")
+    (training,) = up.runs("train")
+    assert taken["name"] == "taxi: files have arrived"
+    assert run["name"] == training["name"] == f"taxi: {version.reason}"
     timed(taken, events.LANDING_CHANGED, up)
     up.wait(lambda: httpx.get(f"{up.service}/readyz").status_code == 200, 30)
 
@@ -158,9 +161,12 @@ def test_predictions_that_went_wrong_train_once_for_performance_and_distribution
 def test_on_demand_a_training_is_started_by_hand(up, home):
     known, before = len(up.runs("train")), len(registry.versions(home, "taxi"))
     started = datetime.now(UTC)
-    up.command("prefect", "deployment", "run", "train/taxi", "-p", "reason=asked by hand", "-p", "force=true")
+    asked = ("-p", "reason=asked by hand", "-p", "force=true", "--flow-run-name", "my own name")
+    up.command("prefect", "deployment", "run", "train/taxi", *asked)
     (run,) = up.finished("train", known)
     assert run["parameters"]["reason"] == "asked by hand"
+    assert run["name"] == "my own name"
+    assert up.runs("promote")[-1]["name"] == f"taxi version {before + 1}: asked by hand"
     trained(home, up, before, "asked by hand")
     assert at(run["created"]) > started
 
@@ -187,6 +193,7 @@ def test_a_schedule_trains_when_there_is_new_data_and_ends_at_once_without(up, h
     run, *_ = up.finished("retrain", known + 1)
     assert (run["parameters"]["trigger"], run["parameters"]["reason"]) == ("schedule", "weekly")
     assert run["auto_scheduled"]
+    assert run["name"] == "taxi: weekly"
     trained(home, up, before, "schedule", "schedule: weekly")
 
 

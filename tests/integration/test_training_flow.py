@@ -343,6 +343,29 @@ def test_a_stage_has_the_tags_of_its_caller_and_not_ours(home):
         assert set(client.read_flow_run(made.flow_run_id).tags) == {TAG, "theirs"}
 
 
+def test_prefects_pages_call_a_run_by_its_model_and_why_it_runs(home):
+    from prefect import flow, get_client
+    from prefect.flow_engine import run_flow
+
+    from flows.runs import run_name
+
+    def work(model: str = "bike", version: int | None = None, why: str = "") -> None:
+        """Do nothing."""
+
+    named = flow(work, name="named", flow_run_name=run_name)
+    states = [named(return_state=True), named(version=3, why="it is better, " * 20, return_state=True)]
+    with get_client(sync_client=True) as client:
+        names = [client.read_flow_run(state.state_details.flow_run_id).name for state in states]
+        assert names[0] == "bike"
+        assert names[1].startswith("bike version 3: it is better, it")
+        assert len(names[1]) <= 100
+        asked = client.create_deployment(client.create_flow(named), name="named")
+        run = client.create_flow_run_from_deployment(asked, name="as a person calls it")
+        run_flow(named, flow_run=run)
+        assert client.read_flow_run(run.id).name == "as a person calls it"
+        client.delete_deployment(asked)
+
+
 def test_definitions_that_are_applied_again_are_the_same_definitions(home):
     spec = load_model("taxi", home)
     before = feature_record.definition_hash(feature_store.open_store(home), spec)
