@@ -22,7 +22,7 @@ from flows.steps import docs, judged_rows, revisions, storage
 from flows.steps.contract import schema_problems, with_examples
 from flows.steps.event_rows import EVENTS, LABEL_TIME, ROW, added_sql, compiled, create_events, delete_events
 from flows.steps.landing import Landed
-from flows.steps.periods import parse_key
+from flows.steps.periods import Period, parse_key
 from flows.steps.presence import check_rows
 from flows.steps.reading import describe
 from flows.steps.statistics import describe_rows
@@ -199,14 +199,7 @@ def _judge_rows(bench: Bench, partition: Partition, file: str) -> Decision:
         raise BrokenCheckError(
             f"{spec.rows} made {rows} rows of {partition.rows}; it must keep each row, then ingest again"
         )
-    connection.execute(f"CREATE OR REPLACE TABLE {REJECTS} ({ROW} BIGINT, reason VARCHAR)")
-    found = check_rows(connection, spec, period, rows, bench.usual[period.kind] if period else [])
-    as_columns = Check(source="contract", rule="columns as in the contract", observed="all are", verdict="passed")
-    judgement = Judgement(checks=(as_columns, *found.checks), reasons=found.reasons)
-    if not judgement.reasons:
-        with bench.judge() as judge:
-            suite = run_suite(connection, judge, bench.expectations)
-        judgement = Judgement(checks=judgement.checks + suite.checks, reasons=suite.reasons, results=suite.results)
+    judgement = _checked(bench, period, rows)
     judged_rows.collect_refused(connection, spec, raw)
     if not judgement.reasons:
         delete_events(connection, judged_rows.REFUSED, for_good=True)
@@ -218,12 +211,11 @@ def _judge_rows(bench: Bench, partition: Partition, file: str) -> Decision:
     statistics = describe_rows(connection, _profiled(spec), spec.label.name)
     statistics[LABELLED_UNTIL] = labelled and labelled.astimezone(UTC).isoformat()
     unfit = () if left or judgement.reasons else _failed("a row is left", ["no row is left"])
-    before = bench.in_force.get(partition.key) if period and left and not judgement.reasons else None
     notes: tuple[str, ...] = ()
-    if before and before.id != partition.id and before.first_event and before.last_event:
-        unfit += _failed("a revision tells of what it replaces", revisions.uncovered(before, first, last))
-        notes = revisions.taken_back(bench.engine, partition, before)
-        notes = notes or revisions.left_out(before, first, last, rows, statistics)
+    before = bench.in_force.get(partition.key)
+    if period and before and left and not judgement.reasons and before.id != partition.id:
+        uncovered, notes = _beside_what_it_replaces(bench, partition, before, first, last, statistics)
+        unfit += uncovered
     reasons = judgement.reasons or tuple(check.observed for check in unfit)
     common: dict[str, Any] = {
         "checks": judgement.checks + unfit,
@@ -248,6 +240,30 @@ def _judge_rows(bench: Bench, partition: Partition, file: str) -> Decision:
         last_event=last,
         **common,
     )
+
+
+def _checked(bench: Bench, period: Period | None, rows: int) -> Judgement:
+    """Check event rows against the contract, and by the suite where they keep it; ``REJECTS`` lists the rows to leave out."""
+    connection = bench.connection
+    connection.execute(f"CREATE OR REPLACE TABLE {REJECTS} ({ROW} BIGINT, reason VARCHAR)")
+    found = check_rows(connection, bench.spec, period, rows, bench.usual[period.kind] if period else [])
+    as_columns = Check(source="contract", rule="columns as in the contract", observed="all are", verdict="passed")
+    if found.reasons:
+        return Judgement(checks=(as_columns, *found.checks), reasons=found.reasons)
+    with bench.judge() as judge:
+        suite = run_suite(connection, judge, bench.expectations)
+    return Judgement(checks=(as_columns, *found.checks, *suite.checks), reasons=suite.reasons, results=suite.results)
+
+
+def _beside_what_it_replaces(
+    bench: Bench, partition: Partition, before: Partition, first: datetime, last: datetime, statistics: dict[str, Any]
+) -> tuple[tuple[Check, ...], tuple[str, ...]]:
+    """Return what of the rows in force a revision does not tell of, as failed checks, and what is to be noted of it."""
+    if not (before.first_event and before.last_event):
+        return (), ()
+    uncovered = _failed("a revision tells of what it replaces", revisions.uncovered(before, first, last))
+    notes = revisions.taken_back(bench.engine, partition, before)
+    return uncovered, notes or revisions.left_out(before, first, last, partition.rows, statistics)
 
 
 def _profiled(spec: ModelSpec) -> dict[str, str]:
