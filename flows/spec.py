@@ -254,6 +254,13 @@ class ModelSpec(Frozen):
     triggers: Triggers = Triggers()
     costs: Costs | None = Field(default=None, description="policies that weigh costs need them")
     partition_by: Literal["day", "week", "month"] = "day"
+    arrival: timedelta | None = Field(
+        default=None,
+        ge=timedelta(0),
+        description="how long after the end of its period a partition is there with its labels: training, and whatever judges, "
+        "give a row the past of the periods that had come by then, as serving will. None where rows come from tick to tick, "
+        "then it is all that was before the row",
+    )
     history_data: str | None = Field(
         default=None,
         description="file, folder, glob or URL with rows of the past, or package.module:function that returns them as a "

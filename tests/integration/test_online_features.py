@@ -219,6 +219,30 @@ def test_online_and_offline_are_the_same_value_by_value_for_random_requests(plac
     assert min(flagged.count(0), flagged.count(1), flagged.count(3)) >= 20
 
 
+def test_rows_of_weekly_files_have_the_past_that_was_there_and_their_own_moment(place):
+    """As if each week's file came a day after it: up to Tuesday what there is ends with the week before the last."""
+    weekly = spec.model_copy(update={"partition_by": "week", "arrival": timedelta(days=1)})
+    trips = pd.concat([simulate_day(date(2024, 1, day), trips=60) for day in (6, 8, 9)], ignore_index=True)
+    local = trips["lpep_pickup_datetime"].dt.tz_localize(ZONE, ambiguous=True)
+    there = [datetime(2024, 1, 8 if time.day == 9 else 1, tzinfo=ZONE) for time in local]
+    fields = [*(field.name for field in spec.request)]
+    asked = pa.Table.from_pandas(trips[fields], preserve_index=False)
+    moments = pa.array(local.dt.tz_convert("UTC"), pa.timestamp("us", "UTC"))
+    store = feature_store.open_store(place)
+    found = feature_store.historical(store, weekly, asked.append_column("event_timestamp", moments))
+    then = feature_store.historical(
+        store, spec, asked.append_column("event_timestamp", pa.array(there, pa.timestamp("us", "UTC")))
+    )
+    fresh = feature_store.historical(store, weekly, asked.append_column("event_timestamp", moments), as_served=False)
+    names = feature_store.feature_names(store, spec)
+    assert found.select(names).equals(then.select(names))
+    assert found["event_timestamp"].equals(fresh["event_timestamp"])
+    assert found["hour"].equals(fresh["hour"])
+    assert found["pickup_trips_28d"].null_count > fresh["pickup_trips_28d"].null_count
+    of_tuesday = [place for place, time in enumerate(local) if time.day == 9]
+    assert found["pickup_trips_28d"].take(of_tuesday).null_count < len(of_tuesday)
+
+
 def joined(home) -> pd.DataFrame:
     """Return the training set of all days, the last one judging, as the training flow joins it."""
     accepted = ledger.list_partitions(database.connect(home), "taxi", "accepted")

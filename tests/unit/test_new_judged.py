@@ -106,19 +106,21 @@ def test_a_past_holds_until_the_next_file_came(tmp_path, every, days, length):
     draft = chosen_of(tmp_path, tmp_path / "in").draft
     assert (draft.partition_by, draft.valid_for) == (every, length)
     assert f"VALID_FOR = {drafting.delta(length)} " in drafting.render(draft)["definitions"]
-    notes = chosen_of(tmp_path, tmp_path / "in").warnings
-    told = [one for one in notes if f"a file holds a {every}: a request may see" in one]
+    notes = chosen_of(tmp_path, tmp_path / "in").notes
+    told = [one for one in notes if f"a file holds a {every}: a request sees a past up to" in one]
     assert bool(told) is (draft.valid_for > 7 * draft.tick)
     mend = "its file again while it grows" if every == "day" else "smaller files"
-    assert all(one.endswith(f"; land {mend} for a fresher one") for one in told)
+    assert all(one.endswith(f"; land {mend}, without arrival in spec.py, for a fresher one") for one in told)
+    assert draft.arrival == (timedelta(0) if told else None)
+    assert ("    arrival=timedelta(days=0),\n" in drafting.render(draft)["spec"]) is bool(told)
 
 
 @pytest.mark.parametrize(
     ("delay", "length", "told"),
     [
-        (DAY, timedelta(days=38), "a file holds a month: a request may see a past that is 31 days older than"),
-        (60 * DAY, timedelta(days=98), "a file holds a month and waits 60 days for its labels: a request may see a past that "
-         "is 91 days older than"),
+        (DAY, timedelta(days=38), "a file holds a month: a request sees a past up to 31 days old"),
+        (60 * DAY, timedelta(days=98), "a file holds a month and waits 60 days for its labels: a request sees a past up to "
+         "91 days old"),
     ],
 )  # fmt: skip
 def test_a_past_holds_until_the_next_file_has_its_labels(tmp_path, delay, length, told):
@@ -126,7 +128,8 @@ def test_a_past_holds_until_the_next_file_has_its_labels(tmp_path, delay, length
     frame = pd.DataFrame({"t": times, "x": rng.normal(size=len(times)), "y": rng.normal(size=len(times))})
     found = chosen(tmp_path, frame, delay=delay)
     assert (found.draft.partition_by, found.draft.valid_for) == ("month", length)
-    assert next(note for note in found.warnings if note.startswith("a file")).startswith(told)
+    assert next(note for note in found.notes if note.startswith("a file")).startswith(told)
+    assert found.draft.arrival == (delay if delay > DAY else timedelta(0))
 
 
 def test_files_of_one_tick_wait_for_labels_alone(tmp_path):
@@ -137,11 +140,11 @@ def test_files_of_one_tick_wait_for_labels_alone(tmp_path):
     late, usual = (chosen_of(tmp_path, tmp_path, delay=days * DAY) for days in (14, 1))
     assert [(one.draft.partition_by, one.draft.tick) for one in (late, usual)] == [("day", DAY), ("day", DAY)]
     assert (late.draft.valid_for, usual.draft.valid_for) == (timedelta(days=21), timedelta(days=7))
-    assert [note for note in late.warnings if note.startswith("a file")] == [
-        "a file waits 14 days for its labels: a request may see a past that is 14 days older than that of a training row, and be "
-        "answered worse than the test promised"
+    assert [note for note in late.notes if note.startswith("a file")] == [
+        "a file waits 14 days for its labels: a request sees a past up to 14 days old, and so does training"
     ]
-    assert not [note for note in usual.warnings if note.startswith("a file")]
+    assert not [note for note in usual.notes if note.startswith("a file")]
+    assert (late.draft.arrival, usual.draft.arrival) == (14 * DAY, None)
 
 
 @pytest.mark.parametrize(

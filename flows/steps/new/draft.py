@@ -135,15 +135,29 @@ class Draft(Frozen):
         return self.delay + self.gap - (self.tick if self.gap > self.tick and not self.within_days else timedelta(0))
 
     @property
+    def file(self) -> timedelta:
+        """How much time a file holds at most."""
+        return {"day": timedelta(days=1), "week": timedelta(days=7), "month": timedelta(days=31)}[self.partition_by]
+
+    @property
+    def held(self) -> timedelta:
+        """How much time a file holds, nothing if it is a tick."""
+        return self.file if self.file > self.tick else timedelta(0)
+
+    @property
     def between_files(self) -> timedelta:
         """How long no file may come where one holds more than a tick, and more than one row of an entity; else nothing."""
-        period = {"day": timedelta(days=1), "week": timedelta(days=7), "month": timedelta(days=31)}[self.partition_by]
-        return period if period > self.gap else timedelta(0)
+        return self.file if self.file > self.gap else timedelta(0)
 
     @property
     def without_labels(self) -> timedelta:
         """How long a file may wait for its labels: one without any is no partition, and no tick follows it."""
         return self.delay if self.delay > 2 * self.tick else timedelta(0)
+
+    @property
+    def arrival(self) -> timedelta | None:
+        """How long after the end of its period a file is there with its labels; None if it holds no more than a tick."""
+        return self.without_labels if self.held or self.without_labels else None
 
     @property
     def valid_for(self) -> timedelta:

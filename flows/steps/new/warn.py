@@ -50,24 +50,21 @@ def collect(
             f"rows of {of} lie about {span_text(draft.gap)} apart: their past is that of the last {span_text(draft.short)} and "
             f"{span_text(draft.long)}"
         )
-    aged = []
-    if older := draft.between_files + draft.without_labels:
+    if draft.arrival is not None:
         reasons = (
-            (draft.between_files, f"holds a {draft.partition_by}"),
+            (draft.held, f"holds a {draft.partition_by}"),
             (draft.without_labels, f"waits {span_text(draft.without_labels)} for its labels"),
         )
         why = " and ".join(text for length, text in reasons if length)
         # There is no shorter period than a day; its file may be landed again with more rows.
         fresher = "its file again while it grows" if draft.partition_by == "day" else "smaller files"
-        mend = f"; land {fresher} for a fresher one" if draft.between_files else ""
-        aged.append(
-            f"a file {why}: a request may see a past that is {span_text(older)} older than that of a training row, and be "
-            f"answered worse than the test promised{mend}"
-        )
+        mend = f"; land {fresher}, without arrival in spec.py, for a fresher one" if draft.held else ""
+        old = span_text(draft.held + draft.without_labels)
+        notes.append(f"a file {why}: a request sees a past up to {old} old, and so does training{mend}")
     if draft.numbered:
         notes.append("the order of the rows is their time: the file may only grow at its end")
     notes += [f"{one.name} is left out: {one.why}" for one in left if not one.warning]
-    warnings = [f"{one.name} is left out: {one.why}" for one in left if one.warning] + aged
+    warnings = [f"{one.name} is left out: {one.why}" for one in left if one.warning]
     warnings += [leak.text for leak in leaks if not leak.certain]
     warnings += [sorted_by] if sorted_by else []
     warnings += _key(connection, looked, left, draft)
