@@ -47,8 +47,9 @@ def deploy(
     from flows.settings import Settings
     from flows.show import show_deployed
     from flows.steps.prefect_server import prefect_server
-    from flows.terminal import quiet_libraries
+    from flows.terminal import end_on_signals, quiet_libraries
 
+    end_on_signals()  # what was paused is paused again then as well
     deploying.use_environment(env)
     settings = (Settings() if home is None else Settings(home=home)).activate()
     if wait:

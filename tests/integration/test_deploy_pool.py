@@ -1,5 +1,11 @@
 """`evergreen deploy` on a server that has a work pool, or deployments, already."""
 
+import os
+import signal
+import subprocess
+import sys
+import time
+
 import pytest
 from training_parts import opened
 
@@ -70,6 +76,28 @@ def test_what_a_person_has_paused_stays_so_when_deploying_is_ended(tmp_path, pre
         monkeypatch.setattr(module.subprocess, "run", ended)
         with pytest.raises(KeyboardInterrupt):
             deploy(settings)
+        (found,) = client.read_automations_by_name("taxi: performance")
+        assert not found.enabled
+        client.resume_automation(found.id)
+
+
+def test_what_a_person_has_paused_stays_so_when_the_stack_that_deploys_is_ended(tmp_path, prefect_api):
+    """What `evergreen up` and `deliver` end gets SIGTERM, no Ctrl-C."""
+    from prefect import get_client
+
+    with opened(tmp_path / "home", prefect_api) as settings, get_client(sync_client=True) as client:
+        deploy(settings)
+        (trigger,) = client.read_automations_by_name("taxi: performance")
+        client.pause_automation(trigger.id)
+        words = [sys.executable, "-c", "from flows.cli import main; main()", "deploy"]
+        environment = os.environ | settings.environment() | {"PREFECT_API_URL": prefect_api}
+        process = subprocess.Popen(words, env=environment, stderr=subprocess.DEVNULL)
+        while process.poll() is None:  # until Prefect's command has made it anew
+            if any(one.enabled for one in client.read_automations_by_name("taxi: performance")):
+                process.send_signal(signal.SIGTERM)
+                break
+            time.sleep(0.02)
+        assert process.wait(timeout=60) == 130
         (found,) = client.read_automations_by_name("taxi: performance")
         assert not found.enabled
         client.resume_automation(found.id)
