@@ -211,7 +211,9 @@ def _fill_one(
         same = " AND ".join(f"raw.{identifier(name)} = before.{identifier(name)}" for name in spec.key)
         joined += f" LEFT JOIN ({before}) AS before ON {same}"
         parameters["before"] = local(settings, accepted.accepted_uri or "")
-        old = {name: f"coalesce({was}, before.{identifier(name)})" for name, was in old.items()}
+        for name, was in old.items():
+            own = f"nullif({was}, 'nan'::DOUBLE)" if spec.source.columns[name] in FLOATS else was
+            old[name] = f"coalesce({own}, before.{identifier(name)})"
     rows_met = "0" if accepted else "count(*)"  # they are those of the accepted revision once more
     connection.execute(
         f"INSERT INTO {MET} SELECT {NUMBER}, {rows_met} FROM {joined} WHERE {NUMBER} IS NOT NULL GROUP BY 1", parameters

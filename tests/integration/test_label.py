@@ -2,7 +2,10 @@
 
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from ingest_parts import Place, clean_day, write
 from team_parts import stores
@@ -30,13 +33,13 @@ def unlabelled(day: pd.DataFrame) -> pd.DataFrame:
     return day.assign(**{LATE: pd.Series([None] * len(day), dtype="datetime64[us]")})
 
 
-def fill(place, folder, labels, on=(), name="labels.csv"):
+def fill(place, folder, labels, on=(), name="labels.csv", model=spec):
     """Fill labels in, and return what was found and the frames of the partitions that change."""
     folder.mkdir(exist_ok=True)
     partitions = ledger.list_partitions(place.engine, "taxi")
     source = str(labels if not isinstance(labels, pd.DataFrame) else write(labels, folder / name))
     with connect(place.settings.home) as connection:
-        found = filling.fill(connection, spec, place.settings, partitions, source, on, folder)
+        found = filling.fill(connection, model, place.settings, partitions, source, on, folder)
     return found, [pd.read_parquet(one.file) for one in found.partitions]
 
 
@@ -156,6 +159,24 @@ def test_a_newer_revision_that_waits_for_labels_takes_those_over_that_are_known(
     (accepted,) = place.ingest(found.partitions[0].file)
     assert (accepted.revision, accepted.status) == (4, "accepted")
     assert fill(place, tmp_path / "third", labels)[0].partitions == ()
+
+
+def test_a_label_that_is_nan_is_one_to_come(tmp_path):
+    """In tables that Arrow or numpy made, a missing float is no null."""
+    columns = {**spec.source.columns, "fare": "DOUBLE"}
+    source = spec.source.model_copy(update={"columns": columns, "layouts": ()})
+    fares = spec.model_copy(update={"source": source})
+    day = clean_day()[list(spec.source.columns)]
+    day["fare"] = 3.0 + day.trip_distance
+    place = Place(tmp_path / "home")
+    assert place.ingest(write(day, tmp_path / "day.parquet"), fares)[0].status == "accepted"
+    grown = pa.table({name: pa.array(day[name]) for name in columns if name != "fare"})
+    grown = grown.append_column("fare", pa.array(np.full(len(day), np.nan)))
+    pq.write_table(grown, tmp_path / "grown.parquet")
+    place.land(tmp_path / "grown.parquet", fares)
+    told = day[[*KEY, "fare"]][:3].assign(fare=99.0)
+    _, (*_, frame) = fill(place, tmp_path / "out", told, model=fares)
+    pd.testing.assert_series_equal(frame.fare, day.fare.where(day.index >= 3, 99.0))
 
 
 @pytest.mark.parametrize(
