@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 LABELS = "labels"  # the table of them, each once
 NUMBER = "evergreen_label"  # of a label in it
-MET = "labels_met"  # the numbers of those that belong to landed rows, and to how many
+MET = "labels_met"  # the numbers of those that belong to landed rows, of which partition, and to how many
 REPEATED = 0.02  # share of landed rows that may repeat another
 
 
@@ -83,9 +83,11 @@ def fill(
         )
         rows = " UNION ALL BY NAME ".join(f"SELECT * FROM labels_{n}" for n in range(len(read)))
         count = _keep(connection, spec, labels, rows)
-    connection.execute(f"CREATE TABLE {MET} ({NUMBER} BIGINT, rows BIGINT)")
+    connection.execute(f"CREATE TABLE {MET} ({NUMBER} BIGINT, key VARCHAR, rows BIGINT)")
     found = [_fill_one(connection, spec, settings, one, labels, folder, known) for one, known in _standing(partitions)]
-    met, rows = connection.execute(f"SELECT count(DISTINCT {NUMBER}), sum(rows) FROM {MET}").fetchone() or (0, 0)
+    # Two revisions of a period hold the same rows, or most of them.
+    once = f"(SELECT {NUMBER}, max(rows) AS rows FROM {MET} GROUP BY {NUMBER}, key)"
+    met, rows = connection.execute(f"SELECT count(DISTINCT {NUMBER}), sum(rows) FROM {once}").fetchone() or (0, 0)
     if not met:
         raise UsageError(
             f"{labels.origin}: none of its {count:,} labels belongs to a landed row by {', '.join(labels.on)}; land the rows "
@@ -214,9 +216,9 @@ def _fill_one(
         for name, was in old.items():
             own = f"nullif({was}, 'nan'::DOUBLE)" if spec.source.columns[name] in FLOATS else was
             old[name] = f"coalesce({own}, before.{identifier(name)})"
-    rows_met = "0" if accepted else "count(*)"  # they are those of the accepted revision once more
     connection.execute(
-        f"INSERT INTO {MET} SELECT {NUMBER}, {rows_met} FROM {joined} WHERE {NUMBER} IS NOT NULL GROUP BY 1", parameters
+        f"INSERT INTO {MET} SELECT {NUMBER}, $key, count(*) FROM {joined} WHERE {NUMBER} IS NOT NULL GROUP BY 1",
+        {**parameters, "key": partition.key},
     )
     counts = f"SELECT count({NUMBER}), count(*) FILTER ({changed}) FROM {joined}"
     met, rows = connection.execute(counts, parameters).fetchone() or (0, 0)

@@ -208,6 +208,15 @@ def test_a_table_that_cannot_be_labels_is_refused_with_what_to_do(place, tmp_pat
     assert ledger.list_partitions(place.engine, "taxi") == before
 
 
+def test_columns_that_tell_no_row_are_refused_too_where_a_newer_revision_alone_has_them(tmp_path):
+    day, place = clean_day(), Place(tmp_path / "home")
+    busy = day.PULocationID == day.PULocationID.mode()[0]
+    assert place.ingest(write(day[~busy], tmp_path / "early.parquet"))[0].status == "accepted"
+    assert place.ingest(write(unlabelled(day), tmp_path / "whole.parquet"))[0].status == "quarantined"
+    with pytest.raises(UsageError, match=r"1 of its labels belong to \d+ landed rows by PULocationID"):
+        fill(place, tmp_path / "out", day[busy][["PULocationID", LATE]][:1], ("PULocationID",))
+
+
 def test_labels_reach_rows_that_another_host_has_landed(tmp_path, postgres, s3):
     day = clean_day()
     labels, half = day[[*KEY, LATE]], len(day) // 2
