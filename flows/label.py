@@ -7,6 +7,7 @@ from typing import Any
 from prefect import flow
 
 from flows import database, ledger
+from flows.errors import UnavailableError
 from flows.featurize import featurize as update_features
 from flows.ingest import PATIENCE_SECONDS, hide_secrets, land_and_judge, raise_if_enough, told, write_index
 from flows.locks import locked
@@ -25,8 +26,8 @@ def label(source: str, model: str = "taxi", on: list[str] | None = None, featuri
     """Fill the labels of a source into the landed rows, and decide on the partitions that change as on any revision.
 
     A period that was quarantined because it had no label yet is accepted this way. Running again does nothing more. Raises
-    UsageError as ``filling.fill`` does, and BrokenCheckError if a check could not be evaluated, after all other partitions
-    were decided.
+    UsageError as ``filling.fill`` does; after all other partitions were decided, BrokenCheckError if a check could not be
+    evaluated, and UnavailableError if labels may be of landed rows that are gone.
 
     Args:
         source: Parquet or CSV file, folder, glob, http(s) or s3 URL of labels.
@@ -52,6 +53,13 @@ def label(source: str, model: str = "taxi", on: list[str] | None = None, featuri
                 partitions += decided
                 broken += errors
             write_index(home, spec, ledger.list_partitions(engine, model))
+        if found.lost:
+            broken.append(
+                UnavailableError(
+                    f"{found.labels - found.met:,} labels belong to no landed row that is there, and the landed rows of "
+                    f"{', '.join(found.lost)} are gone: restore a backup, or land them again"
+                )
+            )
         rows = sum(one.rows for one in found.partitions)
         run.summary = {"labels": found.labels, "met": found.met, "rows": rows, **judging.counts(partitions)}
         if featurize:

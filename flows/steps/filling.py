@@ -48,13 +48,15 @@ class Filled(Frozen):
 class Found(Frozen):
     """What became of a table of ``labels``: how many there are, how many ``met`` a row, and the partitions that changed.
 
-    ``others`` are its columns that the raw table has not.
+    ``others`` are its columns that the raw table has not, ``lost`` partitions whose landed rows are gone, which labels that
+    met none may be of.
     """
 
     origin: str
     others: tuple[str, ...]
     labels: int
     met: int
+    lost: tuple[str, ...]
     partitions: tuple[Filled, ...]
 
 
@@ -72,8 +74,7 @@ def fill(
     The source holds columns of the raw table: those that tell which rows are meant, ``on`` or else the model's key, and
     those to fill in, the label or what it is made of. A value that is missing changes nothing. A partition that labels
     belong to, and that is not accepted or has lost its accepted rows, is written unchanged too, to be decided anew. Raises
-    UsageError for a table that cannot be that, or of which nothing belongs to a landed row, and UnavailableError if landed
-    rows are gone.
+    UsageError for a table that cannot be that, or of which nothing belongs to a landed row.
     """
     with opened(source, settings) as files:
         read = [read_some(connection, f"labels_{n}", spec.source, file) for n, file in enumerate(files)]
@@ -84,7 +85,14 @@ def fill(
         rows = " UNION ALL BY NAME ".join(f"SELECT * FROM labels_{n}" for n in range(len(read)))
         count = _keep(connection, spec, labels, rows)
     connection.execute(f"CREATE TABLE {MET} ({NUMBER} BIGINT, key VARCHAR, rows BIGINT)")
-    found = [_fill_one(connection, spec, settings, one, labels, folder, known) for one, known in _standing(partitions)]
+    found: list[Filled | None] = []
+    lost: list[str] = []
+    for one, known in _standing(partitions):
+        path = _landed(settings, one)
+        if path:
+            found.append(_fill_one(connection, spec, settings, one, path, labels, folder, known))
+        elif known is None:  # else what is in force is another one
+            lost.append(one.key)
     # Two revisions of a period hold the same rows, or most of them.
     once = f"(SELECT {NUMBER}, max(rows) AS rows FROM {MET} GROUP BY {NUMBER}, key)"
     met, rows = connection.execute(f"SELECT count(DISTINCT {NUMBER}), sum(rows) FROM {once}").fetchone() or (0, 0)
@@ -92,6 +100,7 @@ def fill(
         raise UsageError(
             f"{labels.origin}: none of its {count:,} labels belongs to a landed row by {', '.join(labels.on)}; land the rows "
             "first, or name the columns that tell which row is meant with --on"
+            + (f" (the landed rows of {', '.join(lost)} are gone)" if lost else "")
         )
     if set(spec.key) - set(labels.on) and rows > (1 + REPEATED) * met:
         raise UsageError(
@@ -99,8 +108,9 @@ def fill(
             "that tell which row is meant with --on"
         )
     return Found(
-        origin=labels.origin, others=others, labels=count, met=met, partitions=tuple(one for one in found if one)
-    )
+        origin=labels.origin, others=others, labels=count, met=met, lost=tuple(lost) if met < count else (),
+        partitions=tuple(one for one in found if one),
+    )  # fmt: skip
 
 
 def _split(spec: ModelSpec, origin: str, columns: set[str], others: tuple[str, ...], on: tuple[str, ...]) -> Labels:
@@ -171,28 +181,34 @@ def _standing(partitions: Iterable[Partition]) -> list[tuple[Partition, Partitio
     return pairs
 
 
+def _landed(settings: Settings, partition: Partition) -> str | None:
+    """Return the path of a partition's landed rows, None if they are gone or damaged."""
+    try:
+        path = local(settings, partition.uri)
+    except UnavailableError as error:
+        if not isinstance(error.__cause__, FileNotFoundError):  # the bucket does not answer
+            raise
+        return None
+    return None if is_lost(path) else path
+
+
 def _fill_one(
     connection: DuckDBPyConnection,
     spec: ModelSpec,
     settings: Settings,
     partition: Partition,
+    path: str,
     labels: Labels,
     folder: Path,
     accepted: Partition | None,
 ) -> Filled | None:
     """Fill the labels of one partition in; None if that changes nothing of it, or if it is broken in other ways.
 
-    Those that it lacks and nobody tells of now are those of the ``accepted`` revision of its period, by the model's key.
+    ``path`` is where its landed rows are. Labels that it lacks and nobody tells of now are those of the ``accepted`` revision
+    of its period, by the model's key.
     """
     period = parse_key(partition.key)
     assert period
-    path = local(settings, partition.uri)
-    if is_lost(path):
-        if accepted:  # what is in force is not this one
-            return None
-        raise UnavailableError(
-            f"partition {partition.key} has lost the rows that landed: restore a backup, or land it again"
-        )
     columns = describe(connection, "SELECT * FROM read_parquet($path)", {"path": path})
     if not _fits(spec, columns, labels):
         return None

@@ -1,5 +1,6 @@
 """Labels that came in a table of their own: what they change, what they leave, and which tables are refused."""
 
+from datetime import date
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ from ingest_parts import Place, clean_day, write
 from team_parts import stores
 
 from flows import database, ledger, run_records
-from flows.errors import UsageError
+from flows.errors import UnavailableError, UsageError
 from flows.models.taxi.spec import spec
 from flows.steps import filling
 from flows.steps.in_memory import connect
@@ -232,6 +233,27 @@ def test_labels_reach_rows_that_another_host_has_landed(tmp_path, postgres, s3):
         with team.host(tmp_path / "one"):
             _, (frame,) = fill(Place(tmp_path / "one"), tmp_path / "second", labels[half:])
     pd.testing.assert_frame_equal(frame, day[frame.columns], check_dtype=False)
+
+
+def test_the_flow_fills_all_others_where_landed_rows_are_gone_and_says_which(flow_home, tmp_path):
+    from flows.ingest import ingest
+    from flows.label import label
+
+    days = [clean_day(), clean_day(date(2024, 1, 11))]
+    waiting = unlabelled(pd.concat(days, ignore_index=True))
+    assert len(ingest(source=str(write(waiting, tmp_path / "days.parquet")))) == 2
+    engine = database.connect(flow_home)
+    lost, _ = ledger.list_partitions(engine, "taxi")
+    Path(lost.uri).unlink()
+    labels = write(pd.concat(days)[[*KEY, LATE]], tmp_path / "labels.csv")
+    told = f"{len(days[0])} labels belong to no .* the landed rows of 2024-01-10 are gone: .* 1 partitions are accepted"
+    with pytest.raises(UnavailableError, match=told):
+        label(source=str(labels))
+    assert [one.key for one in ledger.list_partitions(engine, "taxi", "accepted")] == ["2024-01-11"]
+    mine = write(days[1][[*KEY, LATE]], tmp_path / "mine.csv")
+    assert label(source=str(mine))["met"] == len(days[1])  # none of these can be of what is gone
+    ingest(source=str(tmp_path / "days.parquet"))
+    assert [one["key"] for one in label(source=str(labels))["partitions"]] == ["2024-01-10"]
 
 
 def test_the_flow_accepts_what_waited_for_its_labels_once(flow_home, tmp_path):
