@@ -13,7 +13,7 @@ from flows.spec import Frozen, ModelSpec
 from flows.steps.contract import fits
 from flows.steps.event_rows import FLOATS
 from flows.steps.landing import PARQUET_OPTIONS
-from flows.steps.periods import Kind, parse_key
+from flows.steps.periods import Kind, Period, parse_key
 from flows.steps.reading import NUMBERED, describe, read_some
 from flows.steps.sources import opened
 from flows.steps.sql import identifier, identifiers, without_nan
@@ -173,12 +173,30 @@ def _standing(partitions: Iterable[Partition]) -> list[tuple[Partition, Partitio
     for one in sorted(partitions, key=lambda one: one.revision):
         if one.status != "replaced" and one.rows and parse_key(one.key):
             found.setdefault(one.key, []).append(one)
+    _leave_other_kinds(found)
     pairs: list[tuple[Partition, Partition | None]] = []
     for key in sorted(found):
         accepted = next((one for one in found[key] if one.status == "accepted"), None)
         pairs += [(accepted, None)] if accepted else []
         pairs += [(found[key][-1], accepted)] if found[key][-1] is not accepted else []
     return pairs
+
+
+def _leave_other_kinds(found: dict[str, list[Partition]]) -> None:
+    """Leave out periods that overlap one of another kind which is accepted, or came later: they could not be landed."""
+    kept: dict[Kind, list[Period]] = {}
+
+    def rank(key: str) -> tuple[bool, int]:
+        return any(one.status == "accepted" for one in found[key]), found[key][-1].id
+
+    for key in sorted(found, key=rank, reverse=True):
+        period = parse_key(key)
+        assert period
+        others = (other for kind, some in kept.items() if kind != period.kind for other in some)
+        if any(other.start < period.end and period.start < other.end for other in others):
+            del found[key]
+        else:
+            kept.setdefault(period.kind, []).append(period)
 
 
 def _landed(settings: Settings, partition: Partition) -> str | None:

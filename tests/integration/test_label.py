@@ -218,6 +218,18 @@ def test_columns_that_tell_no_row_are_refused_too_where_a_newer_revision_alone_h
         fill(place, tmp_path / "out", day[busy][["PULocationID", LATE]][:1], ("PULocationID",))
 
 
+def test_a_period_that_overlaps_one_of_another_kind_is_left_to_that(place, tmp_path):
+    day, later = clean_day(), clean_day(date(2024, 1, 11))
+    labels = pd.concat([day, later])[[*KEY, LATE]]
+    both = write(unlabelled(pd.concat([day, later], ignore_index=True)), tmp_path / "month.parquet")
+    assert [one.key for one in place.ingest(both, kind="month")] == ["2024-01"]
+    found, (frame,) = fill(place, tmp_path / "first", labels)
+    assert ([one.key for one in found.partitions], len(frame)) == (["2024-01"], len(labels))  # it came last
+    place.ingest(write(day, tmp_path / "labelled.parquet"))
+    found, _ = fill(place, tmp_path / "second", labels)  # by days now: a month beside them is refused
+    assert (found.partitions, found.met) == ((), len(day))
+
+
 def test_labels_reach_rows_that_another_host_has_landed(tmp_path, postgres, s3):
     day = clean_day()
     labels, half = day[[*KEY, LATE]], len(day) // 2
