@@ -15,6 +15,7 @@ from flows.database import now, runs, write
 from flows.ledger import Record
 
 State = Literal["running", "completed", "failed", "crashed", "cancelled"]
+OF_AN_END = ("error", "stages", "resumed")  # in a summary: what tells of one attempt alone
 
 
 class Run(Record):
@@ -31,15 +32,20 @@ class Run(Record):
     ended_at: datetime | None
 
 
-def start(engine: Engine, *, run_id: str, model: str, flow: str, reason: str, executor: str) -> None:
-    """Record that a flow run began; a retry of the same run begins again."""
-    values = {
-        "model": model, "flow": flow, "reason": reason, "state": "running", "executor": executor, "summary": {},
-        "started_at": now(), "ended_at": None,
-    }  # fmt: skip
+def start(engine: Engine, *, run_id: str, model: str, flow: str, reason: str, executor: str) -> dict[str, Any]:
+    """Record that a flow run began; a retry of the same run begins again, with what it had to tell before, which is returned."""
     with write(engine) as connection:
-        if not connection.execute(runs.update().where(runs.c.id == run_id).values(values)).rowcount:
+        before = connection.scalar(sa.select(runs.c.summary).where(runs.c.id == run_id))
+        told = {name: value for name, value in (before or {}).items() if name not in OF_AN_END}
+        values = {
+            "model": model, "flow": flow, "reason": reason, "state": "running", "executor": executor, "summary": told,
+            "started_at": now(), "ended_at": None,
+        }  # fmt: skip
+        if before is None:
             connection.execute(runs.insert().values(id=run_id, **values))
+        else:
+            connection.execute(runs.update().where(runs.c.id == run_id).values(values))
+    return told
 
 
 def end(engine: Engine, run_id: str, state: State, summary: dict[str, Any]) -> None:

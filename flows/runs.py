@@ -80,7 +80,9 @@ def recorded(engine: Engine, model: str, flow: str, reason: str = "") -> Iterato
     """
     close_ended(engine, model)
     record = Record(id=str(flow_run.id or uuid.uuid4()), executor=executor())
-    run_records.start(engine, run_id=record.id, model=model, flow=flow, reason=reason, executor=record.executor)
+    record.summary = run_records.start(
+        engine, run_id=record.id, model=model, flow=flow, reason=reason, executor=record.executor
+    )
     outer, token = _current.get(), _current.set(record)
     state: run_records.State = "failed"
     try:
