@@ -25,10 +25,11 @@ from flows.ledger import Promotion
 from flows.run_records import Run
 from flows.settings import Settings
 from flows.spec import ModelSpec
-from flows.steps import processes, promotion
+from flows.steps import left_over, processes, promotion
+from flows.steps.left_over import CHAMPION_BEFORE
+from flows.steps.left_over import DELIVER as FLOW
 
 ROOT = Path(__file__).resolve().parents[1]
-FLOW = "deliver"
 STEP_SECONDS = 1800.0
 PASSED_ON = ("EVERGREEN_", "PREFECT_", "MLFLOW_", "AWS_")  # what of the environment a version in an image is told
 APPLY = (["featurize"], ["deploy"])  # going back does this alone: it may take away what was added
@@ -135,15 +136,21 @@ def _change(
 ) -> dict[str, Any]:  # fmt: skip
     engine = database.connect(settings)
     before, kept = live(engine, spec.name), _standing(engine, spec)
+    killed = left_over.killed_delivery(engine, spec.name)
     run = uuid.uuid4().hex
     from flows.runs import executor
 
     run_records.start(engine, run_id=run, model=spec.name, flow=FLOW, reason=why, executor=executor())
     summary: dict[str, Any] = {
         "version": version, "source": source, "previous": before.summary["version"] if before else None, "steps": [],
+        CHAMPION_BEFORE: kept[-1].version if kept else None,
     }  # fmt: skip
     if put_back:
         summary[PUT_BACK] = True
+    run_records.note(engine, run, summary)  # it stands where this is killed
+    left = f"{killed.told}; {killed.back}" if killed and killed.back else ""
+    if left:
+        summary["left_over"] = left
     try:
         for step in steps:
             _step(settings, spec, source, step)
@@ -155,7 +162,8 @@ def _change(
         )
         run_records.end(engine, run, "failed", summary)
         if isinstance(error, EvergreenError):
-            raise RefusedError(f"{version} was not delivered: {error}; {summary['put_back']}") from error
+            said = "; ".join(filter(None, (summary["put_back"], left)))
+            raise RefusedError(f"{version} was not delivered: {error}; {said}") from error
         raise
     made = _standing(engine, spec)
     if not put_back and made and (not kept or made[-1].version != kept[-1].version):

@@ -19,7 +19,7 @@ from flows.errors import RefusedError, UnavailableError
 from flows.secret import shown
 from flows.settings import Settings
 from flows.spec import ModelSpec
-from flows.steps import registry, s3, serving
+from flows.steps import left_over, registry, s3, serving
 from flows.steps.champion_health import champions
 from flows.steps.finding import Finding
 from flows.steps.home_health import home, lake, libraries, online_database
@@ -119,6 +119,10 @@ def _ledger(settings: Settings, spec: ModelSpec) -> Iterator[Finding]:
             return
         yield Finding("ledger", "good", f"{where}, {_server(engine)}schema {current}, writable")
         yield from lake(settings, spec, engine)
+        killed = left_over.killed_delivery(engine, spec.name)
+        if killed:
+            mend = "; ".join(filter(None, ("deliver it again, or what was in force before", killed.back)))
+            yield Finding("delivery", "warning", killed.told, mend)
 
 
 def _server(engine: Engine) -> str:

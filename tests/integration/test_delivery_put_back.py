@@ -10,6 +10,7 @@ import sys
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 from serving_parts import eventually
 
@@ -17,6 +18,7 @@ from deployments import delivery
 from flows import database, ledger, run_records
 from flows.errors import ConflictError, RefusedError
 from flows.models.taxi.spec import spec
+from flows.steps import doctor
 from flows.steps.promotion import rollback_target
 
 CLI = """
@@ -196,6 +198,35 @@ def test_a_delivery_that_is_ended_ends_its_training_and_puts_back(home, said, tr
     newest = run_records.newest(database.connect(home), "taxi", 1)[0]
     assert newest.state == "failed"
     assert newest.summary["put_back"] == "version one is in force again"
+
+
+def test_what_a_killed_delivery_has_left_is_told_by_the_doctor_and_by_the_next_one(home, said, tree, promote):
+    def told():
+        return [one for one in doctor.examine(home, spec) if one.part == "delivery"]
+
+    promote(1)
+    delivery.deliver(home, spec, tree("one"), "one", "delivered", trial=False)
+    process = subprocess.Popen(
+        [Path(sys.executable).parent / "evergreen", "deliver", tree("slow"), "--to", str(home.home)],
+        env=os.environ | {"EVERGREEN_HOME": str(home.home)},
+    )
+    eventually(lambda: any(line.startswith("slow train") for line in said()), 60)
+    assert not told()  # it is under way
+    family = psutil.Process(process.pid).children(recursive=True)
+    process.kill()
+    process.wait()
+    for member in family:
+        member.kill()
+    (found,) = told()
+    assert (found.state, found.found) == ("warning", "the delivery of slow was killed")
+    promote(2)  # as its training has, which a kill alone does not end
+    (found,) = told()
+    left = "the delivery of slow was killed, and version 2 has become the champion in place of version 1 since"
+    assert (found.found, found.mend.rpartition("; ")[2]) == (left, "`evergreen rollback` takes that back")
+    with pytest.raises(RefusedError, match=f"nothing was changed; {left}; `evergreen rollback`"):
+        delivery.deliver(home, spec, str(home.home), "none", "no source tree")
+    assert delivery.deliver(home, spec, tree("one"), "one", "delivered")["left_over"].startswith(left)
+    assert not told()
 
 
 def test_a_delivery_beside_another_waits_and_says_so_in_the_end(home, said, tree, monkeypatch):
