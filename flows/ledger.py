@@ -119,11 +119,12 @@ def add_partition(
     rows: int,
     reasons: Sequence[str] = (),
     again: bool = False,
+    by: str = "ingest",
 ) -> Partition:
     """Record a landed partition as the next revision of its key; the same rows again return the earlier record.
 
     With ``again`` rows that another revision has replaced become the next one. ``reasons`` are what reading already found
-    against it.
+    against it, ``by`` is the command that brought it.
     """
     with write(engine) as connection:
         known = connection.execute(_revisions(model, key, digest)).mappings().first()
@@ -135,7 +136,8 @@ def add_partition(
             )
             values = {
                 "model": model, "key": key, "revision": (last or 0) + 1, "digest": digest, "source": source,
-                "status": "landed", "uri": uri, "rows": rows, "reasons": list(reasons), "landed_at": now(),
+                "status": "landed", "uri": uri, "rows": rows, "reasons": list(reasons), "validation": {BY: by},
+                "landed_at": now(),
             }  # fmt: skip
             identity = connection.execute(partitions.insert().values(values)).inserted_primary_key
             assert identity is not None

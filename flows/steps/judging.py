@@ -158,7 +158,7 @@ def decide(bench: Bench, partition: Partition) -> Partition:
         validation={
             "rules": bench.rules,
             ROWS: bench.rows,
-            BY: bench.by,
+            BY: partition.validation.get(BY, bench.by),  # which is not always the command that looks at it once more
             "checks": [check.model_dump() for check in decision.checks],
         },
         first_event=decision.first_event,

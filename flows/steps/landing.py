@@ -76,6 +76,7 @@ def land(
     finishes. Raises UsageError for a source or a partitioning that cannot be, UnavailableError if the disk is full, and
     BrokenCheckError if DuckDB cannot compute what the model makes of its rows.
     """
+    by: Literal["ingest", "label"] = "label" if origin else "ingest"
     with _told(source, spec), opened(source, settings) as files:
         batches, unreadable = read(connection, spec, files)
         if origin:
@@ -87,14 +88,14 @@ def land(
         for batch, slices in work:
             for piece in slices:
                 alone = len(slices) == 1
-                landed.append(_land_slice(connection, batch, piece, alone, spec, settings, engine, again))
+                landed.append(_land_slice(connection, batch, piece, alone, spec, settings, engine, again, by))
                 if alone:
                     tables[landed[-1].id] = batch.table
             if len(slices) > 1:  # its rows are in the files of its slices by now
                 connection.execute(f"DROP TABLE {batch.table}")
     unique = {partition.id: partition for partition in landed}.values()
     partitions = sorted(unique, key=lambda partition: (partition.key, partition.revision))
-    return Landed(partitions=partitions, tables=tables, by="label" if origin else "ingest")
+    return Landed(partitions=partitions, tables=tables, by=by)
 
 
 @contextmanager
@@ -184,6 +185,7 @@ def _land_slice(
     settings: Settings,
     engine: Engine,
     again: bool,
+    by: str,
 ) -> Partition:
     """Hash, write and record one slice of a batch; ``alone`` if it is the whole of it."""
     query = f"FROM {batch.table}"
@@ -206,7 +208,7 @@ def _land_slice(
             connection.execute(copy, {**parameters, "target": str(temporary)})
     return ledger.add_partition(
         engine, model=spec.name, key=piece.key, digest=digest, source=batch.origin, uri=address(settings, path), rows=rows,
-        reasons=batch.problems, again=again,
+        reasons=batch.problems, again=again, by=by,
     )  # fmt: skip
 
 

@@ -14,7 +14,7 @@ from team_parts import stores
 from flows import database, ledger, run_records
 from flows.errors import UnavailableError, UsageError
 from flows.models.taxi.spec import spec
-from flows.steps import filling
+from flows.steps import filling, landing, revisions
 from flows.steps.in_memory import connect
 
 KEY = list(spec.key)
@@ -178,6 +178,21 @@ def test_a_label_that_is_nan_is_one_to_come(tmp_path):
     told = day[[*KEY, "fare"]][:3].assign(fare=99.0)
     _, (*_, frame) = fill(place, tmp_path / "out", told, model=fares)
     pd.testing.assert_series_equal(frame.fare, day.fare.where(day.index >= 3, 99.0))
+
+
+def test_what_labels_made_is_named_by_its_landed_file_whoever_decides_on_it(place, tmp_path):
+    day = clean_day()
+    found, _ = fill(place, tmp_path / "out", day[[*KEY, LATE]])
+    file = str(found.partitions[0].file)
+    with connect(place.settings.home) as connection:
+        (killed,) = landing.land(
+            file, spec, place.settings, place.engine, "day", connection, origin=found.origin
+        ).partitions
+    for _ in range(2):
+        (decided,) = place.ingest(killed.uri)
+        assert (decided.id, decided.status, decided.source) == (killed.id, "accepted", found.origin)
+        assert revisions.brought_by(decided) == f"evergreen ingest {killed.uri}"
+        Path(decided.accepted_uri).unlink()  # the next makes it anew
 
 
 @pytest.mark.parametrize(
