@@ -153,8 +153,8 @@ def assess(spec: ModelSpec, joined: pa.Table, expected: Expected) -> Performance
     whole = part("all", np.ones(len(losses), dtype=bool))
     ratio = metrics.ratio(whole.error, whole.expected)
     low, high = _of_two_samples(ratio, _ratio_interval(spec, metric, losses, due, hours), expected)
-    if metric.name == "accuracy" and expected.error == 0 and expected.rows:
-        low = whole.low / _most_missed(expected.rows, spec.gates.confidence)
+    if metric.name == "accuracy" and whole.expected == 0 and expected.rows:
+        low = whole.low / _most_missed(expected, spec.gates.confidence)
     times = pc.min_max(joined["event_timestamp"]).as_py()
     enough = len(losses) >= spec.triggers.min_labels
     return Performance(
@@ -221,12 +221,15 @@ def _of_two_samples(ratio: float, interval: tuple[float, float], expected: Expec
     return float(np.exp(middle - np.hypot(middle - low, up))), float(np.exp(middle + np.hypot(high - middle, down)))
 
 
-def _most_missed(rows: int, confidence: float) -> float:
-    """Return the share of misses that a test of so many rows may still have hidden if it had none.
+def _most_missed(expected: Expected, confidence: float) -> float:
+    """Return the share of misses that a test may still have hidden of answers of which it had none.
 
-    The exact form of the rule of three (Hanley and Lippman-Hand, JAMA 249, 1983): ratios to none at all are infinite.
+    Of a test without any miss that is the exact form of the rule of three (Hanley and Lippman-Hand, JAMA 249, 1983): ratios
+    to none at all are infinite. Where it missed others alone, it promises of these no less than of all.
     """
-    return float(1.0 - ((1.0 - confidence) / 2.0) ** (1.0 / rows))
+    if expected.error:
+        return expected.interval[1] if expected.interval else expected.error
+    return float(1.0 - ((1.0 - confidence) / 2.0) ** (1.0 / expected.rows))
 
 
 def _ranked(spec: ModelSpec, rows: pa.Table) -> Floats:

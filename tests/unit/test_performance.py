@@ -391,3 +391,24 @@ def test_requests_for_a_far_future_do_not_set_the_clock(usual, odd, ahead):
         }
     )
     assert labels.newest(log, 1, 30).num_rows == usual
+
+
+def test_answers_of_which_the_test_missed_none_are_not_called_degraded_by_their_first_misses():
+    """Where the other class is rare, days may have answers of one alone, of which a short test has no miss."""
+    spec = RARE.model_copy(update={"metric": Metric(name="accuracy")})
+
+    def answered(rows, per_hour, yes, misses):
+        """Return answers of which the first ``yes`` are yes, half of them wrong, and ``misses`` of all others are wrong."""
+        said = np.where(np.arange(rows) < yes, "yes", "no")
+        wrong = (np.arange(rows) < yes // 2) | np.isin(np.arange(rows), np.linspace(yes, rows - 1, misses).astype(int))
+        log = predictions(*((str(n), n, 0.0, n / per_hour) for n in range(rows))).drop_columns(["prediction", "kind"])
+        label = np.where(wrong ^ (said == "yes"), "yes", "no")
+        for name, values in {"prediction": said, "label": label, labels.STATE: ["labelled"] * rows}.items():
+            log = log.append_column(name, pa.array(values))
+        return log
+
+    promised = performance.expect(spec, answered(300, 5, 6, 0))
+    assert (promised.error, promised.losses[0]) == (0.01, 0.0)
+    calm = performance.assess(spec, answered(3000, 5, 0, 9), promised)
+    assert (calm.expected, calm.ratio, calm.degraded) == (0.0, float("inf"), False)
+    assert performance.assess(spec, answered(3000, 5, 0, 600), promised).degraded
