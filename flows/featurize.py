@@ -58,6 +58,7 @@ def featurize(model: str = "taxi", again: bool = False) -> dict[str, Any]:
         run.work = stages.open_work(home, f"{model}-features", key)
         run_records.note(engine, run.id, noted)  # before a value is written: this run may break off
         run.summary = noted
+        ledger.mark_begun(engine, [one for one in accepted if one.id in planned.new and one.featurized_at is None])
         written = compute(home, spec, planned)
         if planned.ticks:
             materialize(home, spec, planned.ticks[0], planned.ticks[-1])

@@ -19,7 +19,7 @@ from flows.errors import ConflictError
 LABELLED_UNTIL = "labelled_until"  # among a partition's statistics
 ROWS = "rows"  # in its validation: the hash of what made its event rows
 BY = "by"  # there too: the command that brought the rows, ingest or label
-FEATURED = "featured"  # there too: first and last event of former rows that the features know
+FEATURED = "featured"  # there too: first and last event of rows that the features know, or may know after a kill
 
 
 class Record(BaseModel):
@@ -186,6 +186,21 @@ def list_partitions(engine: Engine, model: str, status: str | None = None) -> li
     with engine.connect() as connection:
         rows = connection.execute(query.order_by(partitions.c.key, partitions.c.revision)).mappings().all()
     return [Partition.model_validate(dict(row)) for row in rows]
+
+
+def mark_begun(engine: Engine, begun: Sequence[Partition]) -> None:
+    """Record, before a value is written, that the feature tables may hold these partitions, if the run is killed."""
+    own = partitions.c
+    with write(engine) as connection:
+        for one in begun:
+            if one.first_event is None or one.last_event is None:
+                continue
+            row = connection.execute(sa.select(partitions).where(own.id == one.id)).mappings().one()
+            now_known = Partition.model_validate(dict(row))
+            low, high = now_known.featured or (one.first_event, one.last_event)
+            span = [min(low, one.first_event).isoformat(), max(high, one.last_event).isoformat()]
+            validation = {**now_known.validation, FEATURED: span}
+            connection.execute(partitions.update().where(own.id == one.id).values(validation=validation))
 
 
 def mark_featurized(

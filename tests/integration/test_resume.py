@@ -13,6 +13,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
+import sqlalchemy as sa
 from training_parts import artifact, champion, copy_home, featurized, history, numbers, opened
 
 from flows import database, ledger, run_records
@@ -231,3 +232,24 @@ def test_rows_that_are_made_anew_while_features_are_computed_wait_for_theirs(bas
         featurize.featurize()
         waiting = [one.id for one in ledger.list_partitions(engine, "taxi", "accepted") if one.featurized_at is None]
         assert waiting == [some.id]
+
+
+def test_what_a_killed_featurization_may_have_written_is_known(base, tmp_path, prefect_api, kill_after):
+    """A correction that leaves a part of it out would leave those values: nobody knew that there were any."""
+    with opened(tmp_path / "home", prefect_api) as home:
+        copy_home(base, home)
+        engine = database.connect(home)
+        some = ledger.list_partitions(engine, "taxi", "accepted")[-1]
+        with database.write(engine) as connection:
+            connection.execute(
+                database.partitions.update().where(sa.column("id") == some.id).values(featurized_at=None)
+            )
+        kill_after("featurize", {}, "compute")
+        killed = ledger.list_partitions(engine, "taxi", "accepted")[-1]
+        assert (killed.id, killed.featurized_at, killed.featured) == (
+            some.id,
+            None,
+            (some.first_event, some.last_event),
+        )
+        refused = ledger.decide_partition(engine, some.id, "quarantined")
+        assert refused.featured == killed.featured
