@@ -8,6 +8,7 @@ import json
 import os
 import socket
 import subprocess
+import time
 
 import httpx
 import psutil
@@ -20,6 +21,7 @@ from online_parts import launch, make_online_store, ready, record
 from schemathesis.generation import GenerationMode
 from serving_parts import FEATURES, ROW, home, make_bundle, promote
 
+from deployments.service.protocol import HEAD_SECONDS
 from flows import database
 
 MOST_GROWTH = 48 * 2**20  # of resident memory; a body of 100 MB that was kept would show
@@ -150,6 +152,36 @@ def test_what_is_no_http_at_all_is_dropped_and_hurts_nobody(service):
         with socket.create_connection(address, timeout=5) as connection:
             connection.sendall(data)
     assert client.get("/healthz").status_code == 200
+
+
+def test_a_head_without_end_is_refused_and_not_kept(service):
+    client, process = service
+    before = process.memory_info().rss
+    with socket.create_connection((client.base_url.host, client.base_url.port), timeout=20) as connection:
+        connection.sendall(b"GET /predict HTTP/1.1\r\nHost: a\r\nX-More: ")
+        with pytest.raises((ConnectionResetError, BrokenPipeError)):
+            connection.sendall(b"a" * 2**25)
+    assert process.memory_info().rss - before < 2**23
+    assert client.get("/healthz").status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("said", "dripped"), [(b"", b""), (b"GET /predict HTTP/1.1\r\nHost: a\r\n", b"X: a\r\n"), (b"\r\n", b"\r\n")]
+)
+def test_a_client_that_never_asks_keeps_no_connection(said, dripped, service):
+    client, _ = service
+    with socket.create_connection((client.base_url.host, client.base_url.port), timeout=1) as connection:
+        connection.sendall(said)
+        begun, is_held = time.monotonic(), True
+        while is_held and time.monotonic() - begun < 2 * HEAD_SECONDS:
+            try:
+                connection.sendall(dripped)
+                is_held = bool(connection.recv(1))
+            except TimeoutError:
+                continue  # it may go on
+            except OSError:
+                is_held = False
+    assert not is_held
 
 
 def test_no_route_of_the_openapi_page_answers_500(service):
