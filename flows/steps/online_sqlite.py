@@ -6,6 +6,7 @@ import os
 import sqlite3
 import threading
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from flows.steps.online_plan import OnlinePlan
@@ -98,7 +99,7 @@ class SqliteValues:
         if self._connection is None or identity != self._identity:
             self.close()
             self._connection = sqlite3.connect(
-                f"file:{self._plan.database}?mode=ro",
+                f"{Path(self._plan.database).as_uri()}?mode=ro",
                 uri=True,
                 timeout=0.2,
                 check_same_thread=False,

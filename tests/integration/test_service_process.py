@@ -22,8 +22,8 @@ from flows.steps.prediction_log import read_predictions
 
 @pytest.fixture(scope="module")
 def settings(tmp_path_factory):
-    """A home with features of zones 74 and 42, and a promoted version."""
-    settings = home(tmp_path_factory.mktemp("home"), follow_seconds=0.1)
+    """A home with features of zones 74 and 42, and a promoted version; its address is not its path."""
+    settings = home(tmp_path_factory.mktemp("a home #1"), follow_seconds=0.1)
     make_online_store(settings)
     promote(database.connect(settings), settings.home / "one", make_bundle(settings.home / "one"), 1)
     return settings
