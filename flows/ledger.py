@@ -146,11 +146,17 @@ def add_partition(
 
 
 def decide_partition(
-    engine: Engine, partition_id: int, status: Literal["accepted", "quarantined"], **values: Any
+    engine: Engine,
+    partition_id: int,
+    status: Literal["accepted", "quarantined"],
+    *,
+    is_same: bool = False,
+    **values: Any,
 ) -> Partition:
     """Accept or quarantine a landed partition; accepting a revision replaces the accepted one before it, atomically.
 
-    A revision that is decided late, after a newer one was accepted, does not come back: it is ``replaced`` at once.
+    A revision that is decided late, after a newer one was accepted, does not come back: it is ``replaced`` at once. With
+    ``is_same`` the accepted rows are those that it had: they are no news, and the features know them.
     """
     own = partitions.c
     with write(engine) as connection:
@@ -165,14 +171,15 @@ def decide_partition(
                 others = sa.and_(accepted, own.id != partition_id)
                 connection.execute(partitions.update().where(others).values(status="replaced"))
         held = Partition.model_validate(dict(row)).featured
-        if row["accepted_sha256"] != values.get("accepted_sha256"):
+        if not is_same and row["accepted_sha256"] != values.get("accepted_sha256"):
             # They were made anew, by code that has changed since, or are refused now: the features know the old ones.
             values["featurized_at"] = None
         if held and (row["featurized_at"] is None or "featurized_at" in values):
             known = [moment.isoformat() for moment in held]
             values["validation"] = {**values.get("validation", {}), FEATURED: known}
+        decided_at = row["decided_at"] if is_same else now()
         connection.execute(
-            partitions.update().where(own.id == partition_id).values(status=decided, decided_at=now(), **values)
+            partitions.update().where(own.id == partition_id).values(status=decided, decided_at=decided_at, **values)
         )
         row = connection.execute(sa.select(partitions).where(own.id == partition_id)).mappings().one()
     return Partition.model_validate(dict(row))

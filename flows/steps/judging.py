@@ -25,6 +25,7 @@ from flows.steps.landing import Landed
 from flows.steps.periods import Period, parse_key
 from flows.steps.presence import check_rows
 from flows.steps.reading import describe
+from flows.steps.row_hash import digest_of
 from flows.steps.statistics import describe_rows
 from flows.steps.validation import REJECTS, Check, Judge, Judgement, load_suite, run_suite
 
@@ -124,7 +125,10 @@ def decide(bench: Bench, partition: Partition) -> Partition:
     """
     import duckdb
 
+    # Accepted before it was recorded what made its rows: if they come out the same, nothing is new.
+    is_old = partition.status == "accepted" and ROWS not in partition.validation
     try:
+        had = _digest(bench, partition.accepted_uri) if is_old else None
         decision = judge(bench, partition)
         page = storage.publish(
             bench.settings, docs.write_page(bench.settings, bench.spec, partition, decision.model_dump())
@@ -147,6 +151,7 @@ def decide(bench: Bench, partition: Partition) -> Partition:
         bench.engine,
         partition.id,
         decision.status,
+        is_same=had is not None and had == _digest(bench, decision.accepted_uri),
         accepted_uri=decision.accepted_uri,
         accepted_sha256=decision.accepted_sha256,
         rejected_uri=decision.rejected_uri,
@@ -164,6 +169,15 @@ def decide(bench: Bench, partition: Partition) -> Partition:
         first_event=decision.first_event,
         last_event=decision.last_event,
     )
+
+
+def _digest(bench: Bench, uri: str | None) -> str | None:
+    """Return the digest of the rows of a file of accepted rows; None if there is none, or it is lost."""
+    if uri is None or storage.is_lost(uri):
+        return None
+    file = {"uri": storage.local(bench.settings, uri)}
+    columns = describe(bench.connection, "SELECT * FROM read_parquet($uri)", file)
+    return digest_of(bench.connection, columns, "FROM read_parquet($uri)", file)[0]
 
 
 def judge(bench: Bench, partition: Partition) -> Decision:

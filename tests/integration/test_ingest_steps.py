@@ -12,7 +12,7 @@ from great_expectations import ExpectationSuite
 from great_expectations import expectations as gxe
 from ingest_parts import DAY, Place, clean_day, write
 
-from flows import ledger
+from flows import database, ledger
 from flows.errors import BrokenCheckError, ContractError
 from flows.models.taxi.simulator import break_rows, rename_column, simulate_day
 from flows.models.taxi.source import trips
@@ -452,6 +452,23 @@ def test_landing_again_makes_rows_anew_that_another_function_has_made(here, tmp_
     assert duckdb.execute(mean, {"uri": again.accepted_uri}).fetchone() == (pytest.approx(before / 2),)
     assert made_otherwise([again, other]) == []
     assert here.ingest(path, halved)[0].decided_at == again.decided_at
+
+
+@pytest.mark.parametrize(("rows", "is_new"), [(spec.rows, False), (f"{__name__}:half", True)])
+def test_rows_of_before_it_was_recorded_what_makes_them_are_news_only_if_they_come_out_otherwise(
+    rows, is_new, here, tmp_path
+):
+    path = write(clean_day(), tmp_path / "day.parquet")
+    (first,) = here.ingest(path)
+    ledger.mark_featurized(here.engine, [first.id], datetime.now(UTC))
+    with database.write(here.engine) as connection:
+        connection.execute(database.partitions.update().values(accepted_sha256=None, validation={}))
+    (again,) = here.ingest(path, spec.model_copy(update={"rows": rows}))
+    assert again.status == "accepted"
+    assert again.validation["rows"]
+    assert (again.decided_at > first.decided_at) == is_new
+    assert (again.featurized_at is None) == is_new
+    assert again.accepted_sha256
 
 
 def unknown(raw):
