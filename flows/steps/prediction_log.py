@@ -17,7 +17,17 @@ from flows.errors import ContractError, UnavailableError
 from flows.settings import Settings
 from flows.spec import ModelSpec
 from flows.steps.in_memory import connect
-from flows.steps.prediction_hours import COLUMNS, FEATURE, HOUR, REQUEST, ROLE, files, journal_folder, journal_relation
+from flows.steps.prediction_hours import (
+    COLUMNS,
+    FEATURE,
+    FIELD_TYPES,
+    HOUR,
+    REQUEST,
+    ROLE,
+    files,
+    journal_folder,
+    journal_relation,
+)
 from flows.steps.sql import identifier, identifiers
 
 if TYPE_CHECKING:
@@ -27,7 +37,7 @@ if TYPE_CHECKING:
 MAX_JOURNAL_BYTES = 2**26  # a journal that has grown so far is closed, to be folded before its hour is over
 LONGEST_SECONDS = 300.0
 WINDOW_BYTES = 2**18  # of a journal that are reserved and mapped at once
-SMOKE = "evergreen-smoke-"  # how the ids of requests begin that only try the service, and tell nothing of the model
+SMOKE = "evergreen-smoke-"  # how the ids of requests begin that ask the spec's example, only to try the service
 READ_ATTEMPTS = 20  # a busy machine folds several journals while one list is read
 Role = Literal["served", "shadow"]
 
@@ -206,9 +216,10 @@ def read_predictions(
 
     They are those that were served, a canary's among them, or those of a shadow (None: both, told apart by a column
     ``role``), of one request or version alone if it is named; read from open journals and parquet alike. Those of a smoke
-    test are found by their request alone. By event time, those that have none (their features came with the request) are
-    left out. Columns: ``COLUMNS``, each request field, each feature of any version (NULL where a version had none); or
-    ``only`` some of ``COLUMNS``, in no order. Raises ContractError if a feature bears the name of another column.
+    test, copies of the spec's example, are found by their request alone. By event time, those that have none (their
+    features came with the request) are left out. Columns: ``COLUMNS``, each request field, each feature of any version
+    (NULL where a version had none); or ``only`` some of ``COLUMNS``, in no order. Raises ContractError if a feature bears
+    the name of another column.
     """
     import duckdb
 
@@ -258,11 +269,19 @@ def _read(
     if only:
         selected, order = identifiers(only), ""
     when = identifier(by)
+    # Any client may call a request as a smoke test does; what it asks of its own is counted all the same.
+    example = {field.name: field for field in spec.request if field.type != "timestamp"}
+    copied = [
+        f"{identifier(REQUEST + name)} IS NOT DISTINCT FROM CAST($example_{number} AS {FIELD_TYPES[field.type]})"
+        for number, (name, field) in enumerate(example.items())
+    ]
+    values |= {f"example_{number}": field.example for number, field in enumerate(example.values())}
+    smoke = " AND ".join([f"starts_with(request_id, '{SMOKE}')", *copied])
     return connection.execute(
         f"""
         SELECT {selected}{"" if role else f", coalesce({ROLE}, 'served') AS {ROLE}"} FROM ({source})
         WHERE (coalesce({ROLE}, 'served') = $role OR $role IS NULL)
-          AND (request_id = $request_id OR ($request_id IS NULL AND NOT starts_with(request_id, '{SMOKE}')))
+          AND (request_id = $request_id OR ($request_id IS NULL AND NOT ({smoke})))
           AND (version = $version OR $version IS NULL)
           AND {when} IS NOT NULL AND ({when} >= $start OR $start IS NULL) AND ({when} < $end OR $end IS NULL)
         {order}

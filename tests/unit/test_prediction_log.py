@@ -382,6 +382,17 @@ def test_a_journal_that_is_about_to_be_locked_is_left_alone(settings, log):
 
 
 @pytest.mark.parametrize("folded", [False, True])
+def test_no_client_hides_what_it_asks_behind_the_name_of_a_smoke_test(settings, log, folded):
+    log.append(f"{SMOKE}1", AT, 1, [ROW, ROW | {"trip_distance": 1.0}], [answer(), answer(8.0)])
+    log.append(f"{SMOKE}2", AT, 1, [None], [answer(9.0, hour=8.5)])  # ready features
+    if folded:
+        log.close()
+        fold(settings, spec)
+    assert read_predictions(settings, spec)["prediction"].to_pylist() == [8.0, 9.0]
+    assert read_predictions(settings, spec, by="event_timestamp")["prediction"].to_pylist() == [8.0]
+
+
+@pytest.mark.parametrize("folded", [False, True])
 def test_what_a_smoke_test_asked_is_found_by_its_id_and_never_read_as_predictions(settings, log, folded):
     smoke = f"{SMOKE}1"
     late = {**ROW, "lpep_pickup_datetime": datetime.fromisoformat("2022-02-20T08:30")}
