@@ -127,6 +127,8 @@ class Settings(BaseSettings):
             raise ValueError(
                 f"{found} has a ? or % in it, which the address of a database cannot hold; name another folder"
             )
+        if any(sign in str(found) for sign in "*["):  # DuckDB would read the files of every folder that it fits
+            raise ValueError(f"{found} has a * or [ in it, which makes it a pattern of names; name another folder")
         return found
 
     @field_validator("ledger_url", "feature_registry_url")

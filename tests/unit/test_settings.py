@@ -17,6 +17,8 @@ from flows.settings import Settings
         ("HOME", "", "setting EVERGREEN_HOME: it names no folder"),
         ("HOME", "/tmp/a?b", r".* has a \? or % in it"),
         ("HOME", "/tmp/a%20b", r".* has a \? or % in it"),
+        ("HOME", "/tmp/a[1]", r".* has a \* or \[ in it"),
+        ("HOME", "/tmp/a*", r".* has a \* or \[ in it"),
         ("LEDGER_URL", "bogus", r"setting EVERGREEN_LEDGER_URL: it is not of the form postgresql\+psycopg://"),
         ("LEDGER_URL", "mysql://who:secret@x/y", "setting EVERGREEN_LEDGER_URL: it is not of the form"),
         ("FEATURE_REGISTRY_URL", "zzz", "setting EVERGREEN_FEATURE_REGISTRY_URL: it is not of the form"),
