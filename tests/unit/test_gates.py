@@ -15,6 +15,7 @@ from flows.steps.probe import Probe
 
 SPEC = taxi.model_copy(update={"metric": Metric(name="accuracy"), "slices": ("segment",)})
 OPENED = Probe(loaded=True, reason="", difference=0.0, rows=10, latency_ms=1.0)
+COMPILED = OPENED.model_copy(update={"compiled_difference": 0.0})
 
 
 def part(error, champion, baseline=0.5, value="x"):
@@ -184,3 +185,100 @@ def test_a_champion_that_answers_with_no_number_can_be_replaced_by_one_that_does
     found = evaluation(error=ours).model_copy(update={"champion_error": math.inf, "against_champion": nothing})
     (champion,) = [one for one in gates.judge_all(SPEC, found, OPENED, None) if one.gate == "champion"]
     assert champion.passed is passed
+
+
+def judged(gate, found=None, probe=COMPILED, published=None, **changed):
+    spec = SPEC.model_copy(update={"gates": SPEC.gates.model_copy(update=changed)})
+    all_of = gates.judge_all(spec, found or evaluation(part(0.1, 0.1)), probe, published)
+    (one,) = [one for one in all_of if one.gate == gate]
+    return one
+
+
+def test_a_challenger_needs_every_gate_and_those_that_it_failed_are_named_with_their_numbers():
+    fields = {field.name: field.type for field in SPEC.request}
+    fine = gates.judge_all(SPEC, evaluation(part(0.1, 0.1)), COMPILED, fields)
+    assert (gates.failed(fine), gates.refusals(fine)) == ([], [])
+    bad = gates.judge_all(SPEC, evaluation(part(0.1, 0.1), error=0.49, baseline=0.5), COMPILED, fields)
+    assert gates.failed(bad) == ["baseline"] == gates.evidence(evaluation(), bad, 1)["failed"]
+    (line,) = gates.refusals(bad)
+    assert line.startswith("baseline 0.98, at most 0.8: ")
+    assert "| **refused** | baseline |" in gates.markdown(bad)
+    assert "| passed | latency |" in gates.markdown(bad)
+
+
+@pytest.mark.parametrize(
+    ("low", "champion", "tolerance", "passed"),
+    [
+        (0.01, 0.1, 0.1, True),
+        (0.011, 0.1, 0.1, False),
+        (0.011, 0.2, 0.1, True),
+        (0.0, 0.1, 0.0, True),
+        (1e-6, 0.1, 0.0, False),
+    ],
+)
+def test_worse_than_the_champion_is_what_lies_beyond_the_tolerated_share_of_its_error_as_a_whole(
+    low, champion, tolerance, passed
+):
+    found = evaluation(part(0.1, 0.1), error=0.15).model_copy(
+        update={"champion_error": champion, "against_champion": (low, low + 0.1)}
+    )
+    one = judged("champion", found, champion_tolerance=tolerance)
+    assert one.passed is passed
+    assert f"difference {0.15 - champion:+.3g}" in one.reason
+
+
+def test_without_a_champion_there_is_nothing_to_be_worse_than():
+    alone = {"champion_version": None, "champion_error": None, "against_champion": None}
+    assert judged("champion", evaluation(part(0.1, None)).model_copy(update=alone)).passed
+
+
+@pytest.mark.parametrize(("error", "passed"), [(0.11, True), (0.1101, False), (0.19, False)])
+def test_a_slice_may_be_worse_by_the_tolerated_share_and_no_more(error, passed):
+    assert judged("slices", evaluation(part(error, 0.1)), slice_tolerance=0.1).passed is passed
+
+
+def test_where_a_spec_names_slices_and_none_has_rows_enough_nothing_is_promoted_unseen():
+    assert not judged("slices", evaluation()).passed
+    whole = SPEC.model_copy(update={"slices": ()})
+    (found,) = [one for one in gates.judge_all(whole, evaluation(), COMPILED, None) if one.gate == "slices"]
+    assert found.passed
+
+
+@pytest.mark.parametrize(
+    ("gate", "probe", "passed"),
+    [
+        ("loads", {}, True),
+        ("loads", {"loaded": False, "reason": "no such type"}, False),
+        ("same predictions", {"difference": 1e-9}, True),
+        ("same predictions", {"difference": 1e-6}, False),
+        ("same predictions", {"difference": None}, False),
+        ("compiled", {"compiled_difference": 1e-9}, True),
+        ("compiled", {"compiled_difference": 0.01}, False),
+        ("compiled", {"compiled_difference": None}, False),
+        ("compiled", {"not_compiled": "a forest of its own", "compiled_difference": None}, True),
+        ("compiled", {"not_compiled": "a forest of its own", "loaded": False}, False),
+        ("latency", {"latency_ms": 20.0}, True),
+        ("latency", {"latency_ms": 20.1}, False),
+        ("latency", {"latency_ms": None}, False),
+    ],
+)
+def test_what_the_fresh_process_saw_is_judged_by_its_figures(gate, probe, passed):
+    assert judged(gate, probe=COMPILED.model_copy(update=probe), latency_ms=20.0).passed is passed
+
+
+def test_a_request_field_that_is_new_gone_or_of_another_type_is_refused_by_name():
+    fields = {field.name: field.type for field in SPEC.request}
+    name = next(iter(fields))
+    changed = ({key: fields[key] for key in fields if key != name}, {**fields, name: "flag"}, {**fields, "more": "int"})
+    for published, told in zip(changed, (name, name, "more"), strict=True):
+        found = judged("api", published=published)
+        assert (found.passed, found.number, found.reason) == (False, 1.0, f"changed fields: {told}")
+    assert judged("api", published=fields).passed
+    assert judged("api", published=None).passed  # nobody is promised anything yet
+
+
+def test_the_figures_of_a_run_have_the_champions_error_and_no_number_that_a_database_refuses():
+    found = evaluation(part(math.inf, 0.1)).model_copy(update={"metrics": {"rmse": 2.0, "r2": math.nan}})
+    figures = gates.figures(found, [gates.judge("latency", math.nan, 1.0, "")])
+    assert figures == {"test_rmse": 2.0, "baseline_error": 0.5, "champion_error": 0.1}
+    assert "champion_error" not in gates.figures(found.model_copy(update={"champion_error": None}), [])
