@@ -71,6 +71,20 @@ def test_fewer_drifted_columns_than_asked_for_do_not_retrain():
     assert decide(facts(drift=drifts("hour", "label")), two).retrain
 
 
+def test_what_stayed_within_its_limit_is_no_drift_however_many_columns_are_looked_at():
+    calm = tuple(one.model_copy(update={"drifted": False}) for one in drifts("hour", "label", "distance_miles"))
+    assert findings(facts(drift=calm), TRIGGERS) == {}
+    found = findings(facts(drift=(*calm[:2], *drifts("zone"))), TRIGGERS)
+    assert found == {"distribution": "drift: zone 0.31 (limit 0.10)"}
+
+
+@pytest.mark.parametrize(("policy", "kind"), [("performance", "performance"), ("drift", "distribution")])
+def test_a_policy_that_watches_one_thing_is_deaf_to_the_others(policy, kind):
+    limits = TRIGGERS.model_copy(update={"policy": policy, "max_champion_age": timedelta(days=1)})
+    all_of = facts(performance=performance(True), drift=drifts("hour"), champion_age=timedelta(days=9))
+    assert list(findings(all_of, limits)) == [kind]
+
+
 def test_a_data_problem_is_told_but_never_retrains_by_itself():
     decision = decide(facts(data_problems=("partition 2024-02-01 is quarantined: schema",)), TRIGGERS)
     assert not decision.retrain
@@ -88,7 +102,7 @@ def test_the_cool_down_holds_back_and_says_so():
     assert not decision.retrain
     assert decision.reasons
     assert "5 hours ago" in decision.held[0]
-    assert decide(facts(drift=drifts("hour"), since_training=timedelta(hours=7)), TRIGGERS).retrain
+    assert decide(facts(drift=drifts("hour"), since_training=timedelta(hours=6)), TRIGGERS).retrain
 
 
 def test_without_new_data_the_same_cause_does_not_retrain_again():
@@ -135,6 +149,22 @@ def test_what_was_accepted_after_the_last_training_is_new():
     assert collected(parts, [run("ingest", "completed", days(9))]).new_partitions == 2
 
 
+def test_of_several_trainings_the_last_one_counts_whatever_their_order():
+    parts = [partition("a", "accepted", days(1)), partition("b", "accepted", days(5))]
+    earlier, later = run("train", "completed", days(3)), run("train", "completed", days(6))
+    for runs in ([earlier, later], [later, earlier]):
+        found = collected(parts, runs)
+        assert (found.new_partitions, found.since_training) == (0, timedelta(days=4))
+
+
+def test_the_keys_of_what_is_new_are_told_from_first_to_last():
+    found = collected([partition(key, "accepted", days(1)) for key in ("b", "c", "a")])
+    assert found.new_keys == ("a", "b", "c")
+    assert enough_data(found, TRIGGERS.model_copy(update={"new_partitions": 3})).startswith(
+        "new data: 3 partitions (a to c)"
+    )
+
+
 def test_a_failed_training_learned_nothing_but_counts_for_the_cool_down():
     found = collected([partition("a", "accepted", days(1))], [run("train", "failed", days(9.9))])
     assert found.new_partitions == 1
@@ -145,11 +175,22 @@ def test_without_a_recorded_training_the_promotion_is_the_last_one():
     assert collected().since_training == timedelta(days=10)
 
 
+def test_the_champion_grows_old_by_the_wall_clock_whatever_was_trained_since():
+    runs = [run("train", "failed", days(9))]
+    assert standing(CHAMPION, [], runs, days(31)).champion_age == timedelta(days=31)
+    limits = TRIGGERS.model_copy(update={"max_champion_age": timedelta(days=30)})
+    assert list(findings(standing(CHAMPION, [], runs, days(31)), limits)) == ["staleness"]
+    assert findings(standing(CHAMPION, [], runs, days(30)), limits) == {}
+
+
 def test_quarantined_partitions_are_problems_until_the_key_is_accepted():
     bad = partition("2024-03-02", "quarantined", days(1), reasons=["column trip_distance is missing"])
     assert collected([bad]).data_problems == ("partition 2024-03-02 is quarantined: column trip_distance is missing",)
     assert collected([bad, partition("2024-03-02", "accepted", days(2))]).data_problems == ()
     assert collected([bad], [run("train", "completed", days(2))]).data_problems == ()
+    assert len(standing(None, [bad], [], days(2)).data_problems) == 1
+    waiting = partition("2024-03-03", "landed", days(2)).model_copy(update={"decided_at": None})
+    assert standing(None, [waiting], [run("train", "completed", days(2))], days(3)).data_problems == ()
 
 
 def test_features_that_went_missing_are_a_problem_of_the_data():
@@ -159,8 +200,15 @@ def test_features_that_went_missing_are_a_problem_of_the_data():
 
 
 def test_the_age_is_counted_on_the_clock_of_the_data():
-    assert collected([partition("a", "accepted", days(1), last_event=days(4))]).age == timedelta(days=6)
-    assert collected().age is None
+    parts = [partition(key, "accepted", days(1), last_event=days(at)) for key, at in (("a", 3), ("b", 4), ("c", 2))]
+    assert collected(parts).age == timedelta(days=6)
+    unsaid = [
+        partition("d", "accepted", days(1), last_event=None),
+        partition("e", "quarantined", days(1), last_event=days(9)),
+    ]
+    assert collected([*parts, *unsaid]).age == timedelta(days=6)
+    assert collected(unsaid).age is None
+    assert gather(TRIGGERS, performance(False), (), CHAMPION, None, parts, [], days(10)).age is None
 
 
 def cause(kind, reason):
@@ -225,6 +273,8 @@ def test_a_training_that_a_wrong_clock_put_into_the_future_holds_nothing_back():
     assert (found.new_keys, found.since_training) == (("b",), timedelta(days=7))
     ahead = run("train", "completed", days(10) + timedelta(minutes=2))  # another host's clock
     assert standing(None, parts, [ahead], days(10)).new_partitions == 0
+    alone = standing(CHAMPION.model_copy(update={"at": days(9000)}), parts, [], days(10))
+    assert (alone.new_partitions, alone.since_training) == (2, None)
 
 
 def test_before_the_first_training_all_accepted_data_is_new_and_nothing_cools_down():

@@ -8,7 +8,7 @@ import pytest
 
 from flows.spec import Costs, PolicyName, Triggers
 from flows.steps.backtest.findings import POLICIES as COMPARED
-from flows.steps.decision import Facts, decide, enough_data
+from flows.steps.decision import Facts, decide, enough_data, findings
 from flows.steps.detectors import first_alarm
 from flows.steps.policies import COSTED, POLICIES, Known, Past, Served, weigh
 
@@ -104,6 +104,10 @@ def test_the_decision_asks_the_policy_and_holds_it_back_as_any_cause(policy):
     triggers = Triggers(policy=policy)
     assert decide(facts, triggers).retrain
     assert len(decide(facts, triggers).reasons) == 1
+    kind = (
+        "staleness" if policy in ("every-period", "cara-periodic", "retrainopt-base") else "performance"
+    )  # by time, or by errors
+    assert list(findings(facts, triggers)) == [kind]
     assert not decide(facts.model_copy(update={"new_partitions": 0}), triggers).retrain
     assert not decide(facts, triggers.model_copy(update={"cool_down": timedelta(days=10)})).retrain
     assert not decide(facts.model_copy(update={"known": None}), triggers).retrain
