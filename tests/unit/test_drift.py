@@ -221,3 +221,161 @@ def test_a_few_records_a_day_do_not_hide_a_shift():
     assert known.columns[0].noise < 0.1
     moved = table(2, first=14, x=lambda rng, day: 2.0 + rng.standard_cauchy(len(day)))
     assert only(drift.compare(known, moved, TRIGGERS)).drifted
+
+
+def test_rows_in_any_order_make_the_same_reference():
+    rows = table(8, x=lambda rng, day: day + rng.random(len(day)))
+    mixed = rows.take(pa.array(np.random.default_rng(0).permutation(rows.num_rows)))
+    assert drift.reference(mixed, ["x"]) == drift.reference(rows, ["x"])
+
+
+def usual_distance(days):
+    """The noise of days given as counts by bin, as its docstring has it, day by day."""
+    from scipy.spatial.distance import jensenshannon
+
+    days = [np.array(day) for day in days]
+    whole = [day for day in days if day.sum() >= np.median([one.sum() for one in days]) / 2]
+    excess = []
+    for day in whole:
+        others = np.sum(days, axis=0) - day
+        chance = (1 / day.sum() + 1 / others.sum()) * (np.count_nonzero(np.sum(days, axis=0)) - 1) / (8 * np.log(2))
+        excess.append(jensenshannon(others / others.sum(), day / day.sum(), base=2) ** 2 - chance)
+    return np.sqrt(max(0.0, np.quantile(excess, 0.9)))
+
+
+@pytest.mark.parametrize(
+    "days",
+    [
+        [(40, 60, 0), (60, 40, 0)],
+        [(400, 600, 9), (600, 400, 0), (500, 500, 1), (90, 10, 0), (520, 480, 0)],  # the fourth was cut short
+        [(300, 300, 300), (290, 310, 300), (0, 900, 0), (150, 150, 150), (250, 0, 100)],
+        [(50, 50, 0), (51, 49, 0), (50, 50, 0)],  # no more than chance
+        [(90, 10, 0)],
+    ],
+)
+def test_noise_is_the_usual_distance_of_a_whole_day_from_all_others_beyond_sampling_error(days):
+    names = [name for day in days for name, count in zip("abc", day, strict=True) for _ in range(count)]
+    of_day = np.repeat(np.arange(len(days)), [sum(day) for day in days])
+    times = pa.array(np.datetime64("2024-01-01", "us") + 86_400_000_000 * of_day).cast(pa.timestamp("us", "UTC"))
+    (column,) = drift.reference(pa.table({"event_timestamp": times, "zone": names}), ["zone"]).columns
+    assert column.noise == pytest.approx(usual_distance(days) if len(days) > 1 else 0.0, abs=1e-9)
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_what_lies_beyond_all_days_but_the_newest_before_it_is_counted_day_by_day(seed):
+    from scipy.spatial.distance import jensenshannon
+
+    rng = np.random.default_rng(seed)
+    present = np.flatnonzero(rng.random(21) < 0.8)  # some days have no rows
+    of_day = np.repeat(present, 40)
+    values = 0.2 * rng.choice([-1, 1]) * of_day + rng.random(len(of_day))
+    values[(rng.random(len(of_day)) < 0.1) | (of_day == 5)] = np.nan
+    shares = []
+    for day in present:
+        own, before = (values[chosen & ~np.isnan(values)] for chosen in (of_day == day, of_day <= day - 2))
+        if len(own) and len(before) and day > present[-1] / 2:
+            shares.append(((own < before.min()) | (own > before.max())).mean())
+    usual = np.quantile(shares, 0.9)
+    assert 0 < usual < 1
+    assert drift._beyond(values, of_day) == pytest.approx(jensenshannon([0.0, 1.0], [usual, 1 - usual], base=2))
+
+
+def test_without_a_day_to_compare_with_nothing_lies_beyond():
+    for values, days in (([np.nan] * 4, range(4)), ([1.0, 2.0], range(2)), ([], ())):
+        assert drift._beyond(np.array(values, dtype=float), np.array(days, dtype=np.int64)) == 0.0
+
+
+def test_columns_that_are_watched_together_share_the_chance_of_a_false_alarm():
+    columns = {f"x{number}": normal() for number in range(10)}
+    known = drift.reference(table(1, per_day=400, **columns), [*columns])
+    window = table(1, per_day=100, first=3, **columns)
+    one = Triggers(drift_effect=0.01, drift_columns=("x0",))
+    for triggers, watched in ((one, 1), (Triggers(drift_effect=0.01), 10)):
+        found = {part.feature: part for part in drift.compare(known, window, triggers)}["x0"]
+        bins = np.count_nonzero(np.array(known.columns[0].shares))
+        assert found.limit == pytest.approx(drift.sampling_distance(bins, 100, 400, watched))
+    # The chi-square quantile of 11 degrees of freedom, 0.001 beyond.
+    assert drift.sampling_distance(12, 100, 400, 10) == pytest.approx(
+        np.sqrt(31.2641 * 0.0125 / (8 * np.log(2))), rel=1e-5
+    )
+    assert drift.sampling_distance(1, 100, 400, 10) == drift.sampling_distance(2, 100, 400, 10)
+
+
+def test_a_column_that_always_had_holes_has_not_gone_missing():
+    known = drift.reference(table(4, x=lambda rng, day: np.where(rng.random(len(day)) < 0.5, np.nan, 1.0)), ["x"])
+    found = drift.compare(
+        known, table(2, first=9, x=lambda rng, day: np.where(rng.random(len(day)) < 0.55, np.nan, 1.0))
+    )
+    assert found[0].missing > 0.5
+    assert drift.gone_missing(found, Triggers(missing_rise=0.2)) == []
+
+
+def test_of_many_rows_every_nth_counts_with_its_time(monkeypatch):
+    rows = table(6, per_day=100, x=lambda _, day: day * 1.0, y=normal())
+    monkeypatch.setattr(drift, "MOST_ROWS", 600)
+    assert drift.reference(rows, ["x"]).rows == 600
+    monkeypatch.setattr(drift, "MOST_ROWS", 250)
+    known = drift.reference(rows, ["x"])
+    assert known.rows == 200
+    assert known.columns[0] == drift.reference(rows.take(pa.array(range(0, 600, 3))), ["x"]).columns[0]
+    assert known.columns[0].noise > 0.5  # its days are known still
+    assert (known.start, known.end) == tuple(pa.compute.min_max(rows["event_timestamp"]).as_py().values())
+    assert drift.reference(rows.drop_columns("event_timestamp"), ["x"]).rows == 200
+
+
+def test_only_the_label_is_compared_on_the_labelled_rows_alone():
+    known = drift.reference(table(10, x=normal(), label=normal()), ["x", "label"])
+    window = table(2, first=11, x=normal(), label=normal())
+    found = {one.feature: one for one in drift.compare(known, window, TRIGGERS, window.slice(0, 300))}
+    assert (found["x"].samples, found["label"].samples) == (1000, 300)
+
+
+def test_texts_are_texts_however_arrow_keeps_them():
+    for kind in (pa.string(), pa.large_string(), pa.dictionary(pa.int32(), pa.string())):
+        rows = pa.table({"zone": pa.array(["a", "b", "b"], pa.string()).cast(kind)})
+        assert drift.reference(rows, ["zone"]).columns[0].categories == ("b", "a")
+
+
+def test_numbered_classes_that_the_log_tells_as_text_are_those_of_the_training_set():
+    known = drift.reference(pa.table({"prediction": [0, 1, 1, 3] * 100}), ["prediction"])
+    logged = pa.table({"prediction": ["0", "1", "1", "3"] * 100})
+    assert only(drift.compare(known, logged, TRIGGERS)).distance == pytest.approx(0.0, abs=1e-9)
+    assert only(drift.compare(known, pa.table({"prediction": ["1", "1"] * 100}), TRIGGERS)).drifted
+
+
+def test_numbers_are_binned_by_tenths_and_a_value_that_fills_one_has_its_own():
+    (even,) = drift.reference(pa.table({"x": [float(number) for number in range(101)]}), ["x"]).columns
+    assert even.edges == pytest.approx((0, 10, 20, 30, 40, 50, 60, 70, 80, 90, 100, 100))
+    (heaped,) = drift.reference(pa.table({"x": [0.0] * 50 + [float(number) for number in range(1, 51)]}), ["x"]).columns
+    place = heaped.edges.index(0.0)
+    assert heaped.shares[place + 1] == 0.5
+    assert heaped.edges[place + 1] == np.nextafter(0.0, 1.0)
+
+
+def test_an_empty_training_set_is_compared_with_nothing():
+    known = drift.reference(table(1, x=normal()).slice(0, 0), ["x"])
+    assert drift.compare(known, table(1, x=normal()), TRIGGERS) == []
+
+
+def test_what_few_days_judged_is_surer_the_more_of_them_there_were():
+    trained = table(20, prediction=lambda rng, day: rng.normal((day % 5) * 1.0, 0.1)).append_column(
+        "row", pa.array(range(10_000))
+    )
+    judged = table(4, first=20, prediction=lambda rng, day: rng.normal((day % 5) * 1.0, 0.1))
+    (four,) = drift.held_out(judged, trained)
+    (none,) = drift.held_out(judged.drop_columns("event_timestamp"), trained)
+    assert four.rows == 2000
+    assert none.noise > 0.1
+    assert four.noise == pytest.approx(none.noise * np.sqrt(1 + 1 / 4))
+
+
+def test_answers_are_as_sure_as_the_rows_that_judged_were_many():
+    trained, judged = table(8, per_day=1000, prediction=normal()), table(1, per_day=50, prediction=normal())
+    known = drift.reference(trained, ["prediction"])
+    answers = drift.held_out(judged, trained)
+    held = known.model_copy(update={"columns": answers})
+    window = table(1, per_day=200, first=30, prediction=normal())
+    found = only(drift.compare(held, window, Triggers(drift_effect=0.01)))
+    seen = np.bincount(drift._bins(answers[0], window["prediction"])[0], minlength=len(answers[0].shares))
+    filled = np.count_nonzero(seen + np.array(answers[0].shares))
+    assert found.limit == pytest.approx(answers[0].noise + drift.sampling_distance(filled, 200, 50, 1))
