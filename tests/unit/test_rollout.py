@@ -17,7 +17,7 @@ from flows.models.taxi.spec import spec
 from flows.spec import Metric, Rollout
 from flows.steps.prediction_hours import fold
 from flows.steps.prediction_log import Answer, PredictionLog, read_predictions
-from flows.steps.rollout import Scores, Tally, broken, compare, is_chosen, rule, together, unpaired_interval
+from flows.steps.rollout import Scores, Tally, broken, compare, is_chosen, measure, rule, together, unpaired_interval
 
 TERMS = Rollout(min_labels=100, tolerance=0.05)
 BEGAN = datetime(2022, 1, 1, tzinfo=UTC)
@@ -61,6 +61,7 @@ def test_another_process_chooses_alike():
         (Tally(requests=20, seconds=0.004, champion_seconds=0.0001), None),  # quick enough, whatever the champion's
         (Tally(requests=20, seconds=0.1, champion_seconds=0.04), None),
         (Tally(requests=20, seconds=0.1), None),
+        (Tally(requests=20, champion_seconds=0.1), None),
     ],
 )
 def test_bounds_on_failures_and_time(tally, told):
@@ -130,6 +131,8 @@ def test_counts_of_several_processes_are_added_and_the_slowest_counts():
     assert together({"a": one, "b": two}) == Tally(
         requests=7, failed=1, late=1, dropped=2, seconds=0.3, champion_seconds=0.2, last_error="x"
     )
+    three = Tally(champion_seconds=0.4).model_dump()
+    assert together({"a": two, "b": three, "c": one}).champion_seconds == 0.4
     assert together({}) == Tally()
 
 
@@ -176,9 +179,72 @@ def test_rows_of_a_single_hour_do_not_make_a_difference_certain():
     assert found.interval[1] - found.interval[0] > 0.5
 
 
+def test_rows_of_the_same_requests_are_compared_one_by_one_though_all_are_of_one_hour():
+    hard = np.random.default_rng(3).gamma(1.0, 5.0, 4)
+    absolute = spec.model_copy(update={"metric": Metric(name="mae")})
+    found = compare(absolute, rows(hard + 0.2), rows(hard), paired=True)
+    assert found.interval == pytest.approx((0.2, 0.2))
+
+
+def test_errors_that_are_alike_within_an_hour_are_as_sure_as_there_are_hours():
+    def of_hours(seed):
+        return rows(np.repeat(np.random.default_rng(seed).normal(0, 5, 40), 4))  # four rows an hour
+
+    for paired in (True, False):
+        low, high = compare(spec, of_hours(0), of_hours(1), paired=paired).interval
+        # The root of a mean of 40 squares of normal numbers is sure by 5 / sqrt(80), a difference by sqrt(2) times that.
+        assert high - low == pytest.approx(2 * 1.96 * 5 * (2 / 80) ** 0.5, rel=0.25)
+
+
+def test_the_unpaired_interval_is_of_the_metric_itself():
+    low, high = unpaired_interval(
+        Metric(name="rmse"), np.full(40, 25.0), np.arange(40), np.full(40, 9.0), np.arange(40), 0.9, 0
+    )
+    assert (low, high) == pytest.approx((2.0, 2.0))
+
+
+def test_without_labels_of_both_there_is_nothing_to_compare():
+    for mine, champion in ((0, 5), (5, 0), (0, 0)):
+        found = compare(spec, rows(np.ones(mine)), rows(np.ones(champion)), paired=False)
+        assert (found.labelled, found.champion_labelled) == (mine, champion)
+        assert (found.error, found.champion_error, found.interval) == (None, None, None)
+
+
 @pytest.fixture
 def settings(tmp_path):
     return home(tmp_path)
+
+
+@pytest.mark.parametrize("kind", ["canary", "shadow"])
+def test_a_trial_is_measured_by_its_own_answers_since_it_began_beside_the_champions(settings, kind, tmp_path):
+    """Each version says another number, so that its error tells whose answers were counted."""
+    import pyarrow.parquet as pq
+
+    model = spec.model_copy(update={"key": ("PULocationID",), "metric": Metric(name="mae")})
+    log, labels = PredictionLog(settings, model), {}
+
+    def answered(number, version, minutes, said, role="served"):
+        at = BEGAN + timedelta(minutes=minutes)
+        log.append(
+            f"r{number}", at, version, [{"PULocationID": number}], [Answer(said, None, {"hour": 1.0}, [])], role=role
+        )
+        labels[number] = {"PULocationID": number, "label": 10.0, "label_timestamp": at, "event_timestamp": at}
+
+    challenger = "shadow" if kind == "shadow" else "served"
+    for number in range(6):
+        answered(number, 1, number, 11.0)
+    for number in range(4, 8) if kind == "shadow" else range(6, 10):
+        answered(number, 2, number, 13.0, challenger)
+    answered(20, 3, 20, 99.0, challenger)  # another trial's
+    answered(21, 2, -5, 99.0, challenger)  # before it began
+    answered(22, 1, -5, 99.0)
+    log.close()
+    pq.write_table(pa.Table.from_pylist([*labels.values()]), tmp_path / "known.parquet")
+    trial = SimpleNamespace(kind=kind, version=2, champion_version=1, started_at=BEGAN)
+    found = measure(settings, model, trial, [str(tmp_path / "known.parquet")])
+    both = (2, 2) if kind == "shadow" else (4, 6)  # a shadow is paired: requests 4 and 5 were answered by both
+    assert (found.labelled, found.champion_labelled) == both
+    assert (found.error, found.champion_error) == (3.0, 1.0)
 
 
 def promoted(engine):
