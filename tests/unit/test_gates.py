@@ -1,6 +1,7 @@
 """The gates fail closed: also where an error is 0, where slices print alike, and where a figure is no number."""
 
 import math
+from datetime import UTC, datetime
 
 import numpy as np
 import pandas as pd
@@ -9,6 +10,7 @@ import pytest
 
 from flows.models.taxi.spec import spec as taxi
 from flows.spec import Metric
+from flows.steps import evaluation as evaluating
 from flows.steps import gates, metrics
 from flows.steps.evaluation import Evaluation, Losses, Predicted, Slice, beside, judging_losses, measure
 from flows.steps.probe import Probe
@@ -282,3 +284,73 @@ def test_the_figures_of_a_run_have_the_champions_error_and_no_number_that_a_data
     figures = gates.figures(found, [gates.judge("latency", math.nan, 1.0, "")])
     assert figures == {"test_rmse": 2.0, "baseline_error": 0.5, "champion_error": 0.1}
     assert "champion_error" not in gates.figures(found.model_copy(update={"champion_error": None}), [])
+
+
+def some_rows(labels, inputs=None, scores=None):
+    moments = pa.array([datetime(2024, 1, 1, number, tzinfo=UTC) for number in range(len(labels))])
+    inputs = pd.DataFrame({"segment": ["a"] * len(labels)} if inputs is None else inputs)
+    return Predicted(
+        pa.table({"event_timestamp": moments}), inputs, np.array(labels), np.array(scores or [0.0] * len(labels))
+    )
+
+
+def test_the_champion_is_scored_on_the_same_rows_and_slices_and_nobody_is_where_there_is_none():
+    spec = SPEC.model_copy(
+        update={"metric": Metric(name="mae"), "gates": SPEC.gates.model_copy(update={"slice_min_rows": 2})}
+    )
+    judge = some_rows([0.0] * 5, {"segment": ["a", "a", "a", "b", "b"]})
+    losses = Losses(ours=np.array([1.0, 1, 1, 3, 3]), baseline=np.full(5, 4.0), theirs=np.array([2.0, 2, 2, 5, 7]))
+    alone = evaluation().model_copy(update={"champion_version": None, "champion_error": None, "against_champion": None})
+    found = beside(spec, alone, judge, losses, 7)
+    assert (found.champion_version, found.champion_error) == (7, 3.6)
+    assert found.against_champion[0] <= -1.8 <= found.against_champion[1]  # ours minus theirs
+    shown = [(one.value, one.rows, one.error, one.baseline, one.champion) for one in found.slices]
+    assert shown == [("a", 3, 1.0, 4.0, 2.0), ("b", 2, 3.0, 4.0, 6.0)]
+    found = beside(spec, alone, judge, Losses(ours=losses.ours, baseline=losses.baseline), None)
+    assert (found.champion_version, found.champion_error, found.against_champion) == (None, None, None)
+    assert [one.champion for one in found.slices] == [None, None]
+
+
+def test_the_share_that_the_champion_knew_is_of_rows_up_to_the_last_that_it_was_fitted_on():
+    rows = some_rows([0.0] * 4).rows
+    for moment, share in (
+        (None, 0.0),
+        (rows["event_timestamp"][2].as_py(), 0.75),
+        (datetime(2020, 1, 1, tzinfo=UTC), 0.0),
+    ):
+        assert evaluating._share_until(rows, moment) == share
+    assert evaluating._share_until(rows.slice(0, 0), datetime(2024, 1, 1, tzinfo=UTC)) == 0.0
+
+
+@pytest.mark.parametrize(
+    ("task", "metric", "classes", "labels", "losses"),
+    [
+        ("regression", "mae", None, [0.0, 1.0, 8.0], [1.0, 9.0]),  # from the median, 1
+        ("regression", "rmse", None, [0.0, 1.0, 8.0], [9.0, 49.0]),  # from the mean, 3
+        ("multiclass", "brier", [0.0, 1.0, 10.0], [0.0, 0.0, 1.0, 1.0], [0.25, 0.75]),  # from the shares, a half each
+    ],
+)
+def test_the_baseline_is_what_one_would_say_of_the_training_labels_without_a_model(
+    task, metric, classes, labels, losses
+):
+    spec = SPEC.model_copy(update={"task": task, "metric": Metric(name=metric)})
+    scores = [0.0, 0.0] if classes is None else [[1.0, 0.0, 0.0]] * 2
+    judge = some_rows([0.0, 10.0], scores=scores)
+    classes = None if classes is None else np.array(classes)
+    assert judging_losses(spec, classes, some_rows(labels), judge).baseline.tolist() == pytest.approx(losses)
+
+
+def test_a_column_is_important_by_how_much_worse_the_error_is_without_what_it_says():
+    from types import SimpleNamespace
+
+    spec = SPEC.model_copy(update={"task": "regression", "metric": Metric(name="mae")})
+    inputs = pd.DataFrame(
+        {"unused": np.arange(200.0), "small": np.arange(200.0) % 7, "large": 9.0 * (np.arange(200) % 5)}
+    )
+    labels = (inputs["small"] + inputs["large"]).to_numpy()
+    model = SimpleNamespace(predict=lambda frame: (frame["small"] + frame["large"]).to_numpy())
+    found = evaluating._importance(spec, model, inputs, labels, None)
+    assert list(found) == ["large", "small", "unused"]
+    assert found["unused"] == 0.0
+    # Two values of 0, 9, .. 36 that are drawn apart differ by 14.4 on average; of 0 to 6 by 2.29.
+    assert (found["large"], found["small"]) == (pytest.approx(14.4, rel=0.15), pytest.approx(2.29, rel=0.15))
