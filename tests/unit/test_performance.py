@@ -92,6 +92,8 @@ def test_labels_that_the_model_does_not_answer_for_are_counted_apart(tmp_path):
     assert joined[labels.STATE].to_pylist() == ["outside", "outside", "labelled", "labelled", "waiting"]
     found = performance.assess(SPEC, joined, performance.plain(5.0, SPEC.metric))
     assert (found.predictions, found.labelled, found.outside, found.waiting) == (5, 2, 2, 1)
+    found = performance.assess(SPEC, joined.slice(2, 2), performance.plain(5.0, SPEC.metric))
+    assert (found.predictions, found.labelled, found.outside, found.waiting) == (2, 2, 0, 0)
 
 
 def test_a_label_is_text_for_a_class(tmp_path):
@@ -117,7 +119,13 @@ def test_logged_classes_equal_their_labels_whatever_their_type(truth):
     assert performance.losses_of(binary, Metric(name="accuracy"), rows).tolist() == [0.0, 1.0]
 
 
-@pytest.mark.parametrize("names", [(False, True), (0, 1), (0.0, 1.0), ("no", "yes")])
+def test_a_row_without_an_answer_is_a_miss():
+    rows = pa.table({"label": ["a", "b", "a"], "prediction": ["a", "a", None]})
+    classes = SPEC.model_copy(update={"task": "multiclass"})
+    assert performance.losses_of(classes, Metric(name="accuracy"), rows).tolist() == [0.0, 1.0, 1.0]
+
+
+@pytest.mark.parametrize("names", [(False, True), (0, 1), (0.0, 1.0), ("no", "yes"), ("No", "Yes")])
 @pytest.mark.parametrize(("metric", "losses"), [("log_loss", (-np.log(0.9), -np.log(0.2))), ("brier", (0.01, 0.64))])
 def test_logged_probabilities_are_judged_as_those_of_the_judging_part_are(names, metric, losses):
     shares = np.array([[0.9, 0.1], [0.8, 0.2]])
@@ -246,6 +254,32 @@ def test_another_mix_of_rows_alone_does_not_degrade(expected, long):
     assert long < 0.5 or judged(seed=2, long=long, expected=performance.plain(expected.error, SPEC.metric)).degraded
 
 
+@pytest.mark.parametrize("metric", ["rmse", "mae", "accuracy", "log_loss"])
+def test_an_error_of_which_nothing_else_is_known_is_to_be_expected_of_any_rows(metric):
+    metric = Metric(name=metric)
+    assert metrics.error(metric, np.array(performance.plain(0.3, metric).losses)) == pytest.approx(0.3)
+
+
+def test_the_interval_of_a_ratio_of_two_measured_figures_is_wider_on_both_sides():
+    measured = performance.plain(5.0, SPEC.metric, 100).model_copy(update={"interval": (4.0, 6.5)})
+    low, high = performance._of_two_samples(2.0, (1.5, 3.0), measured)
+    assert np.log(2.0 / low) == pytest.approx(np.hypot(np.log(2.0 / 1.5), np.log(6.5 / 5.0)))
+    assert np.log(high / 2.0) == pytest.approx(np.hypot(np.log(3.0 / 2.0), np.log(5.0 / 4.0)))
+    assert performance._of_two_samples(2.0, (1.5, 3.0), performance.plain(5.0, SPEC.metric)) == (1.5, 3.0)
+
+
+@pytest.mark.parametrize("rows", [1, 30, 5000])
+def test_a_test_without_a_miss_may_have_hidden_as_many_as_chance_hides(rows):
+    assert (1.0 - performance._most_missed(rows, 0.9)) ** rows == pytest.approx(0.05)
+
+
+def test_answers_of_several_classes_are_binned_by_the_likeliest_one():
+    shares = np.array([[0.2, 0.5, 0.3], [0.9, 0.05, 0.05]])
+    rows = with_answers(pa.table({"label": ["a", "b"]}), shares, ("a", "b", "c"))
+    many = RARE.model_copy(update={"task": "multiclass"})
+    assert performance._ranked(many, rows).tolist() == [0.5, 0.9]
+
+
 @pytest.mark.parametrize(("factor", "degraded"), [(1.05, False), (1.3, True)])
 def test_an_error_grown_past_the_ratio_degrades(expected, factor, degraded):
     found = judged(seed=3, factor=factor, expected=expected)
@@ -323,6 +357,8 @@ def test_an_answer_that_is_no_number_degrades(expected):
     found = performance.assess(SPEC, joined.set_column(5, "prediction", pa.array(broken)), expected)
     assert found.error == float("inf")
     assert found.degraded
+    assert found.interval == found.ratio_interval == (float("inf"), float("inf"))
+    assert [np.isinf(part.high) for part in found.days] == [True, False, False, False, False]  # of its own day alone
 
 
 def test_days_are_local_and_slices_add_up(expected):
