@@ -66,6 +66,15 @@ def test_a_larger_budget_only_adds_rows_and_other_files_and_orders_change_nothin
     assert select_rows(spec(200), [str(tmp_path / "one.parquet")], WINDOW).equals(small)
 
 
+def test_the_rows_of_the_split_itself_judge_under_any_budget(files: list[str]) -> None:
+    times = sorted(pq.read_table(files[2])["event_timestamp"].to_pylist())
+    for split in times[100:120]:
+        window = WINDOW.model_copy(update={"split": split})
+        within, whole = (select_rows(spec(limit), files, window) for limit in (100, None))
+        assert keys(within, "judge") == keys(whole, "judge")
+        assert len(keys(within, "train")) == 100
+
+
 def test_a_replay_that_reads_all_rows_first_chooses_the_same(files: list[str]) -> None:
     rows = read_rows(spec(200), files, WINDOW.start, WINDOW.end)
     assert SAMPLE in rows.column_names
