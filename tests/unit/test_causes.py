@@ -91,6 +91,37 @@ def test_a_training_answers_the_causes_that_were_raised_before_it(engine):
     assert outcome.startswith("answered by the training of ")
 
 
+def test_of_several_trainings_the_last_one_that_came_to_its_end_answers(engine):
+    causes_of = {}
+    for name, state in (("a", "completed"), ("b", "completed"), ("c", "failed")):
+        causes_of[name] = raised(engine, key=name)
+        run_records.start(engine, run_id=name, model="taxi", flow="train", reason="", executor="")
+        run_records.end(engine, name, state, {})
+    run_records.start(engine, run_id="d", model="other", flow="train", reason="", executor="")
+    run_records.end(engine, "d", "completed", {})
+    run_records.start(engine, run_id="e", model="taxi", flow="monitor", reason="", executor="")
+    run_records.end(engine, "e", "completed", {})
+    assert causes.waiting(engine, "taxi") == [causes_of["c"]]
+
+
+def test_what_was_sent_is_told_of_one_cause_and_taken_back_for_all_that_wait(engine):
+    one, two, three = (raised(engine, key=key) for key in ("a", "b", "c"))
+    other = causes.record(engine, model="other", kind="performance", event="e", reason="r", key="d")
+
+    def sent():
+        return [
+            cause.sent_at is not None for model in ("taxi", "other") for cause in causes.listed(engine, model)[::-1]
+        ]
+
+    for cause in (one, two, other):
+        causes.mark_sent(engine, cause.id)
+    assert sent() == [True, True, False, True]
+    causes.claim(engine, [one.id], "run")
+    causes.mark_unsent(engine, "taxi")
+    assert sent() == [True, False, False, True]  # what is claimed need not be told again, nor another model's
+    assert three.sent_at is None
+
+
 def test_a_training_that_a_wrong_clock_put_into_the_future_answers_nothing(engine, monkeypatch):
     with monkeypatch.context() as wrong:
         wrong.setattr(run_records, "now", lambda: database.now() + timedelta(days=9000))
