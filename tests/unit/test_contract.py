@@ -99,6 +99,7 @@ def test_a_wrong_type_is_told_with_an_example_if_there_is_one():
         ("TIMESTAMP_NS", "TIMESTAMP", True),
         ("DOUBLE", "BIGINT", False),
         ("UBIGINT", "BIGINT", False),
+        ("DECIMAL(9,2)", "BIGINT", False),
         ("DOUBLE", "FLOAT", False),
         ("DATE", "TIMESTAMP", False),
         ("TIMESTAMP WITH TIME ZONE", "TIMESTAMP", False),

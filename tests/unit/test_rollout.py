@@ -283,6 +283,31 @@ def test_one_trial_runs_at_a_time_ends_once_and_is_not_tried_again(settings):
     assert ledger.champion(engine, "taxi") == champion
 
 
+def test_a_trial_that_passed_and_was_refused_after_all_has_failed_and_no_other_has(settings):
+    engine = database.connect(settings)
+    champion = promoted(engine)
+    ended = {}
+    for version, state in ((2, "stopped"), (3, "passed"), (4, "passed")):
+        ended[version] = begin(engine, champion, version)
+        trials.end(engine, ended[version].id, state, "done", {})
+    running = begin(engine, champion, 5)
+    for one in (*ended.values(), running):
+        if one.version != 4:
+            trials.refuse_passed(engine, one.id, "refused")
+    assert {one.version: (one.state, one.outcome) for one in trials.listed(engine, "taxi")} == {
+        2: ("stopped", "done"), 3: ("failed", "refused"), 4: ("passed", "done"), 5: ("running", None),
+    }  # fmt: skip
+    assert [trials.has_tried(engine, "taxi", version) for version in (2, 3, 4, 5)] == [True, True, False, True]
+    assert not trials.has_tried(engine, "other", 2)
+
+
+def test_a_trial_would_be_the_promotion_after_the_one_that_it_ran_beside(settings):
+    engine = database.connect(settings)
+    champion = promoted(engine)
+    found = begin(engine, champion).as_promotion()
+    assert (found.sequence, found.version, found.previous_version) == (champion.sequence + 1, 2, champion.version)
+
+
 def test_the_database_itself_lets_one_trial_of_a_model_run(settings):
     import sqlalchemy as sa
 
