@@ -76,6 +76,24 @@ def test_a_new_day_makes_one_tick_a_late_day_those_after_it_and_a_gap_is_filled(
     assert feature_tables.plan(spec, old).ticks == ()
 
 
+def test_only_what_the_ticks_look_back_on_is_read() -> None:
+    old = [day(number, done=True, uri=f"u{number}") for number in range(50) if number != 5]
+    assert feature_tables.plan(spec, [*old, day(50, uri="u50")]).uris == tuple(f"u{number}" for number in range(23, 51))
+    late = feature_tables.plan(spec, [*old, day(5, uri="u5")])
+    assert late.ticks[-1] == NEW_YORK_MIDNIGHT + timedelta(days=34)
+    assert sorted(late.uris) == sorted(f"u{number}" for number in range(34))
+
+
+def test_revisions_before_another_partition_change_nothing() -> None:
+    old = [day(number, done=True) for number in range(40)]
+    other = day(3, number=99, done=True)
+    assert len(feature_tables.plan(spec, [*old, day(40)], replaced=[other]).ticks) == 1
+    assert (
+        len(feature_tables.plan(spec, [*old, day(40)], replaced=[other.model_copy(update={"key": day(40).key})]).ticks)
+        > 1
+    )
+
+
 def test_a_revision_of_fewer_days_changes_the_ticks_of_those_that_it_leaves_out() -> None:
     start = NEW_YORK_MIDNIGHT
     whole = partition(1, start + HOUR, start + timedelta(days=30), done=True)
