@@ -49,7 +49,8 @@ def row_losses(metric: Metric, labels: ArrayLike, predicted: Floats, classes: Ar
             chosen = np.where(hit, predicted, 0.0).sum(axis=1)
             losses = -np.log(np.clip(chosen, 1e-15, 1.0))
         elif metric.name == "brier":
-            losses = np.square(predicted - hit).sum(axis=1) / 2.0
+            unseen = ~hit.any(axis=1)  # of a class that has no column, whose share is 0 where it should be 1
+            losses = (np.square(predicted - hit).sum(axis=1) + unseen) / 2.0
         else:  # accuracy, as the share of misses, so that smaller is better inside
             losses = 1.0 - np.take_along_axis(hit, predicted.argmax(axis=1)[:, None], axis=1)[:, 0]
     numbers = np.isfinite(predicted) if predicted.ndim == 1 else np.isfinite(predicted).all(axis=1)
