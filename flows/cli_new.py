@@ -102,7 +102,7 @@ def _show(chosen: Chosen, written: list[Path], package: str, into: Path | None, 
     ``packages`` are those in which models are looked up already.
     """
     from flows.steps.new import drafting
-    from flows.terminal import line
+    from flows.terminal import line, to_copy
 
     for text in chosen.notes:
         line(f"  {text}", "dim")
@@ -114,12 +114,13 @@ def _show(chosen: Chosen, written: list[Path], package: str, into: Path | None, 
     if into is not None:
         root = drafting.root_to_name(into, package)
         if root is not None:
-            line(f"export PYTHONPATH={shlex.quote(str(root))}${{PYTHONPATH:+:$PYTHONPATH}}")
+            to_copy(f"export PYTHONPATH={shlex.quote(str(root))}${{PYTHONPATH:+:$PYTHONPATH}}")
         holder = package.rpartition(".")[0]
         if holder not in packages:
-            line(f"export EVERGREEN_MODEL_PACKAGES={shlex.quote(json.dumps([*packages, holder]))}")
+            to_copy(f"export EVERGREEN_MODEL_PACKAGES={shlex.quote(json.dumps([*packages, holder]))}")
     line("Read and edit them, then:", "bold")
-    for command in ("ingest " + chosen.draft.origin, "featurize", "train", "serve"):
-        line(f"  uv run evergreen {command} --model {name}")
+    # Quoted, or the shell would make several sources of one glob.
+    for command in ("ingest " + shlex.quote(chosen.draft.origin), "featurize", "train", "serve"):
+        to_copy(f"  uv run evergreen {command} --model {name}")
     line(f"or all at once: uv run evergreen demo --model {name}")
     line(f"What retraining will bring: uv run evergreen backtest --model {name}")

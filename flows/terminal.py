@@ -77,3 +77,8 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[object]], title: str |
 def line(text: str, style: str = "") -> None:
     """Print one line."""
     console.print(Text(text, style=style))
+
+
+def to_copy(text: str) -> None:
+    """Print one line that is meant to be copied: none is broken by the width of the terminal."""
+    console.print(Text(text), soft_wrap=True)

@@ -2,6 +2,7 @@
 
 import importlib
 import os
+import shlex
 import subprocess
 import sys
 
@@ -178,6 +179,19 @@ def test_the_setting_to_be_made_keeps_the_packages_that_are_set(package, tmp_pat
     os.environ["EVERGREEN_MODEL_PACKAGES"] = '["other_models", "flows.models"]'
     words = " ".join(new("unknown", "--data", path, "--label", "y", "--into", "own_models").output.split())
     assert """export EVERGREEN_MODEL_PACKAGES='["other_models", "flows.models", "own_models"]'""" in words
+
+
+def test_the_command_that_lands_a_glob_can_be_copied(package, tmp_path):
+    folder = tmp_path / ("daily files, " + "as they come, " * 6)
+    folder.mkdir()
+    for day in range(20):
+        hours = f"SELECT TIMESTAMP '2024-01-01' + to_hours(24 * {day} + CAST(i AS INTEGER)) AS t, sin(i) AS y FROM range(24) r(i)"
+        duckdb.sql(hours).write_csv(str(folder / f"{day:02}.csv"))
+    done = new("many", "--data", folder / "*.csv", "--time", "t", "--label", "y", "--into", "own_models")
+    assert done.exit_code == 0, done.exception
+    (line,) = (line for line in done.output.splitlines() if " evergreen ingest " in line)
+    words = ["uv", "run", "evergreen", "ingest", str(folder / "*.csv"), "--model", "many"]
+    assert shlex.split(line) == words
 
 
 def test_a_model_that_is_there_is_left_alone(package, tmp_path):
