@@ -44,6 +44,13 @@ def embedded(name: str, picture: bytes) -> str:
     return f"![{name}]({pages.embedded(picture)})"
 
 
+def shown_class(labels: Floats, classes: Any) -> int:
+    """Return the place of the class that is drawn: of two the second, of more the most frequent of the rows that judge."""
+    if len(classes) == 2:
+        return 1
+    return int(np.argmax([np.count_nonzero(labels == one) for one in np.asarray(classes)]))
+
+
 def draw_evaluation(
     spec: ModelSpec, evaluation: Evaluation, labels: Floats, predicted: Floats, classes: Any, folder: Path
 ) -> None:
@@ -67,13 +74,14 @@ def draw_evaluation(
         x, y = [predicted[part].mean() for part in order], [labels[part].mean() for part in order]
         right.set_title("Calibration: mean truth by mean prediction" + unit, fontsize=9, color=INK)
     else:
-        chance = predicted[:, -1]
-        hit = (labels == np.asarray(classes)[-1]).astype(float)
+        shown = shown_class(labels, classes)
+        chance = predicted[:, shown]
+        hit = (labels == np.asarray(classes)[shown]).astype(float)
         left.hist(
-            [chance[hit == 0], chance[hit == 1]], bins=30, color=[QUIET, ACCENT], label=["others", str(classes[-1])]
+            [chance[hit == 0], chance[hit == 1]], bins=30, color=[QUIET, ACCENT], label=["others", str(classes[shown])]
         )
         left.legend(fontsize=8, frameon=False)
-        left.set_title(f"Probability of {classes[-1]}", fontsize=9, color=INK)
+        left.set_title(f"Probability of {classes[shown]}", fontsize=9, color=INK)
         order = np.array_split(np.argsort(chance, kind="stable"), min(10, len(chance))) if len(chance) else []
         x, y = [chance[part].mean() for part in order], [hit[part].mean() for part in order]
         right.set_title("Calibration: share of hits by mean probability", fontsize=9, color=INK)

@@ -3,11 +3,14 @@
 import re
 from datetime import timedelta
 
+import numpy as np
+import pytest
 from lineage_parts import record
 
 from flows.models.taxi.spec import spec
 from flows.steps import card
 from flows.steps.pages import span
+from flows.steps.pictures import shown_class
 
 
 def test_the_limits_name_label_time_worst_slices_and_unknown_keys():
@@ -23,6 +26,19 @@ def test_the_limits_name_label_time_worst_slices_and_unknown_keys():
         "4 judging rows are of classes that no row that trained has (kiwi 4): it never says one of them",
     ):  # fmt: skip
         assert text in said
+
+
+@pytest.mark.parametrize(
+    ("labels", "classes", "shown"),
+    [
+        (["no", "no", "yes"], ["no", "yes"], "yes"),
+        (["b", "b", "a", "z", "c"], ["a", "b", "c", "z"], "b"),  # the last by name may have hardly a row
+        ([3, 1, 3, 2, 3], [1, 2, 3, 4], 3),
+        ([], ["a", "b", "c"], "a"),
+    ],
+)
+def test_of_two_classes_the_second_is_drawn_and_of_more_the_most_frequent(labels, classes, shown):
+    assert classes[shown_class(np.asarray(labels), np.asarray(classes))] == shown
 
 
 def test_the_card_is_one_page_with_figures_gates_and_hashes(tmp_path):
