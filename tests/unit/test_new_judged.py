@@ -296,6 +296,19 @@ def test_a_key_of_time_alone_is_warned_of_where_rows_come_at_any_time(tmp_path, 
     assert told.draft.example_time == "2024-01-13T11:00:00"
 
 
+def test_an_id_is_advised_where_another_number_tells_rows_apart(tmp_path):
+    times = pd.Timestamp("2024-01-01") + pd.to_timedelta(np.arange(3000) // 2 * 977, unit="s")
+    frame = pd.DataFrame({"ticket_id": range(3000), "when": times, "who": ["a", "b", "c"] * 1000, "y": rng.normal(size=3000)})
+    frame.loc[100:101, "who"] = "a"  # two of one moment
+    frame["length"] = rng.permutation(3000) // 2
+    told = chosen(tmp_path, frame, entity=("who",))
+    assert told.draft.key == ("when", "who", "length")
+    (advice,) = (text for text in told.warnings if "--key" in text)
+    assert advice.startswith("length is in the key")
+    assert "--key ticket_id names a row by its id" in advice
+    assert not any("--key" in text for text in chosen(tmp_path, frame, entity=("who",), key=("ticket_id",)).warnings)
+
+
 def test_a_label_that_doubles_is_left_to_monitoring_and_one_in_another_unit_is_not(tmp_path):
     frame = pd.DataFrame({"when": pd.date_range("2024-01-01", periods=2400, freq="h"), "x": rng.normal(size=2400)})
     low, high = chosen(tmp_path, frame.assign(y=rng.gamma(9, 0.2, size=2400))).draft.label_middle

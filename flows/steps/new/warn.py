@@ -90,6 +90,10 @@ def _key(connection: DuckDBPyConnection, looked: Looked, left: list[Left], draft
     floats = [one.name for one in draft.given if one.name in draft.key and one.type == "float"]
     if ids and floats:
         return [f"{floats[0]} is in the key, and is an amount: --key {ids[0]} names a row by its id"]
+    entities = {name for view in draft.views for name in view.keys}
+    others = [name for name in draft.key if name != draft.event_time and name not in entities]
+    if ids and others:
+        return [f"{others[0]} is in the key to tell rows apart that it does not name: --key {ids[0]} names a row by its id"]
     if draft.key != (draft.event_time,) or draft.numbered:
         return []
     (gaps,) = connection.execute(
