@@ -309,6 +309,14 @@ def test_an_id_is_advised_where_another_number_tells_rows_apart(tmp_path):
     assert not any("--key" in text for text in chosen(tmp_path, frame, entity=("who",), key=("ticket_id",)).warnings)
 
 
+@pytest.mark.parametrize(("classes", "further"), [("ab", "roc_auc"), ("abc", "balanced_accuracy")])
+def test_beside_a_rare_class_the_figure_that_the_card_has_is_named(tmp_path, classes, further):
+    frame = pd.DataFrame({"when": pd.date_range("2024-01-01", periods=6000, freq="15min"), "x": rng.normal(size=6000)})
+    frame["y"] = np.where(rng.random(6000) < 0.02, "b", rng.choice([*classes.replace("b", "")], 6000))
+    (told,) = (text for text in chosen(tmp_path, frame).warnings if text.startswith("class 'b'"))
+    assert told.endswith(f"look at {further} too")
+
+
 def test_a_label_that_doubles_is_left_to_monitoring_and_one_in_another_unit_is_not(tmp_path):
     frame = pd.DataFrame({"when": pd.date_range("2024-01-01", periods=2400, freq="h"), "x": rng.normal(size=2400)})
     low, high = chosen(tmp_path, frame.assign(y=rng.gamma(9, 0.2, size=2400))).draft.label_middle

@@ -93,7 +93,9 @@ def _key(connection: DuckDBPyConnection, looked: Looked, left: list[Left], draft
     entities = {name for view in draft.views for name in view.keys}
     others = [name for name in draft.key if name != draft.event_time and name not in entities]
     if ids and others:
-        return [f"{others[0]} is in the key to tell rows apart that it does not name: --key {ids[0]} names a row by its id"]
+        return [
+            f"{others[0]} is in the key to tell rows apart that it does not name: --key {ids[0]} names a row by its id"
+        ]
     if draft.key != (draft.event_time,) or draft.numbered:
         return []
     (gaps,) = connection.execute(
@@ -112,6 +114,7 @@ def _label(connection: DuckDBPyConnection, moments: Moments, label: Column, task
     if task == "regression":
         return found
     column = identifier(label.name)
+    further = "roc_auc" if task == "binary" else "balanced_accuracy"  # what the card shows of the task
     counts = connection.execute(
         f"SELECT CAST({column} AS VARCHAR), count(*), count(*) FILTER (moment > $since) FROM {TIMED} "
         f"WHERE {column} IS NOT NULL GROUP BY ALL ORDER BY 2, 1",
@@ -122,7 +125,7 @@ def _label(connection: DuckDBPyConnection, moments: Moments, label: Column, task
         if count < RARE * rows:
             found.append(
                 f"class {_shown(value)} of {label.name} is {count / rows:.1%} of the rows ({judged} that judge): log_loss "
-                "and its gate work, accuracy says little; look at roc_auc too"
+                f"and its gate work, accuracy says little; look at {further} too"
             )
         elif judged < FEW:
             found.append(
