@@ -29,12 +29,12 @@ def chosen(tmp_path, frame, **options):
     return chosen_of(tmp_path, path, **options)
 
 
-def chosen_of(tmp_path, path, **options):
+def chosen_of(tmp_path, path, definitions="own.some.definitions", **options):
     """Return what is chosen for a file or a folder of a table whose label is ``y``."""
     wanted = Wanted(name="some", data=str(path), label="y", **options)
     with connect(tmp_path) as connection:
         looked = table.load(connection, str(path), Settings(home=tmp_path))
-        return choose.choose(connection, looked, wanted, refuse, "own.some", "own.some.definitions")
+        return choose.choose(connection, looked, wanted, refuse, "own.some", definitions)
 
 
 def test_classes_one_after_the_other_are_refused_where_their_order_is_the_time(tmp_path):
@@ -225,6 +225,12 @@ def test_a_past_that_rows_far_apart_do_not_have_is_told(tmp_path, rare, told):
     found = [text for text in chosen(tmp_path, frame).warnings if "their past is unknown" in text]
     assert len(found) == told
     assert all(" have no row in the 28 days before them" in text for text in found)
+    for definitions, file in (
+        ("own.some.definitions", "definitions.py"),
+        ("feature_repo.some", "feature_repo/some.py"),
+    ):
+        mends = [text for text in chosen(tmp_path, frame, definitions=definitions).warnings if "their past" in text]
+        assert all(f"VALID_FOR in {file} and" in text for text in mends)
 
 
 def test_fields_that_are_called_otherwise_in_the_table_are_told(tmp_path):
@@ -298,7 +304,9 @@ def test_a_key_of_time_alone_is_warned_of_where_rows_come_at_any_time(tmp_path, 
 
 def test_an_id_is_advised_where_another_number_tells_rows_apart(tmp_path):
     times = pd.Timestamp("2024-01-01") + pd.to_timedelta(np.arange(3000) // 2 * 977, unit="s")
-    frame = pd.DataFrame({"ticket_id": range(3000), "when": times, "who": ["a", "b", "c"] * 1000, "y": rng.normal(size=3000)})
+    frame = pd.DataFrame(
+        {"ticket_id": range(3000), "when": times, "who": ["a", "b", "c"] * 1000, "y": rng.normal(size=3000)}
+    )
     frame.loc[100:101, "who"] = "a"  # two of one moment
     frame["length"] = rng.permutation(3000) // 2
     told = chosen(tmp_path, frame, entity=("who",))

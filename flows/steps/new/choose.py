@@ -97,7 +97,7 @@ def choose(
         min_rows=max(1, moments.partition_rows // timing.STANDING), period_rows=moments.partition_rows,
         params=_params(train_rows, task),
     )  # fmt: skip
-    hurts = [judged.check_delay(moments, delay), judged.check_past(connection, moments, delay, draft.long)]
+    hurts = [judged.check_delay(moments, delay), judged.check_past(connection, moments, delay, draft.long, definitions)]
     _check_features(draft)
     notes, warnings = warn.collect(
         connection, looked, moments, label, task, rest, left, leaks, draft, bool(wanted.delay), sorted_by

@@ -93,8 +93,13 @@ def window_of(connection: DuckDBPyConnection, moments: Moments, long: timedelta)
     return length, int(rows)
 
 
-def check_past(connection: DuckDBPyConnection, moments: Moments, delay: timedelta, window: timedelta) -> str | None:
-    """Return a warning if rows are so far apart that a past of this length knows of none before most of them."""
+def check_past(
+    connection: DuckDBPyConnection, moments: Moments, delay: timedelta, window: timedelta, definitions: str
+) -> str | None:
+    """Return a warning if rows are so far apart that a past of this length knows of none before most of them.
+
+    ``definitions`` is the module in which a past's validity stands.
+    """
     rows, known = connection.execute(
         f"""
         WITH times AS (SELECT moment, count(*) AS n FROM {TIMED} GROUP BY moment)
@@ -105,9 +110,11 @@ def check_past(connection: DuckDBPyConnection, moments: Moments, delay: timedelt
     ).fetchone() or (0, 0)
     if not rows or (known or 0) >= (1 - SPARSE) * rows:
         return None
+    beside = definitions.startswith("feature_repo.")  # else they lie in the model's own folder, as the other files
+    file = f"{definitions.replace('.', '/')}.py" if beside else "definitions.py"
     return (
         f"{1 - (known or 0) / rows:.0%} of the rows have no row in the {span_text(window)} before them: their past is unknown; "
-        "lengthen SHORT, LONG and NEWEST in features.py, VALID_FOR in definitions.py and history in spec.py"
+        f"lengthen SHORT, LONG and NEWEST in features.py, VALID_FOR in {file} and history in spec.py"
     )
 
 
