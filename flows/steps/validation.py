@@ -204,5 +204,7 @@ def describe(item: Any) -> str:
 
 
 def _short(value: Any) -> str:
-    text = f"{value:,.4g}" if isinstance(value, float) and abs(value) < 1e6 else str(value)
+    text = str(value)
+    if isinstance(value, float) and abs(value) < 1e15:
+        text = f"{value:,.0f}" if abs(value) >= 10_000 else f"{value:,.4g}"  # with its digits, not as 1.1e+04
     return text if len(text) <= 120 else text[:117] + "..."

@@ -7,9 +7,11 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
+from great_expectations import expectations as gxe
 from ingest_parts import DAY, Place, clean_day, write
 
 from flows.models.taxi.simulator import break_rows, rename_column
+from flows.steps.validation import describe
 
 EVIL = "<script>alert('x')</script>\"'&"
 
@@ -46,6 +48,22 @@ def test_a_page_tells_the_verdict_each_check_the_bad_rows_and_the_profile(here, 
     assert page.tags.count("svg") == 6
     assert page.tags.count("rect") == 6 * 24
     assert len(Path(partition.docs_uri).read_bytes()) < 100_000
+
+
+@pytest.mark.parametrize(
+    ("bound", "said"),
+    [
+        (5500.0, "5,500"),
+        (11000.0, "11,000"),
+        (23456.0, "23,456"),
+        (2_500_000.0, "2,500,000"),
+        (0.125, "0.125"),
+        (7, "7"),
+    ],
+)
+def test_a_bound_is_told_with_its_digits(bound, said):
+    rule = gxe.ExpectColumnValuesToBeBetween(column="amount", min_value=0, max_value=bound)
+    assert describe(rule) == f"amount: values ≥ 0 and ≤ {said}"
 
 
 def test_nothing_is_loaded_from_elsewhere(here, tmp_path):
