@@ -303,12 +303,13 @@ def test_a_key_of_time_alone_is_warned_of_where_rows_come_at_any_time(tmp_path, 
 
 
 def test_an_id_is_advised_where_another_number_tells_rows_apart(tmp_path):
+    own = np.random.default_rng(0)
     times = pd.Timestamp("2024-01-01") + pd.to_timedelta(np.arange(3000) // 2 * 977, unit="s")
     frame = pd.DataFrame(
-        {"ticket_id": range(3000), "when": times, "who": ["a", "b", "c"] * 1000, "y": rng.normal(size=3000)}
+        {"ticket_id": range(3000), "when": times, "who": ["a", "b", "c"] * 1000, "y": own.normal(size=3000)}
     )
     frame.loc[100:101, "who"] = "a"  # two of one moment
-    frame["length"] = rng.permutation(3000) // 2
+    frame["length"] = own.permutation(3000) // 2
     told = chosen(tmp_path, frame, entity=("who",))
     assert told.draft.key == ("when", "who", "length")
     (advice,) = (text for text in told.warnings if "--key" in text)
@@ -319,8 +320,9 @@ def test_an_id_is_advised_where_another_number_tells_rows_apart(tmp_path):
 
 @pytest.mark.parametrize(("classes", "further"), [("ab", "roc_auc"), ("abc", "balanced_accuracy")])
 def test_beside_a_rare_class_the_figure_that_the_card_has_is_named(tmp_path, classes, further):
-    frame = pd.DataFrame({"when": pd.date_range("2024-01-01", periods=6000, freq="15min"), "x": rng.normal(size=6000)})
-    frame["y"] = np.where(rng.random(6000) < 0.02, "b", rng.choice([*classes.replace("b", "")], 6000))
+    own = np.random.default_rng(0)
+    frame = pd.DataFrame({"when": pd.date_range("2024-01-01", periods=6000, freq="15min"), "x": own.normal(size=6000)})
+    frame["y"] = np.where(own.random(6000) < 0.02, "b", own.choice([*classes.replace("b", "")], 6000))
     (told,) = (text for text in chosen(tmp_path, frame).warnings if text.startswith("class 'b'"))
     assert told.endswith(f"look at {further} too")
 
