@@ -28,7 +28,12 @@ def ingest(
     ] = None,
     partition_by: Annotated[str | None, typer.Option(help="day, week or month; default: what the model says.")] = None,
     again: Annotated[
-        bool, typer.Option("--again", help="Rows that a later revision has replaced become the newest once more.")
+        bool,
+        typer.Option(
+            "--again",
+            help="Let it stand: rows that a later revision has replaced become the newest once more, and rows of another part "
+            "of the period are replaced as well.",
+        ),
     ] = False,
     model: Model = "taxi",
     home: Home = None,

@@ -58,7 +58,8 @@ def ingest(
         model: Name of the model.
         partition_by: day, week or month, if another than the model's.
         featurize: Bring the features up to date as well.
-        again: Make rows that a later revision has replaced the newest once more, if that correction was wrong.
+        again: Take it as it is: rows that a later revision has replaced become the newest once more, and what is there of
+            another part of the period is replaced as well.
     """
     home = load()
     spec = load_model(model, home)

@@ -13,6 +13,8 @@ from flows.steps import storage
 from flows.steps.event_rows import EVENTS, ROW, event_columns
 from flows.steps.files import sha256_of
 from flows.steps.landing import PARQUET_OPTIONS
+from flows.steps.reading import describe
+from flows.steps.row_hash import digest_of
 from flows.steps.sql import identifiers
 from flows.steps.validation import REJECTS
 
@@ -89,3 +91,12 @@ def _path(spec: ModelSpec, settings: Settings, partition: Partition, folder: str
 def _reason(spec: ModelSpec) -> str:
     """Return how the column of the reasons is called beside the raw ones, of which one may be a ``reason``."""
     return "evergreen_reason" if "reason" in {name.lower() for name in spec.source.columns} else "reason"
+
+
+def digest(connection: DuckDBPyConnection, settings: Settings, uri: str | None) -> str | None:
+    """Return the digest of the rows of a file of accepted rows; None if there is none, or it is lost."""
+    if uri is None or storage.is_lost(uri):
+        return None
+    file = {"uri": storage.local(settings, uri)}
+    columns = describe(connection, "SELECT * FROM read_parquet($uri)", file)
+    return digest_of(connection, columns, "FROM read_parquet($uri)", file)[0]

@@ -25,7 +25,6 @@ from flows.steps.landing import Landed
 from flows.steps.periods import Period, parse_key
 from flows.steps.presence import check_rows
 from flows.steps.reading import describe
-from flows.steps.row_hash import digest_of
 from flows.steps.statistics import describe_rows
 from flows.steps.validation import REJECTS, Check, Judge, Judgement, load_suite, run_suite
 
@@ -61,7 +60,7 @@ class Bench:
         self, connection: DuckDBPyConnection, spec: ModelSpec, settings: Settings, engine: Engine, landed: Landed
     ) -> None:
         self.connection, self.spec, self.settings, self.engine = connection, spec, settings, engine
-        self.tables, self.by = dict(landed.tables), landed.by
+        self.tables, self.by, self.again = dict(landed.tables), landed.by, landed.again
         self.expectations = load_suite(spec)
         self.rules = rules_digest(spec, self.expectations)
         self.rows = sha256(compiled(spec)[0].encode()).hexdigest()  # what makes event rows of the raw ones
@@ -108,13 +107,15 @@ def usual_rows(accepted: list[Partition], peers: list[Partition]) -> dict[str, l
 def is_open(partition: Partition, bench: Bench) -> bool:
     """Say whether a partition waits for a decision: it has none, was refused by other rules, or its rows are lost.
 
-    Accepted rows that are gone or damaged, or that another ``rows`` of the model has made, are made anew of the landed ones.
+    One that was refused is judged again as well if somebody means it to stand. Accepted rows that are gone or damaged, or that
+    another ``rows`` of the model has made, are made anew of the landed ones.
     """
     otherwise = partition.validation.get(ROWS) != bench.rows
     if partition.status == "accepted" and partition.accepted_uri:
         return otherwise or storage.is_lost(partition.accepted_uri)
     return partition.status == "landed" or (
-        partition.status == "quarantined" and (otherwise or partition.validation.get("rules") != bench.rules)
+        partition.status == "quarantined"
+        and (otherwise or bench.again or partition.validation.get("rules") != bench.rules)
     )
 
 
@@ -128,7 +129,7 @@ def decide(bench: Bench, partition: Partition) -> Partition:
     # Accepted before it was recorded what made its rows: if they come out the same, nothing is new.
     is_old = partition.status == "accepted" and ROWS not in partition.validation
     try:
-        had = _digest(bench, partition.accepted_uri) if is_old else None
+        had = judged_rows.digest(bench.connection, bench.settings, partition.accepted_uri) if is_old else None
         decision = judge(bench, partition)
         page = storage.publish(
             bench.settings, docs.write_page(bench.settings, bench.spec, partition, decision.model_dump())
@@ -151,7 +152,7 @@ def decide(bench: Bench, partition: Partition) -> Partition:
         bench.engine,
         partition.id,
         decision.status,
-        is_same=had is not None and had == _digest(bench, decision.accepted_uri),
+        is_same=had is not None and had == judged_rows.digest(bench.connection, bench.settings, decision.accepted_uri),
         accepted_uri=decision.accepted_uri,
         accepted_sha256=decision.accepted_sha256,
         rejected_uri=decision.rejected_uri,
@@ -169,15 +170,6 @@ def decide(bench: Bench, partition: Partition) -> Partition:
         first_event=decision.first_event,
         last_event=decision.last_event,
     )
-
-
-def _digest(bench: Bench, uri: str | None) -> str | None:
-    """Return the digest of the rows of a file of accepted rows; None if there is none, or it is lost."""
-    if uri is None or storage.is_lost(uri):
-        return None
-    file = {"uri": storage.local(bench.settings, uri)}
-    columns = describe(bench.connection, "SELECT * FROM read_parquet($uri)", file)
-    return digest_of(bench.connection, columns, "FROM read_parquet($uri)", file)[0]
 
 
 def judge(bench: Bench, partition: Partition) -> Decision:
@@ -272,10 +264,14 @@ def _checked(bench: Bench, period: Period | None, rows: int) -> Judgement:
 def _beside_what_it_replaces(
     bench: Bench, partition: Partition, before: Partition, first: datetime, last: datetime, statistics: dict[str, Any]
 ) -> tuple[tuple[Check, ...], tuple[str, ...]]:
-    """Return what of the rows in force a revision does not tell of, as failed checks, and what is to be noted of it."""
+    """Return what of the rows in force a revision does not tell of, as failed checks, and what is to be noted of it.
+
+    Where somebody means it to stand, those rows are wrong, and nothing of them is missing.
+    """
     if not (before.first_event and before.last_event):
         return (), ()
-    uncovered = _failed("a revision tells of what it replaces", revisions.uncovered(before, first, last))
+    apart = () if bench.again else revisions.uncovered(before, first, last)
+    uncovered = _failed("a revision tells of what it replaces", apart)
     notes = revisions.taken_back(bench.engine, partition, before)
     return uncovered, notes or revisions.left_out(before, first, last, partition.rows, statistics)
 

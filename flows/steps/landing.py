@@ -47,12 +47,13 @@ class Landed(Frozen):
     """What a source became: its partitions in order, and where rows lie in memory still.
 
     ``tables`` maps the id of a partition to the table of the connection that holds its rows in order, and no others.
-    ``by`` is the command that brought it.
+    ``by`` is the command that brought it, ``again`` that somebody means it to stand whatever is there.
     """
 
     partitions: list[Partition]
     tables: dict[int, str]
     by: Literal["ingest", "label"] = "ingest"
+    again: bool = False
 
 
 def land(
@@ -95,7 +96,7 @@ def land(
                 connection.execute(f"DROP TABLE {batch.table}")
     unique = {partition.id: partition for partition in landed}.values()
     partitions = sorted(unique, key=lambda partition: (partition.key, partition.revision))
-    return Landed(partitions=partitions, tables=tables, by=by)
+    return Landed(partitions=partitions, tables=tables, by=by, again=again)
 
 
 @contextmanager

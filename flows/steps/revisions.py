@@ -25,7 +25,8 @@ def uncovered(before: Partition, first: datetime, last: datetime) -> tuple[str, 
     shorter = "" if period and period.kind == "day" else ", or land by shorter periods"
     return (
         f"{_span(first, last)} alone, and revision {before.revision} holds {_span(before.first_event, before.last_event)}: "
-        f"a file replaces its whole period; bring all of it in one file{shorter}",
+        f"a file replaces its whole period; bring all of it in one file{shorter}; if revision {before.revision} is wrong, "
+        "ingest this one with --again",
     )
 
 

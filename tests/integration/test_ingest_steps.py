@@ -367,6 +367,24 @@ def test_a_further_part_of_a_period_does_not_take_the_place_of_the_first(here, t
     assert whole.reasons == []
 
 
+def test_a_file_that_is_meant_replaces_wrong_rows_of_another_part_of_its_period(here, tmp_path):
+    """A file of the day before, hours too late, had put its evening into this day's morning."""
+    day = clean_day().sort_values("lpep_pickup_datetime")
+    half = len(day) // 2
+    source = write(day[half:], tmp_path / "right.parquet")
+    (wrong,) = here.ingest(write(day[:half], tmp_path / "wrong.parquet"))
+    (refused,) = here.ingest(source)
+    assert refused.reasons[0].endswith("; if revision 1 is wrong, ingest this one with --again")
+    assert [one.status for one in here.ingest(source)] == ["quarantined"]
+    (right,) = here.ingest(source, again=True)
+    assert (right.id, right.status, right.accepted_rows) == (refused.id, "accepted", len(day) - half)
+    assert "alone and replaces revision 1 of" in right.reasons[0]
+    (there,) = ledger.list_partitions(here.engine, "taxi", "replaced")
+    assert there.id == wrong.id
+    broken = write(day.assign(trip_distance=-1.0), tmp_path / "broken.parquet")
+    assert [one.status for one in here.ingest(broken, again=True)] == ["quarantined"]
+
+
 def test_a_revision_that_leaves_out_much_of_the_period_says_so(here, tmp_path):
     day = clean_day().sort_values("lpep_pickup_datetime")
     here.ingest(write(day, tmp_path / "whole.parquet"))
