@@ -270,7 +270,8 @@ def test_the_interval_of_a_ratio_of_two_measured_figures_is_wider_on_both_sides(
 
 @pytest.mark.parametrize("rows", [1, 30, 5000])
 def test_a_test_without_a_miss_may_have_hidden_as_many_as_chance_hides(rows):
-    assert (1.0 - performance._most_missed(rows, 0.9)) ** rows == pytest.approx(0.05)
+    none = performance.Expected(error=0.0, rows=rows, losses=(0.0,))
+    assert (1.0 - performance._most_missed(none, 0.9)) ** rows == pytest.approx(0.05)
 
 
 def test_answers_of_several_classes_are_binned_by_the_likeliest_one():

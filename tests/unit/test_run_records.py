@@ -38,7 +38,7 @@ def test_a_run_that_is_tried_again_begins_again_and_is_one_run(engine, begin):
     begin("b")
     begin("a")
     again, other = run_records.newest(engine, "taxi")
-    assert (again.id, again.state, again.summary, again.ended_at) == ("a", "running", {}, None)
+    assert (again.id, again.state, again.summary, again.ended_at) == ("a", "running", {"state": "failed"}, None)
     assert again.started_at == first.started_at + timedelta(hours=2)
     run_records.note(engine, "a", {"partitions": 3})
     assert [one.summary for one in run_records.newest(engine, "taxi")] == [{"partitions": 3}, {}]
