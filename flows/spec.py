@@ -257,9 +257,9 @@ class ModelSpec(Frozen):
     arrival: timedelta | None = Field(
         default=None,
         ge=timedelta(0),
-        description="how long after the end of its period a partition is there with its labels: training, and whatever judges, "
-        "give a row the past of the periods that had come by then, as serving will. None where rows come from tick to tick, "
-        "then it is all that was before the row",
+        description="how long after the end of its period a partition is there with its labels: whatever judges gives a row "
+        "the past of the periods that had come by then, as serving will, and what trains a past of any age up to that. None "
+        "where rows come from tick to tick: then it is all that was before the row",
     )
     history_data: str | None = Field(
         default=None,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from datetime import UTC, datetime, time
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, NamedTuple
 from zoneinfo import ZoneInfo
 
@@ -20,7 +20,6 @@ from flows.steps.answered import PREDICTION
 from flows.steps.drift import LABEL
 from flows.steps.event_rows import compiled
 from flows.steps.online_file import path_of
-from flows.steps.periods import period_of
 from flows.steps.storage import pull
 
 if TYPE_CHECKING:
@@ -199,11 +198,11 @@ def _told_of_redis(settings: Settings) -> Iterator[None]:
         ) from error
 
 
-def historical(store: FeatureStore, spec: ModelSpec, rows: pa.Table, *, as_served: bool = True) -> pa.Table:
+def historical(store: FeatureStore, spec: ModelSpec, rows: pa.Table, past: pa.ChunkedArray | None = None) -> pa.Table:
     """Join features to rows as they were known at each row's ``event_timestamp``; same rows, same order, features added.
 
-    ``rows`` has the join keys, the request fields and ``event_timestamp`` (aware). What had not arrived by then, as
-    ``spec.arrival`` says, was not known; without ``as_served`` all that was before the row is taken to have been there.
+    ``rows`` has the join keys, the request fields and ``event_timestamp`` (aware). ``past`` is up to when the past of each
+    is there, if not up to that time.
     """
     import numpy as np
     import pyarrow as pa
@@ -217,9 +216,8 @@ def historical(store: FeatureStore, spec: ModelSpec, rows: pa.Table, *, as_serve
         )
     inputs = list(dict.fromkeys([*(field.name for field in spec.request), "event_timestamp"]))
     asked = rows.select(inputs).append_column(ROW, pa.array(np.arange(rows.num_rows)))
-    if as_served:
-        place = asked.column_names.index("event_timestamp")
-        asked = asked.set_column(place, "event_timestamp", arrived(spec, asked["event_timestamp"]))
+    if past is not None:
+        asked = asked.set_column(asked.column_names.index("event_timestamp"), "event_timestamp", past)
     with quiet():
         joined = store.get_historical_features(entity_df=asked, features=service).to_arrow()
     order = joined[ROW].to_numpy()
@@ -229,23 +227,6 @@ def historical(store: FeatureStore, spec: ModelSpec, rows: pa.Table, *, as_serve
     for name in names:
         rows = rows.append_column(name, joined[name])
     return rows
-
-
-def arrived(spec: ModelSpec, times: pa.ChunkedArray) -> pa.ChunkedArray:
-    """Return up to when the past had arrived at each of some times: the start of a local period, if ``spec.arrival`` is set."""
-    import pyarrow as pa
-    import pyarrow.compute as pc
-
-    if spec.arrival is None:
-        return times
-    zone = ZoneInfo(spec.source.time_zone)
-    since = pc.subtract(times.cast(pa.timestamp("us", "UTC")), pa.scalar(spec.arrival))
-    days = pc.local_timestamp(since.cast(pa.timestamp("us", zone.key))).cast(pa.date32())
-    known = pc.unique(days)
-    starts = [datetime.combine(period_of(spec.partition_by, day).start, time(), zone) for day in known.to_pylist()]
-    return (
-        pa.chunked_array([pa.array(starts, pa.timestamp("us", "UTC"))]).take(pc.index_in(days, known)).cast(times.type)
-    )
 
 
 def read_online(

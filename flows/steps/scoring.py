@@ -108,10 +108,11 @@ def predict(spec: ModelSpec, store: FeatureStore, bundle: Bundle, version: int, 
     ``requests`` has the request fields and ``event_timestamp`` (aware); features come from the offline store as they
     were known then. Raises ContractError if the model answers with a value that is not finite.
     """
+    from flows.steps.arrival import arrived
     from flows.steps.feature_store import historical
     from flows.steps.training_set import matrix
 
-    joined = historical(store, spec, requests)
+    joined = historical(store, spec, requests, arrived(spec, requests["event_timestamp"]))
     missing = [name for name in bundle.manifest.feature_names if name not in joined.column_names]
     if missing:
         raise ContractError(

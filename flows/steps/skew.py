@@ -128,7 +128,7 @@ def measure(settings: Settings, spec: ModelSpec, predictions: pa.Table, bundle: 
         store = feature_store.open_store(settings)
         fields = [field.name for field in spec.request]
         # What has arrived sooner than the spec promises was served, and is no skew; what came later is explained.
-        expected = feature_store.historical(store, spec, rows.select([*fields, "event_timestamp"]), as_served=False)
+        expected = feature_store.historical(store, spec, rows.select([*fields, "event_timestamp"]))
         missing = [name for name in names if name not in expected.column_names]
         if missing:
             return Skew(problem=f"{spec.feature_service} no longer has {', '.join(missing)}")

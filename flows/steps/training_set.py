@@ -15,6 +15,7 @@ from flows.ledger import ROWS, Partition
 from flows.settings import Settings
 from flows.spec import Frozen, ModelSpec
 from flows.steps import feature_record, feature_store
+from flows.steps.arrival import arrived, drawn
 from flows.steps.feature_tables import next_tick
 from flows.steps.files import sha256_of, write_arrow
 from flows.steps.in_memory import connect
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from feast import FeatureStore
 
 ACCEPTED = "read_parquet($uris, union_by_name = true)"
+DRAWN = "drawn_"  # how columns of features begin that are those of a row which trains
 PART = "part"  # the column that says "train" or "judge"
 SAMPLE = "evergreen_sample"  # the column by which a budget chooses: a hash of the row's key
 
@@ -116,9 +118,25 @@ def build(
     with feature_store.held_still(settings, spec.name):
         pull(settings, settings.features(spec.name))
         files = feature_record.feature_files(store, spec)
-        rows = feature_store.historical(store, spec, selected)
+        rows = feature_store.historical(store, spec, selected, _past(spec, selected))
     names = feature_store.feature_names(store, spec)
     return write_training_set(rows, names, window, folder).model_copy(update={"feature_files": files})
+
+
+def _past(spec: ModelSpec, rows: pa.Table) -> pa.ChunkedArray:
+    """Return up to when the past of each row is there: what judges is joined as served, what trains has a past of any age."""
+    times = rows["event_timestamp"]
+    return pc.if_else(pc.equal(rows[PART], "judge"), arrived(spec, times), drawn(spec, times))
+
+
+def as_trained(rows: pa.Table, features: tuple[str, ...]) -> pa.Table:
+    """Return the rows of a window, whose features are those served, with the ``DRAWN`` ones where they train, if there are."""
+    judges = pc.equal(rows[PART], "judge")
+    for name in features:
+        if DRAWN + name in rows.column_names:
+            chosen = pc.if_else(judges, rows[name], rows[DRAWN + name])
+            rows = rows.set_column(rows.column_names.index(name), name, chosen).drop_columns([DRAWN + name])
+    return rows
 
 
 def select_rows(spec: ModelSpec, files: list[str], window: Window) -> pa.Table:

@@ -16,7 +16,7 @@ from flows import database, ledger, run_records
 from flows.errors import RefusedError
 from flows.models.taxi.simulator import simulate_day
 from flows.models.taxi.spec import spec
-from flows.steps import doctor, feature_plan, feature_store, training_set
+from flows.steps import arrival, doctor, feature_plan, feature_store, training_set
 
 ZONE = ZoneInfo(spec.source.time_zone)
 NEWEST = datetime(2024, 1, 9)  # the newest tick, local: the midnight after the eighth simulated day
@@ -228,12 +228,13 @@ def test_rows_of_weekly_files_have_the_past_that_was_there_and_their_own_moment(
     fields = [*(field.name for field in spec.request)]
     asked = pa.Table.from_pandas(trips[fields], preserve_index=False)
     moments = pa.array(local.dt.tz_convert("UTC"), pa.timestamp("us", "UTC"))
-    store = feature_store.open_store(place)
-    found = feature_store.historical(store, weekly, asked.append_column("event_timestamp", moments))
+    store, asked = feature_store.open_store(place), asked.append_column("event_timestamp", moments)
+    found = feature_store.historical(store, weekly, asked, arrival.arrived(weekly, asked["event_timestamp"]))
+    fresh = feature_store.historical(store, weekly, asked)
+    at = asked.column_names.index("event_timestamp")
     then = feature_store.historical(
-        store, spec, asked.append_column("event_timestamp", pa.array(there, pa.timestamp("us", "UTC")))
+        store, spec, asked.set_column(at, "event_timestamp", pa.array(there, pa.timestamp("us", "UTC")))
     )
-    fresh = feature_store.historical(store, weekly, asked.append_column("event_timestamp", moments), as_served=False)
     names = feature_store.feature_names(store, spec)
     assert found.select(names).equals(then.select(names))
     assert found["event_timestamp"].equals(fresh["event_timestamp"])

@@ -1,6 +1,7 @@
 """Which rows train and which judge: nothing that was not known when the judging part began, and all that was."""
 
 from datetime import UTC, datetime, timedelta
+from zoneinfo import ZoneInfo
 
 import numpy as np
 import pyarrow as pa
@@ -12,8 +13,11 @@ from flows.ledger import LABELLED_UNTIL, ROWS, Partition
 from flows.models.taxi.spec import spec as taxi
 from flows.spec import Label, Training
 from flows.steps.training_set import (
+    DRAWN,
     PART,
     Window,
+    _past,
+    as_trained,
     choose_window,
     made_otherwise,
     matrix,
@@ -187,3 +191,22 @@ def test_partitions_of_other_rows_than_the_newest_ones_are_named():
     old, new, unsaid = one(0, "old", 5), one(1, "new", 9), one(2, None, 12)
     assert made_otherwise([old, new, unsaid]) == made_otherwise([unsaid, new, old]) == [old.key]
     assert made_otherwise([old, unsaid]) == made_otherwise([unsaid]) == []
+
+
+def test_what_judges_is_joined_as_served_and_what_trains_with_a_past_of_any_age():
+    weekly = SPEC.model_copy(update={"partition_by": "week", "arrival": timedelta(0)})
+    at = datetime(2024, 1, 6, 12, tzinfo=UTC)
+    times = pa.array([at] * 400, pa.timestamp("us", "UTC"))
+    rows = pa.table({"event_timestamp": times, PART: ["train"] * 200 + ["judge"] * 200})
+    past = _past(weekly, rows).to_pylist()
+    (monday,) = set(past[200:])
+    assert monday == datetime(2024, 1, 1, tzinfo=ZoneInfo(weekly.source.time_zone))
+    assert len(set(past[:200])) > 190
+    assert monday <= min(past[:200]) < max(past[:200]) <= at
+    assert _past(SPEC, rows).to_pylist() == [at] * 400
+
+
+def test_rows_of_a_replay_have_the_features_of_the_part_that_they_are_in():
+    rows = pa.table({PART: ["train", "judge"], "x": [1.0, 2.0], f"{DRAWN}x": [3.0, 4.0], "y": [5.0, 6.0]})
+    found = as_trained(rows, ("x", "y"))
+    assert found.to_pydict() == {PART: ["train", "judge"], "x": [3.0, 2.0], "y": [5.0, 6.0]}

@@ -113,7 +113,7 @@ def make_window(settings: Settings, history: History, step: int, judge: timedelt
     """
     spec = history.spec
     window = history.window(step, judge)
-    rows = training_set.parted(spec, history.known_by(step), window)
+    rows = training_set.as_trained(training_set.parted(spec, history.known_by(step), window), history.features)
     with scratch(settings.home, "window") as draft:
         data = training_set.write_training_set(rows, list(history.features), window, draft)
         key = hashlib.sha256(repr([data.digest, code_of(spec)]).encode()).hexdigest()

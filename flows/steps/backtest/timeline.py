@@ -15,10 +15,11 @@ from flows.ledger import Partition
 from flows.settings import Settings
 from flows.spec import Frozen, ModelSpec
 from flows.steps import feature_store, storage
+from flows.steps.arrival import arrived, drawn
 from flows.steps.in_memory import connect
 from flows.steps.labels import microseconds
 from flows.steps.periods import Kind, Period, period_at, period_of, to_utc
-from flows.steps.training_set import Window, choose_window, matrix, parted, read_rows
+from flows.steps.training_set import DRAWN, Window, choose_window, matrix, parted, read_rows
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -224,6 +225,10 @@ def read_history(
         raise RefusedError(f"{spec.name}: no labelled row before {steps[-1].key}; choose other --start and --end")
     with feature_store.held_still(settings, spec.name):
         storage.pull(settings, settings.features(spec.name))
-        rows = feature_store.historical(store, spec, rows).combine_chunks()
-    names = tuple(feature_store.feature_names(store, spec))
-    return History(spec, steps, partitions, rows, names).from_first_model(judge, settled)
+        joined = feature_store.historical(store, spec, rows, arrived(spec, rows["event_timestamp"]))
+        names = tuple(feature_store.feature_names(store, spec))
+        if spec.arrival is not None:  # a row trains in some windows and judges in others
+            trained = feature_store.historical(store, spec, rows, drawn(spec, rows["event_timestamp"]))
+            for name in names:
+                joined = joined.append_column(DRAWN + name, trained[name])
+    return History(spec, steps, partitions, joined.combine_chunks(), names).from_first_model(judge, settled)
