@@ -1,7 +1,7 @@
 """The time machine on eight simulated days: real windows, real gates, one training a window whoever asks for it."""
 
 import json
-from datetime import date
+from datetime import date, timedelta
 from pathlib import Path
 
 import pytest
@@ -10,8 +10,10 @@ from training_parts import copy_home, featurized, opened
 
 from flows import database, ledger
 from flows.errors import ContractError, RefusedError, UsageError
+from flows.lookup import load_model
 from flows.show_backtest import show_backtest
-from flows.steps import past, registry
+from flows.steps import arrival, feature_store, past, registry, training_set
+from flows.steps.backtest import timeline
 from flows.steps.backtest.findings import POLICIES, parse_policies
 from flows.terminal import console
 
@@ -71,6 +73,32 @@ def test_a_replay_that_broke_off_goes_on_and_trains_each_window_once(days_home, 
     assert built(days_home.home) == 3
     assert again["found_before"] == 3
     assert [one["policy"] for one in again["outcomes"]] == ["never", "cost-aware"]
+
+
+def test_rows_of_late_files_are_replayed_as_served_and_train_with_a_past_of_any_age(days_home):
+    spec = load_model("taxi", days_home).model_copy(update={"arrival": timedelta(hours=36)})
+    accepted = ledger.list_partitions(database.connect(days_home), "taxi", "accepted")
+    _, steps = timeline.plan_steps(spec, accepted, "day", date(2024, 1, 6), None)
+    store = feature_store.open_store(days_home)
+    replayed = timeline.read_history(days_home, store, spec, accepted, steps, timedelta(days=1))
+    times = replayed.rows["event_timestamp"]
+    asked = replayed.rows.drop_columns(
+        [name for name in replayed.rows.column_names if name.endswith(replayed.features)]
+    )
+    served, late = (
+        feature_store.historical(store, spec, asked, past(spec, times)) for past in (arrival.arrived, arrival.drawn)
+    )
+    names = list(replayed.features)
+    assert replayed.rows.select(names).equals(served.select(names))
+    assert (
+        replayed.rows.select([training_set.DRAWN + name for name in names])
+        .rename_columns(names)
+        .equals(late.select(names))
+    )
+    assert not served.select(names).equals(late.select(names))
+    window = replayed.window(0)
+    trained = training_set.as_trained(training_set.parted(spec, replayed.known_by(0), window), replayed.features)
+    assert not [name for name in trained.column_names if name.startswith(training_set.DRAWN)]
 
 
 def test_what_cannot_be_replayed_is_refused_with_the_mend(days_home):
