@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from flows.errors import UnavailableError, UsageError
 from flows.ledger import Partition
@@ -230,6 +230,45 @@ def _fill_one(
     columns = describe(connection, "SELECT * FROM read_parquet($path)", {"path": path})
     if not _fits(spec, columns, labels):
         return None
+    joined = _join(spec, settings, path, columns, labels, accepted)
+    connection.execute(
+        f"INSERT INTO {MET} SELECT {NUMBER}, $key, count(*) FROM {joined.rows} WHERE {NUMBER} IS NOT NULL GROUP BY 1",
+        {**joined.parameters, "key": partition.key},
+    )
+    counts = f"SELECT count({NUMBER}), count(*) FILTER ({joined.changed}) FROM {joined.rows}"
+    met, rows = connection.execute(counts, joined.parameters).fetchone() or (0, 0)
+    # What is refused, was left undecided by a run that was killed, or has lost its accepted rows is looked at once more.
+    settled = partition.status == "accepted" and not is_lost(partition.accepted_uri or "")
+    if not met or (settled and not rows):
+        return None
+    values = ", ".join(
+        f"coalesce(told.{identifier(name)}, {joined.known[name]}) AS {identifier(name)}"
+        if name in joined.known
+        else f"raw.{identifier(name)}"
+        for name in spec.source.columns
+    )
+    file = folder / f"{partition.key}-{partition.revision}.parquet"
+    copy = f"COPY (SELECT {values} FROM {joined.rows} ORDER BY raw.file_row_number) TO $target {PARQUET_OPTIONS}"
+    connection.execute(copy, {**joined.parameters, "target": str(file)})
+    return Filled(key=partition.key, kind=period.kind, file=file, rows=int(rows))
+
+
+class Joined(NamedTuple):
+    """Landed rows, as ``raw``, beside what labels say of them, as ``told``: SQL, and the values that it asks for.
+
+    ``changed`` is whether a row has another label than is told, ``known`` what there is of each column to fill in already.
+    """
+
+    rows: str
+    parameters: dict[str, str]
+    changed: str
+    known: dict[str, str]
+
+
+def _join(
+    spec: ModelSpec, settings: Settings, path: str, columns: dict[str, str], labels: Labels, accepted: Partition | None
+) -> Joined:
+    """Return the rows of a landed file with their labels, and with those of the ``accepted`` revision, if there is one."""
     parameters = {"path": path}
     on = " AND ".join(f"raw.{identifier(name)} = told.{identifier(name)}" for name in labels.on)
     # A file that lacks the label lies here as it came, of times to the nanosecond for one.
@@ -250,26 +289,7 @@ def _fill_one(
         for name, was in old.items():
             own = f"nullif({was}, 'nan'::DOUBLE)" if spec.source.columns[name] in FLOATS else was
             old[name] = f"coalesce({own}, before.{identifier(name)})"
-    connection.execute(
-        f"INSERT INTO {MET} SELECT {NUMBER}, $key, count(*) FROM {joined} WHERE {NUMBER} IS NOT NULL GROUP BY 1",
-        {**parameters, "key": partition.key},
-    )
-    counts = f"SELECT count({NUMBER}), count(*) FILTER ({changed}) FROM {joined}"
-    met, rows = connection.execute(counts, parameters).fetchone() or (0, 0)
-    # What is refused, was left undecided by a run that was killed, or has lost its accepted rows is looked at once more.
-    settled = partition.status == "accepted" and not is_lost(partition.accepted_uri or "")
-    if not met or (settled and not rows):
-        return None
-    values = ", ".join(
-        f"coalesce(told.{identifier(name)}, {old[name]}) AS {identifier(name)}"
-        if name in old
-        else f"raw.{identifier(name)}"
-        for name in spec.source.columns
-    )
-    file = folder / f"{partition.key}-{partition.revision}.parquet"
-    copy = f"COPY (SELECT {values} FROM {joined} ORDER BY raw.file_row_number) TO $target {PARQUET_OPTIONS}"
-    connection.execute(copy, {**parameters, "target": str(file)})
-    return Filled(key=partition.key, kind=period.kind, file=file, rows=int(rows))
+    return Joined(joined, parameters, changed, old)
 
 
 def _fits(spec: ModelSpec, columns: dict[str, str], labels: Labels) -> bool:
