@@ -81,8 +81,8 @@ def blocks_of(hours: NDArray[np.int64], seed: int) -> NDArray[np.int64]:
     """Return the number of the block that each row is resampled with, shape (n,).
 
     Rows of one hour stay together: errors of neighbouring rows are alike, and resampling single rows would promise too
-    narrow an interval. Of a few hours, as monthly tables have, resampling would promise a narrower one still, of a single
-    hour one without width: their rows are dealt out to groups instead.
+    narrow an interval. A few hours, as monthly tables have, promise too narrow a one as well, a single hour one without
+    width: their rows are dealt out to groups instead.
     """
     _, block = np.unique(hours, return_inverse=True)
     if len(hours) and block.max() + 1 >= FEW_BLOCKS:
