@@ -15,6 +15,7 @@ from flows.settings import Settings
 from flows.spec import Frozen, ModelSpec
 from flows.steps import duckdb_features, in_memory, spark_features
 from flows.steps.files import is_whole_parquet
+from flows.steps.periods import period_of
 from flows.steps.sql import identifier, identifiers, literal
 from flows.steps.storage import locals_of, pull, writing
 
@@ -47,12 +48,12 @@ def plan(
 
     A partition changes every tick from its first event until ``spec.history`` after its last one, and those that its own
     former rows and the revisions ``replaced`` before it had changed; so do former rows of one that is ``refused`` by now. No
-    tick lies after the newest data or in the future: its value would promise to know what has not happened yet. The tick
-    that ends a day whose data came before its midnight is planned by the first call after it.
+    tick lies after the newest data (``last_of``) or in the future: its value would promise to know what has not happened yet.
+    The tick that ends a day whose data came before its midnight is planned by the first call after it.
     """
     moment = now or datetime.now(UTC)
     known = [p for p in accepted if p.first_event and p.last_event]
-    last_tick = {p.id: next_tick(spec, p.last_event) for p in known if p.last_event}
+    last_tick = {p.id: last_of(spec, p.last_event, moment) for p in known if p.last_event}
     fresh = [p for p in known if p.featurized_at is None]
     # Those whose last tick lay in the future when they were featurized, and has come since.
     ended = [p for p in known if p.featurized_at and p.featurized_at < last_tick[p.id] <= moment]
@@ -64,7 +65,7 @@ def plan(
     changing = [(p.first_event, p.last_event) for p in fresh if p.first_event and p.last_event]
     changing += [p.featured for p in withdrawn if p.featured]
     first = min([*(p.first_event for p in known if p.first_event), *(low for low, _ in changing)])
-    last = max([*last_tick.values(), *(next_tick(spec, high) for _, high in changing)])
+    last = max([*last_tick.values(), *(last_of(spec, high, moment) for _, high in changing)])
     done = [min(last_tick[p.id], p.featurized_at) for p in known if p.featurized_at]
     computed_until = max(done, default=first)
     affected = [(low, high + spec.history) for low, high in changing]
@@ -112,8 +113,25 @@ def span(spec: ModelSpec, accepted: Sequence[Partition]) -> tuple[datetime, date
     firsts, lasts = [p.first_event for p in accepted if p.first_event], [p.last_event for p in accepted if p.last_event]
     if not firsts:
         return None
-    ticks = ticks_between(spec, min(firsts), min(next_tick(spec, max(lasts)), datetime.now(UTC)))
+    moment = datetime.now(UTC)
+    ticks = ticks_between(spec, min(firsts), min(last_of(spec, max(lasts), moment), moment))
     return (ticks[0], ticks[-1]) if ticks else None
+
+
+def last_of(spec: ModelSpec, newest: datetime, moment: datetime) -> datetime:
+    """Return the last tick that data up to ``newest`` makes: the next one, or with ``spec.arrival`` the end of its period.
+
+    Rows of the period after it are joined as of that end, and what serves them is to have the same tick, also if the period
+    closed with a weekend without rows. It is made once the period is over at ``moment``.
+    """
+    tick = next_tick(spec, newest)
+    if spec.arrival is None:
+        return tick
+    zone = ZoneInfo(spec.source.time_zone)
+    end = datetime.combine(period_of(spec.partition_by, newest.astimezone(zone).date()).end, time(), zone).astimezone(
+        UTC
+    )
+    return max(tick, end) if end <= moment else tick
 
 
 def next_tick(spec: ModelSpec, moment: datetime) -> datetime:

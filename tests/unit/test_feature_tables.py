@@ -50,6 +50,21 @@ def test_a_tick_ends_the_day_of_the_newest_data_and_none_lies_in_the_future() ->
     assert feature_tables.plan(spec, partitions, now=noon).ticks == planned.ticks[:1]
 
 
+def test_a_period_that_is_over_has_a_tick_at_its_end_where_rows_see_whole_periods() -> None:
+    """Of a week from Monday the 8th whose last row is of Friday: those of the next week are joined as of its Monday."""
+    weekly = spec.model_copy(update={"partition_by": "week", "arrival": timedelta(0)})
+    monday = NEW_YORK_MIDNIGHT + timedelta(days=5)
+    week = partition(1, monday - timedelta(days=7) + HOUR, monday - timedelta(days=2, hours=6))
+    assert feature_tables.plan(spec, [week]).ticks[-1] == monday - timedelta(days=2)
+    assert feature_tables.plan(weekly, [week]).ticks[-1] == monday
+    assert feature_tables.span(weekly, [week]) == (monday - timedelta(days=6), monday)
+    early = feature_tables.plan(weekly, [week], now=monday - HOUR)  # the week is not over, more may come
+    assert early.ticks[-1] == monday - timedelta(days=2)
+    seen = week.model_copy(update={"featurized_at": early.moment})
+    assert feature_tables.plan(weekly, [seen], now=monday).ticks == (monday,)
+    assert feature_tables.plan(weekly, [seen.model_copy(update={"featurized_at": monday})]).ticks == ()
+
+
 def test_data_that_comes_before_its_midnight_gets_its_tick_after_it() -> None:
     found: list[datetime] = []
     partitions: list[Partition] = []
