@@ -68,12 +68,12 @@ def seen(view: View, span: Span | None, known_at_the_time: bool) -> str:
     return (_known if known_at_the_time and view.source.created else _newest)(view, span)
 
 
-def join(views: Sequence[View], entity_keys: Sequence[str]) -> str:
+def join(views: Sequence[View], entity_keys: Sequence[str], used_at: str = "moment") -> str:
     """Return the query for the row of each view that counts for each of the ``entities``, all by their numbers.
 
     The table ``entities`` has the columns ``number``, ``moment`` (microseconds) and ``entity_0`` and so on, the join
     keys in the order of ``entity_keys``; the tables ``view_0`` and so on are those of ``seen`` with a ``number``. The
-    result has ``entity``, ``view_0`` and so on; where no row counts, or an expired one, the number is ``NOTHING``.
+    result has ``entity``, ``view_0`` and so on; where no row counts, or one expired at ``used_at``, the number is ``NOTHING``.
     """
     chosen, joins = ["e.number AS entity"], []
     for number, view in enumerate(views):
@@ -81,7 +81,7 @@ def join(views: Sequence[View], entity_keys: Sequence[str]) -> str:
         on = [f"e.entity_{entity_keys.index(entity)} = {alias}.key_{i}" for i, (_, entity) in enumerate(view.keys)]
         joins.append(f"ASOF LEFT JOIN {alias} ON {' AND '.join([*on, f'e.moment >= {alias}.seen'])}")
         # DuckDB joins a row without moment to the newest of its key, hence a condition also where nothing expires.
-        age = f"e.moment - {alias}.time"
+        age = f"e.{used_at} - {alias}.time"
         valid = f"{age} <= {view.ttl // timedelta(microseconds=1)}" if view.ttl else f"{age} IS NOT NULL"
         chosen.append(f"CASE WHEN {valid} THEN {alias}.number ELSE CAST({NOTHING} AS UINTEGER) END AS {alias}")
     return f"SELECT {', '.join(chosen)} FROM {ENTITIES} AS e {' '.join(joins)}"

@@ -20,6 +20,7 @@ from feast.transformation.python_transformation import PythonTransformation
 
 from feature_repo import asof, parquet_files
 from flows.steps import in_memory
+from flows.steps.sql import USED_AT
 
 
 def connect() -> duckdb.DuckDBPyConnection:
@@ -160,13 +161,16 @@ class AsofRetrievalJob(DuckDBRetrievalJob):
         metadata: RetrievalMetadata,
     ) -> None:
         keys = list(dict.fromkeys(entity for view in views for _, entity in view.keys))
-        super().__init__(asof.join(views, keys), root)
+        # Rows that are joined as of an earlier time than their own use the values later, and those expire by then.
+        used = {"used_at": entities[USED_AT].cast(pa.int64())} if USED_AT in entities.column_names else {}
+        super().__init__(asof.join(views, keys, next(iter(used), "moment")), root)
         span = metadata.min_event_timestamp, metadata.max_event_timestamp
         bounds = None if span[0] is None or span[1] is None else (span[0], span[1])
         self._entities = entities
         self._views = tuple(views)
         self._lookup = pa.table(
             {"moment": entities[moment].cast(pa.int64())}
+            | used
             | {f"entity_{number}": entities[key] for number, key in enumerate(keys)}
         )
         self._seen = [asof.seen(view, bounds, known_at_the_time) for view in views]

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection
     from pyspark.sql import DataFrame, SparkSession
 
-NUMBER, MOMENT = "number", "moment"
+NUMBER, MOMENT, USED = "number", "moment", "used_at"
 ROWS_OF_A_FILE = 500_000
 
 
@@ -38,8 +38,8 @@ def joined(
 ) -> pa.Table:
     """Return the values of all views for the rows of ``lookup``, in their order: a column a feature.
 
-    ``lookup`` has ``moment`` (microseconds UTC) and the join keys ``entity_0`` and so on; ``seen`` has the DuckDB query of
-    ``asof.seen`` for each view.
+    ``lookup`` has ``moment`` (microseconds UTC) and the join keys ``entity_0`` and so on, and ``used_at`` if values expire
+    by another time than the moment; ``seen`` has the DuckDB query of ``asof.seen`` for each view.
     """
     session = spark.session(settings).newSession()
     keys = list(dict.fromkeys(entity for view in views for _, entity in view.keys))
@@ -50,7 +50,7 @@ def joined(
             for place, (view, query) in enumerate(zip(views, seen, strict=True)):
                 rows = session.sql(_on_spark(session, view, query, f"source_{place}"))
                 frame = _last_before(frame, rows, view, [keys.index(entity) for _, entity in view.keys], place)
-            sql = spark.written(frame.drop(MOMENT, *(f"entity_{n}" for n in range(len(keys)))), folder / "joined")
+            sql = spark.written(frame.drop(MOMENT, USED, *(f"entity_{n}" for n in range(len(keys)))), folder / "joined")
         connection.execute("SET preserve_insertion_order = true")
         return connection.execute(f"SELECT * EXCLUDE {NUMBER} FROM ({sql}) ORDER BY {NUMBER}").to_arrow_table()
 
@@ -96,7 +96,8 @@ def _last_before(frame: DataFrame, rows: DataFrame, view: asof.View, places: Seq
     both = frame.withColumn("side", F.lit(1)).unionByName(past, allowMissingColumns=True)
     window = Window.partitionBy(*own).orderBy(MOMENT, "side").rowsBetween(Window.unboundedPreceding, 0)
     found = both.withColumn("found", F.last("kept", ignorenulls=True).over(window)).filter(F.col("side") == 1)
-    young = F.col(MOMENT) - F.col("found.time") <= view.ttl // timedelta(microseconds=1) if view.ttl else F.lit(True)
+    used = F.col(USED if USED in frame.columns else MOMENT)
+    young = used - F.col("found.time") <= view.ttl // timedelta(microseconds=1) if view.ttl else F.lit(True)
     return found.select(
         *frame.columns,
         *(F.when(young, F.col(f"found.{name}")).alias(f"v{number}_{name}") for name in values),

@@ -20,6 +20,7 @@ from flows.steps.answered import PREDICTION
 from flows.steps.drift import LABEL
 from flows.steps.event_rows import compiled
 from flows.steps.online_file import path_of
+from flows.steps.sql import USED_AT
 from flows.steps.storage import pull
 
 if TYPE_CHECKING:
@@ -202,7 +203,7 @@ def historical(store: FeatureStore, spec: ModelSpec, rows: pa.Table, past: pa.Ch
     """Join features to rows as they were known at each row's ``event_timestamp``; same rows, same order, features added.
 
     ``rows`` has the join keys, the request fields and ``event_timestamp`` (aware). ``past`` is up to when the past of each
-    is there, if not up to that time.
+    is there, if not up to that time; a value is still missing if it is older than its view's TTL at the row, as online.
     """
     import numpy as np
     import pyarrow as pa
@@ -217,6 +218,8 @@ def historical(store: FeatureStore, spec: ModelSpec, rows: pa.Table, past: pa.Ch
     inputs = list(dict.fromkeys([*(field.name for field in spec.request), "event_timestamp"]))
     asked = rows.select(inputs).append_column(ROW, pa.array(np.arange(rows.num_rows)))
     if past is not None:
+        if spec.arrival is not None:
+            asked = asked.append_column(USED_AT, asked["event_timestamp"].cast(pa.timestamp("us", "UTC"), safe=False))
         asked = asked.set_column(asked.column_names.index("event_timestamp"), "event_timestamp", past)
     with quiet():
         joined = store.get_historical_features(entity_df=asked, features=service).to_arrow()

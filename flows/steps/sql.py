@@ -4,6 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+USED_AT = (
+    "__used_at"  # a column of rows that are joined as of an earlier time: when their values are used, and may expire
+)
+
 
 def identifier(name: str) -> str:
     """Return a name as a quoted SQL identifier."""

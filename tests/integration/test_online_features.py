@@ -244,6 +244,24 @@ def test_rows_of_weekly_files_have_the_past_that_was_there_and_their_own_moment(
     assert found["pickup_trips_28d"].take(of_tuesday).null_count < len(of_tuesday)
 
 
+def test_a_past_that_came_late_is_too_old_for_a_row_when_it_is_for_its_request(place):
+    """Up to the 16th there is the past of Monday the 8th, which holds for seven days; online as well it has ended by then."""
+    weekly = spec.model_copy(update={"partition_by": "week", "arrival": timedelta(days=2)})
+    zones = {"PULocationID": 74, "DOLocationID": 42}
+    end = datetime(2024, 1, 15, tzinfo=ZONE)
+    moments = [end - timedelta(days=1), end, end + timedelta(seconds=1), end + timedelta(days=1)]
+    rows = [request(zones, moment.replace(tzinfo=None), 2.0) for moment in moments]
+    asked = pa.Table.from_pylist(rows).append_column("event_timestamp", pa.array(moments, pa.timestamp("us", "UTC")))
+    asked = asked.set_column(0, asked.column_names[0], asked[0].cast(pa.timestamp("us")))
+    there = arrival.arrived(weekly, asked["event_timestamp"])
+    assert {moment.astimezone(ZONE).date() for moment in there.to_pylist()} == {date(2024, 1, 8)}
+    found = feature_store.historical(feature_store.open_store(place), weekly, asked, there)
+    assert [value is None for value in found["pickup_trips_28d"].to_pylist()] == [False, False, True, True]
+    online = read(place, *(request(zones, moment.replace(tzinfo=None) + timedelta(days=1), 2.0) for moment in moments))
+    # Online is the past of the 9th, which holds a day longer.
+    assert [value is None for value in online.columns["pickup_trips_28d"]] == [False, False, True, True]
+
+
 def joined(home) -> pd.DataFrame:
     """Return the training set of all days, the last one judging, as the training flow joins it."""
     accepted = ledger.list_partitions(database.connect(home), "taxi", "accepted")

@@ -11,6 +11,7 @@ import duckdb
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 from ingest_parts import Place, write
@@ -118,13 +119,23 @@ def asked_rows(place: Place) -> pa.Table:
 def test_a_training_set_joined_on_the_cluster_is_the_same(places: SimpleNamespace) -> None:
     asked_for = asked_rows(places.duckdb)
     on_spark = places.duckdb.settings.model_copy(update={"compute_url": places.spark.settings.compute_url})
-    here, there = (
-        feature_store.historical(feature_store.open_store(settings), spec, asked_for)
-        for settings in (places.duckdb.settings, on_spark)
-    )
-    assert there.schema == here.schema
-    pd.testing.assert_frame_equal(there.to_pandas(), here.to_pandas(), check_exact=True)
-    assert 0 < here["pickup_minutes_mean_28d"].null_count < here.num_rows / 2
+    weekly = spec.model_copy(update={"partition_by": "week", "arrival": timedelta(days=2)})
+    at, times = asked_for.column_names.index("event_timestamp"), asked_for["event_timestamp"]
+    later = asked_for.set_column(at, "event_timestamp", pc.add(times, pa.scalar(timedelta(days=6, hours=12))))
+    missing = []
+    for model, rows, past in (
+        (spec, asked_for, None),
+        (weekly, later, times),
+    ):  # of the later ones some values have expired
+        here, there = (
+            feature_store.historical(feature_store.open_store(settings), model, rows, past)
+            for settings in (places.duckdb.settings, on_spark)
+        )
+        assert there.schema == here.schema
+        pd.testing.assert_frame_equal(there.to_pandas(), here.to_pandas(), check_exact=True)
+        missing.append(here["pickup_minutes_mean_28d"].null_count)
+    assert 0 < missing[0] < asked_for.num_rows / 2
+    assert missing[0] < missing[1] < asked_for.num_rows
 
 
 @pytest.mark.parametrize("known_at_the_time", [False, True])
