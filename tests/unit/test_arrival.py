@@ -5,7 +5,7 @@ from zoneinfo import ZoneInfo
 
 import pyarrow as pa
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from flows.models.taxi.spec import spec
@@ -13,6 +13,7 @@ from flows.steps.arrival import arrived, drawn
 from flows.steps.periods import period_of
 
 
+@example([datetime(2038, 4, 1, 11, tzinfo=UTC)], "America/New_York", "day", timedelta(hours=7))
 @given(
     moments=st.lists(st.datetimes(datetime(2000, 1, 1), datetime(2040, 1, 1), timezones=st.just(UTC)), min_size=1),
     zone=st.sampled_from(["America/New_York", "America/Havana", "Asia/Kolkata", "Australia/Lord_Howe", "UTC"]),
