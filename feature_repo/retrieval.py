@@ -162,8 +162,9 @@ class AsofRetrievalJob(DuckDBRetrievalJob):
     ) -> None:
         keys = list(dict.fromkeys(entity for view in views for _, entity in view.keys))
         # Rows that are joined as of an earlier time than their own use the values later, and those expire by then.
-        used = {"used_at": entities[USED_AT].cast(pa.int64())} if USED_AT in entities.column_names else {}
-        super().__init__(asof.join(views, keys, next(iter(used), "moment")), root)
+        later = USED_AT in entities.column_names
+        used = {"used_at": entities[USED_AT].cast(pa.int64())} if later else {}
+        super().__init__(asof.join(views, keys, "used_at" if later else "moment"), root)
         span = metadata.min_event_timestamp, metadata.max_event_timestamp
         bounds = None if span[0] is None or span[1] is None else (span[0], span[1])
         self._entities = entities

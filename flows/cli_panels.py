@@ -17,10 +17,11 @@ PANELS = {
 
 def arrange(app: typer.Typer) -> None:
     """Put each command of the application into its panel; raises KeyError for one that has none."""
-    places = {name: (place, panel) for place, (name, panel) in enumerate((n, p) for p in PANELS for n in PANELS[p])}
+    panels = {name: panel for panel, names in PANELS.items() for name in names}
+    order = list(panels)
     for command in app.registered_commands:
-        command.rich_help_panel = places[_name(command)][1]
-    app.registered_commands.sort(key=lambda command: places[_name(command)][0])
+        command.rich_help_panel = panels[_name(command)]
+    app.registered_commands.sort(key=lambda command: order.index(_name(command)))
 
 
 def _name(command: typer.models.CommandInfo) -> str:

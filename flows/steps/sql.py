@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-USED_AT = (
-    "__used_at"  # a column of rows that are joined as of an earlier time: when their values are used, and may expire
-)
+# A column of rows that are joined as of an earlier time: when their values are used, and may have expired.
+USED_AT = "__used_at"
 
 
 def identifier(name: str) -> str:
